@@ -1,0 +1,1 @@
+"""The engine alone: models, scheduler, worker pool. It knows nothing of networks."""

@@ -1,0 +1,69 @@
+"""What travels through the engine: an item in, exactly one outcome out. Plain values, no behaviour."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+DropReason: TypeAlias = Literal["superseded", "expired", "draining"]
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One frame or one text, as its sender encoded it.
+
+    Attributes:
+        stream: the engine's number of the stream it belongs to.
+        seq: its place in the stream, from 1, in order of arrival.
+        payload: the encoded image, the bytes, UTF-8 text or UTF-8 JSON; never decoded on the loop.
+        received: when it arrived, in seconds of a monotonic clock.
+        deadline: when it is too old to start on, same clock; None means never.
+    """
+
+    stream: int
+    seq: int
+    payload: bytes
+    received: float
+    deadline: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """A model's answer to an item.
+
+    Attributes:
+        item: what is answered.
+        outputs: the answer as JSON text, encoded in the worker and passed through unparsed.
+        version: the version of the model that answered.
+        queue_ms: milliseconds from receipt to the start of its batch.
+        infer_ms: milliseconds its batch took in the worker, decoding included.
+        batch: how many items that batch held.
+    """
+
+    item: Item
+    outputs: str
+    version: str
+    queue_ms: float
+    infer_ms: float
+    batch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """An item that nobody started on, and why."""
+
+    item: Item
+    reason: DropReason
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """An item that got an error: a stable code, and a sentence that says what to do."""
+
+    item: Item
+    code: str
+    message: str
+    retryable: bool = False
+
+
+Outcome: TypeAlias = Result | Dropped | Failed

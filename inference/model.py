@@ -1,0 +1,180 @@
+"""What a user writes: a class with ``load`` and ``predict``; and the card that describes it to the server.
+
+A model lives in a worker process. The server's own process never imports it: it knows a model by its
+`ModelSource` before the worker has loaded it and by its `ModelCard` after.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol, TypeAlias, get_args
+
+InputKind: TypeAlias = Literal["image", "bytes", "text", "data"]
+Policy: TypeAlias = Literal["latest", "queue"]
+
+NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+"""Names of models and versions, in URLs and settings (`fullmatch`). Nothing else reads a name before this has."""
+
+MAX_BATCH = 256
+"""Most items in one batch: larger ones gain nothing measurable, and every item in it waits for the last."""
+
+DEFAULT_TIMEOUT_MS = 10_000
+"""How long a batch may take before its worker is ended: far above any model a camera can use."""
+
+
+class ModelError(Exception):
+    """A model that cannot be imported, described or loaded. The message says what to change."""
+
+
+class ItemError(Exception):
+    """Raised, or returned in place of an answer, by `predict` for one bad item.
+
+    Attributes:
+        code: a stable, lower-case word for programs.
+    """
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class Model(Protocol):
+    """What the worker calls. A user's class need not inherit from it.
+
+    Required besides the two methods is ``input``; every other attribute has a default:
+    ``version`` ("1"), ``max_batch`` (1), ``timeout_ms`` (10,000), ``policy`` ("latest" for images, else
+    "queue"), and for images ``long_side`` (None: decode at full size; else images arrive no larger than
+    this many pixels on their longer side).
+    """
+
+    input: InputKind
+
+    def load(self) -> None:
+        """Read weights, build sessions. Called once, in the worker, before the first `predict`."""
+
+    def predict(self, items: Sequence[Any], /) -> Sequence[Any]:
+        """Answer a batch.
+
+        Args:
+            items: 1 to ``max_batch`` of: `inference.images.Image` ("image"), bytes ("bytes"), str ("text"),
+                or what the JSON held ("data").
+
+        Returns:
+            As many answers in the same order: anything JSON can hold (numpy scalars and arrays too), or an
+            exception for an item that cannot be answered.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSource:
+    """Where a model's class is and what it is built with.
+
+    Attributes:
+        name: what URLs call it.
+        reference: ``package.module:Class``.
+        options: keyword arguments of the class.
+    """
+
+    name: str
+    reference: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not NAME.fullmatch(self.name):
+            raise ModelError(
+                f"{self.name!r} is no name for a model: use up to 64 of a-z 0-9 . _ -, "
+                "beginning with a letter or digit"
+            )
+        module, colon, cls = self.reference.partition(":")
+        if not (colon and cls.isidentifier() and all(p.isidentifier() for p in module.split("."))):
+            raise ModelError(f"{self.reference!r} is no model: write it as package.module:Class")
+
+    @classmethod
+    def parse(cls, text: str) -> ModelSource:
+        """Read ``[name=]package.module:Class``; without a name it is the class's in lower case."""
+        name, equals, reference = text.rpartition("=")
+        if not equals:
+            name = reference.rpartition(":")[2].lower()
+        return cls(name, reference)
+
+    def build(self) -> Model:
+        """Import the class and make the model, unloaded. Only a worker calls this.
+
+        Raises:
+            ModelError: the module, class or an option is wrong.
+        """
+        module, _, cls = self.reference.partition(":")
+        try:
+            factory = getattr(importlib.import_module(module), cls)
+        except ModuleNotFoundError as exc:
+            raise ModelError(
+                f"cannot import {module}: no module named {exc.name!r}; install it, or start the "
+                "server in the folder that holds it"
+            ) from exc
+        except AttributeError as exc:
+            raise ModelError(f"module {module} has no {cls}") from exc
+        try:
+            model: Model = factory(**self.options)
+        except TypeError as exc:
+            raise ModelError(f"{self.reference}: {exc}; check its options") from exc
+        return model
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCard:
+    """What a loaded model is, as its worker reports it.
+
+    Attributes:
+        name, version: what runs, as in ``name@version``.
+        input: which kind of item it takes.
+        policy: the policy of a stream that asks for none.
+        max_batch: most items in one `predict`.
+        timeout_ms: longest time for one batch before its worker is ended.
+        description: the first line of its docstring.
+    """
+
+    name: str
+    version: str
+    input: InputKind
+    policy: Policy
+    max_batch: int
+    timeout_ms: int
+    description: str
+
+    def __post_init__(self) -> None:
+        if self.input not in get_args(InputKind):
+            kinds = ", ".join(get_args(InputKind))
+            raise ModelError(f"model {self.name}: `input` is {self.input!r}; set it to one of {kinds}")
+        if self.policy not in get_args(Policy):
+            raise ModelError(f"model {self.name}: `policy` is {self.policy!r}; set it to latest or queue")
+        if not NAME.fullmatch(self.version):
+            raise ModelError(f"model {self.name}: {self.version!r} is no version; use a-z 0-9 . _ -")
+        if type(self.max_batch) is not int or not 1 <= self.max_batch <= MAX_BATCH:
+            raise ModelError(f"model {self.name}: `max_batch` must be 1 to {MAX_BATCH}")
+        if type(self.timeout_ms) is not int or not 1 <= self.timeout_ms <= 3_600_000:
+            raise ModelError(f"model {self.name}: `timeout_ms` must be 1 to 3,600,000")
+
+
+def describe(name: str, model: Model) -> ModelCard:
+    """Read a model's card from its attributes.
+
+    Raises:
+        ModelError: an attribute is missing or out of range.
+    """
+    for method in ("load", "predict"):
+        if not callable(getattr(model, method, None)):
+            raise ModelError(f"model {name} has no method `{method}`")
+    kind = getattr(model, "input", None)
+    lines = (type(model).__doc__ or "").strip().splitlines()
+    return ModelCard(
+        name=name,
+        version=str(getattr(model, "version", "1")),
+        input=kind,  # type: ignore[arg-type]  # the card checks it
+        policy=getattr(model, "policy", "latest" if kind == "image" else "queue"),
+        max_batch=getattr(model, "max_batch", 1),
+        timeout_ms=getattr(model, "timeout_ms", DEFAULT_TIMEOUT_MS),
+        description=lines[0] if lines else "",
+    )

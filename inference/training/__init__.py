@@ -1,0 +1,1 @@
+"""Scripts that train the weights that ship, one file per trained model."""
