@@ -16,7 +16,7 @@ InputKind: TypeAlias = Literal["image", "bytes", "text", "data"]
 Policy: TypeAlias = Literal["latest", "queue"]
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
-"""Names of models and versions, in URLs and settings (`fullmatch`). Nothing else reads a name before this has."""
+"""Names of models and versions, in URLs and settings. Nothing else looks at a name before this has."""
 
 MAX_BATCH = 256
 """Most items in one batch: larger ones gain nothing measurable, and every item in it waits for the last."""
