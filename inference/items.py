@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
-DropReason: TypeAlias = Literal["superseded", "expired", "draining"]
+DropReason: TypeAlias = Literal["superseded", "expired", "draining", "cancelled"]
+"""Why nobody started on an item. "cancelled" never reaches a wire: it means that the client has gone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +23,7 @@ class Item:
 
     stream: int
     seq: int
-    payload: bytes
+    payload: bytes = field(repr=False)  # a log line must never hold it
     received: float
     deadline: float | None = None
 
@@ -67,3 +68,16 @@ class Failed:
 
 
 Outcome: TypeAlias = Result | Dropped | Failed
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Items of one model, given to one `predict`.
+
+    Attributes:
+        started: when it was handed to a worker, in seconds of the items' clock.
+    """
+
+    model: str
+    items: tuple[Item, ...]
+    started: float

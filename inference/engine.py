@@ -1,0 +1,199 @@
+"""The scheduler and the pool put together: items in, outcomes out. It knows no transport and decides nothing.
+
+async with Engine([ModelSource.parse("mypackage.mymodule:MyModel")], workers=2) as engine:
+    outcome = await engine.infer("mymodel", payload)
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Self, TypeAlias
+
+from inference.items import Batch, Dropped, Item, Outcome
+from inference.model import ModelCard, ModelError, ModelSource, Policy
+from inference.pool import ModelState, Pool
+from inference.scheduler import Scheduler, Statistics, Tally
+
+Deliver: TypeAlias = Callable[[Outcome], None]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelStatus:
+    """What is known of a model now.
+
+    Attributes:
+        card: None until a worker has loaded it.
+        reason: why it is unavailable, else None.
+    """
+
+    name: str
+    card: ModelCard | None
+    state: ModelState
+    reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class PoolStatus:
+    """The workers now: how many slots, how many can work, how many deaths so far, and their processes."""
+
+    slots: int
+    ready: int
+    deaths: int
+    pids: tuple[int, ...]
+
+
+class Engine:
+    """Runs models in worker processes.
+
+    Every item offered gets exactly one outcome, by its stream's `deliver`, unless the stream is closed
+    first. Outcomes come as they are done; a stream that needs its order keeps it itself.
+
+    Args:
+        sources: the models; their names are different.
+        workers: how many processes; every one holds all models.
+
+    Raises:
+        ModelError: two models have one name.
+    """
+
+    def __init__(self, sources: Sequence[ModelSource], workers: int) -> None:
+        names = [source.name for source in sources]
+        if len(set(names)) < len(names):
+            raise ModelError(f"two models have the same name; give one another with name=... ({names})")
+        self._names = names
+        self._sources = sources
+        self._workers = workers
+        self._scheduler = Scheduler()
+        self._deliver: dict[int, Deliver] = {}
+        self._streams = 0
+        self._changed = asyncio.Event()
+
+    async def __aenter__(self) -> Self:
+        self.start()
+        await self.warm()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
+
+    def start(self) -> None:
+        """Start the workers, on the running loop. Items may be offered once their model is ready."""
+        self._loop = asyncio.get_running_loop()
+        self._pool = Pool(self._sources, self._workers, self)
+        self._pool.start()
+
+    async def warm(self) -> None:
+        """Wait until every model is ready or unavailable."""
+        while any(status.state == "loading" for status in self.models()):
+            self._changed.clear()
+            await self._changed.wait()
+
+    async def stop(self) -> None:
+        """End the workers; whatever still waits or runs gets its outcome first."""
+        self.drain()
+        await self._pool.stop()
+
+    def now(self) -> float:
+        """The time on the clock of items, in seconds."""
+        return self._loop.time()
+
+    def models(self) -> list[ModelStatus]:
+        """What is known of each model, in the order they were given."""
+        return [ModelStatus(name, self._pool.card(name), *self._pool.state(name)) for name in self._names]
+
+    def workers(self) -> PoolStatus:
+        """How the workers are."""
+        slots = self._pool.slots
+        return PoolStatus(
+            len(slots),
+            sum(slot.ready for slot in slots),
+            sum(slot.deaths for slot in slots),
+            tuple(slot.pid for slot in slots if slot.pid is not None),
+        )
+
+    def statistics(self) -> Statistics:
+        """What became of every item, as it stands now."""
+        return self._scheduler.statistics()
+
+    def tally(self, stream: int) -> Tally:
+        """What became of an open stream's items so far."""
+        return self._scheduler.tally(stream)
+
+    def open(self, model: str, policy: Policy, window: int, deliver: Deliver) -> int:
+        """Open a stream to a model that has a card.
+
+        Args:
+            window: for `latest` the most items running at once, for `queue` the most waiting.
+            deliver: called on the loop with each item's outcome.
+
+        Returns:
+            The stream's number, for its items.
+        """
+        self._streams += 1
+        self._scheduler.open(self._streams, model, policy, window)
+        self._deliver[self._streams] = deliver
+        return self._streams
+
+    def close(self, stream: int) -> None:
+        """Close a stream: nothing more is delivered to it."""
+        self._scheduler.close(stream)
+        del self._deliver[stream]
+
+    def offer(self, item: Item) -> None:
+        """Take an item in and start on it if a worker is free.
+
+        Raises:
+            StreamFull: a queue stream offers more than its window.
+        """
+        self._hand_out(self._scheduler.offer(item))
+        self.worker_free()
+
+    def drain(self) -> None:
+        """Drop what waits: there is no time left to run it."""
+        self._hand_out(self._scheduler.drain())
+
+    async def infer(self, model: str, payload: bytes) -> Outcome:
+        """Answer one item, for callers without a stream.
+
+        Raises:
+            ModelError: the model is not ready.
+        """
+        for status in self.models():
+            if status.name == model and status.state == "ready":
+                break
+        else:
+            raise ModelError(f"model {model!r} is not ready; there are {self._names}")
+        done: asyncio.Future[Outcome] = self._loop.create_future()
+        stream = self.open(model, "queue", 1, done.set_result)
+        try:
+            self.offer(Item(stream, 1, payload, self.now()))
+            return await done
+        finally:
+            self.close(stream)
+
+    def models_changed(self) -> None:
+        """The pool reports: a model was loaded, or could not be."""
+        for status in self.models():
+            if status.card:
+                self._scheduler.add_model(status.name, status.card.max_batch)
+        self._changed.set()
+
+    def worker_free(self) -> None:
+        """The pool reports: a worker can take a batch."""
+        for slot in self._pool.free():
+            batch, dropped = self._scheduler.take(self.now(), slot.cards)
+            self._hand_out(dropped)
+            if batch is not None:
+                slot.submit(batch)
+
+    def batch_done(self, batch: Batch, outcomes: Sequence[Outcome], infer_ms: float) -> None:
+        """The pool reports: a batch has run, or died with its worker."""
+        cost = infer_ms / 1e3 or self.now() - batch.started
+        for outcome in self._scheduler.done(batch, outcomes, cost):
+            self._deliver[outcome.item.stream](outcome)
+
+    def _hand_out(self, dropped: Sequence[Dropped]) -> None:
+        for one in dropped:
+            self._deliver[one.item.stream](one)

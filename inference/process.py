@@ -1,0 +1,90 @@
+"""One worker process: how it is started, watched and ended. It decides nothing about work."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
+
+MAX_IMAGE_PIXELS = 25_000_000
+"""OpenCV's own cap, behind ours in `images`: a 24-megapixel photo passes, a decompression bomb does not."""
+
+ENVIRONMENT = {
+    # one worker is one core: a second thread inside it only takes another worker's
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    # OpenCV reads it when it is imported
+    "OPENCV_IO_MAX_IMAGE_PIXELS": str(MAX_IMAGE_PIXELS),
+    # glibc gives every thread an arena, and arenas of a long-lived worker only grow
+    "MALLOC_ARENA_MAX": "2",
+    # a worker's last words must not sit in a buffer when it is killed
+    "PYTHONUNBUFFERED": "1",
+}
+
+
+class WorkerProcess:
+    """A worker, started by exec: never forked, so no lock or thread of the server's is in it.
+
+    Call the constructor from the loop's thread only: on Linux the worker asks to die with the *thread*
+    that started it (prctl(2), PR_SET_PDEATHSIG).
+
+    Args:
+        on_exit: called on the loop, once, when the process has ended and is reaped, with its exit status;
+            negative is a signal's number.
+
+    Attributes:
+        sock: the server's end of the socket pair.
+    """
+
+    def __init__(self, loop: AbstractEventLoop, on_exit: Callable[[int], None]) -> None:
+        self.sock, theirs = socket.socketpair()
+        try:
+            self._process = subprocess.Popen(  # noqa: S603  # our own module, no shell
+                [sys.executable, "-m", "inference.worker", str(theirs.fileno()), str(os.getpid())],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=2,  # a model that prints must not mix into what the server prints
+                env={**os.environ, **ENVIRONMENT},
+            )
+        except BaseException:
+            self.sock.close()
+            raise
+        finally:
+            theirs.close()
+        self._loop = loop
+        self._on_exit = on_exit
+        self._watch()
+
+    @property
+    def pid(self) -> int:
+        """The process's number."""
+        return self._process.pid
+
+    def kill(self) -> None:
+        """End it now. SIGKILL, because a worker inside native code hears nothing else."""
+        self._process.kill()
+
+    def _watch(self) -> None:
+        if hasattr(os, "pidfd_open"):
+            pidfd = os.pidfd_open(self._process.pid)
+            self._loop.add_reader(pidfd, self._ended, pidfd)
+        else:  # not Linux: a thread that does nothing but wait
+
+            def wait() -> None:
+                status = self._process.wait()
+                self._loop.call_soon_threadsafe(self._on_exit, status)
+
+            threading.Thread(target=wait, daemon=True, name=f"wait-{self.pid}").start()
+
+    def _ended(self, pidfd: int) -> None:
+        self._loop.remove_reader(pidfd)
+        os.close(pidfd)
+        self._on_exit(self._process.wait())

@@ -1,0 +1,301 @@
+"""Decides what runs next; the only place where an item waits. No I/O, no clock: `now` is an argument.
+
+Streams share the workers by start-time fair queueing (Goyal, Vin, Cheng: "Start-time Fair Queueing", SIGCOMM
+1996): an item's start tag is the later of the virtual time and its stream's last finish tag; the lowest
+start tag runs first, and the virtual time is the start tag of what ran last. A finish tag lies an item's
+cost over its stream's weight beyond its start tag. The cost is worker time, estimated from what the stream's
+items took before and corrected when the item is done, so that a stream of large frames pays for them. One
+virtual time spans all models, because they share the workers.
+
+The loop that drives it: `offer` what arrives; whenever a worker is free, `take` what it shall run; `done`
+when that has run. Whatever `offer`, `take`, `close` and `drain` return as dropped must be answered so.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from collections.abc import Container, Iterator, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import TypeAlias
+
+from inference.items import Batch, Dropped, DropReason, Failed, Item, Outcome, Result
+from inference.model import Policy
+
+FIRST_COST = 0.001
+"""Seconds an item is taken to cost before any of its model has been measured."""
+
+COST_MEMORY = 0.2
+"""Share of the newest measurement in an estimate: about the last ten items of a stream count."""
+
+
+class UnknownStream(LookupError):
+    """You misused the scheduler: that stream was never opened, or has been closed."""
+
+
+class StreamFull(RuntimeError):
+    """You misused the scheduler: a queue stream's waiting room is full, and `room` said so."""
+
+
+@dataclass(slots=True)
+class Tally:
+    """What became of the items of a stream, a model or the whole engine.
+
+    ``received == results + errors + dropped + waiting + running`` at every moment (law 1).
+    """
+
+    received: int = 0
+    results: int = 0
+    errors: int = 0
+    superseded: int = 0
+    expired: int = 0
+    draining: int = 0
+    cancelled: int = 0
+    waiting: int = 0
+    running: int = 0
+
+    @property
+    def dropped(self) -> int:
+        """Items nobody started on, for whatever reason."""
+        return self.superseded + self.expired + self.draining + self.cancelled
+
+    @property
+    def balanced(self) -> bool:
+        """Whether law 1 holds."""
+        return self.received == self.results + self.errors + self.dropped + self.waiting + self.running
+
+    def __add__(self, other: Tally) -> Tally:
+        return Tally(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(Tally)))
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """A snapshot: what became of the items of each model, and how many streams each has."""
+
+    models: dict[str, Tally]
+    streams: dict[str, int]
+
+    @property
+    def total(self) -> Tally:
+        """All models together."""
+        return sum(self.models.values(), Tally())
+
+
+Tag: TypeAlias = tuple[float, int]
+"""A start tag, and a number that makes equals first come, first served."""
+
+
+@dataclass(slots=True)
+class _Stream:
+    number: int
+    model: _Model
+    policy: Policy
+    window: int
+    weight: float
+    cost: float
+    tally: Tally = field(default_factory=Tally)
+    waiting: deque[Item] = field(default_factory=deque)
+    finish: float = 0.0
+    entry: Tag | None = None  # its place in the model's heap, None while it has none
+    open: bool = True
+
+    @property
+    def eligible(self) -> bool:
+        return bool(self.waiting) and (self.policy == "queue" or self.tally.running < self.window)
+
+
+@dataclass(slots=True)
+class _Model:
+    name: str
+    max_batch: int
+    cost: float = FIRST_COST
+    closed: Tally = field(default_factory=Tally)  # of the streams that are no more
+    streams: dict[int, _Stream] = field(default_factory=dict)
+    heap: list[tuple[Tag, _Stream]] = field(default_factory=list)
+
+
+class Scheduler:
+    """All streams of one pool of workers."""
+
+    def __init__(self) -> None:
+        self._models: dict[str, _Model] = {}
+        self._streams: dict[int, _Stream] = {}
+        self._virtual = 0.0
+        self._order = 0
+
+    def add_model(self, name: str, max_batch: int) -> None:
+        """Make a model known, or change its largest batch."""
+        model = self._models.setdefault(name, _Model(name, max_batch))
+        model.max_batch = max_batch
+
+    def open(self, number: int, model: str, policy: Policy, window: int, weight: float = 1.0) -> None:
+        """Open a stream.
+
+        Args:
+            number: the caller's name for it, never used twice.
+            window: for `latest` the most items running at once, for `queue` the most waiting.
+            weight: its share of the workers, relative to others.
+        """
+        known = self._models[model]
+        stream = _Stream(number, known, policy, window, weight, known.cost)
+        self._streams[number] = known.streams[number] = stream
+
+    def room(self, number: int) -> bool:
+        """Whether a stream may offer another item. A `latest` stream always may."""
+        stream = self._stream(number)
+        return stream.policy == "latest" or len(stream.waiting) < stream.window
+
+    def offer(self, item: Item) -> list[Dropped]:
+        """Take an item in; a `latest` stream's waiting one gives way to it.
+
+        Raises:
+            UnknownStream, StreamFull: the caller's mistake.
+        """
+        stream = self._stream(item.stream)
+        dropped = []
+        if stream.policy == "latest" and stream.waiting:
+            dropped.append(self._drop(stream, stream.waiting.popleft(), "superseded"))
+        elif not self.room(item.stream):
+            raise StreamFull(f"stream {item.stream} has {len(stream.waiting)} items waiting")
+        stream.tally.received += 1
+        stream.tally.waiting += 1
+        stream.waiting.append(item)
+        self._queue_up(stream)
+        return dropped
+
+    def take(self, now: float, models: Container[str]) -> tuple[Batch | None, list[Dropped]]:
+        """Choose what a free worker that holds `models` runs now: the fairest stream's item, and a batch with it.
+
+        A batch takes only what waits already: nothing waits for a batch to fill.
+        """
+        dropped: list[Dropped] = []
+        while (model := self._next_model(models)) is not None:
+            items = list(self._fill(model, now, dropped))
+            if items:
+                return Batch(model.name, tuple(items), now), dropped
+        return None, dropped
+
+    def done(self, batch: Batch, outcomes: Sequence[Outcome], cost: float) -> list[Outcome]:
+        """A batch has run: count it, charge its streams, let them run on.
+
+        Args:
+            cost: seconds of worker time the whole batch took.
+
+        Returns:
+            The outcomes of streams that are still open; the others' are counted and discarded.
+        """
+        share = cost / len(batch.items)
+        model = self._models[batch.model]
+        if any(isinstance(outcome, Result) for outcome in outcomes):
+            model.cost += COST_MEMORY * (share - model.cost)
+        wanted = []
+        for outcome in outcomes:
+            stream = self._streams[outcome.item.stream]
+            stream.tally.running -= 1
+            self._count(stream, outcome)
+            stream.finish += (share - stream.cost) / stream.weight
+            if isinstance(outcome, Result):
+                stream.cost += COST_MEMORY * (share - stream.cost)
+            if stream.open:
+                wanted.append(outcome)
+                self._queue_up(stream)
+            else:
+                self._forget_if_idle(stream)
+        return wanted
+
+    def close(self, number: int) -> None:
+        """The client has gone: what waits is cancelled at once, what runs is discarded when it arrives."""
+        stream = self._stream(number)
+        stream.open = False
+        while stream.waiting:
+            self._drop(stream, stream.waiting.popleft(), "cancelled")
+        self._forget_if_idle(stream)
+
+    def drain(self) -> list[Dropped]:
+        """Drop everything that waits: there is no time left to run it."""
+        return [
+            self._drop(stream, stream.waiting.popleft(), "draining")
+            for stream in self._streams.values()
+            for _ in range(len(stream.waiting))
+        ]
+
+    def tally(self, number: int) -> Tally:
+        """What became of an open stream's items so far."""
+        return replace(self._stream(number).tally)
+
+    def statistics(self) -> Statistics:
+        """Count everything, as it stands now."""
+        return Statistics(
+            models={
+                m.name: sum((s.tally for s in m.streams.values()), m.closed) for m in self._models.values()
+            },
+            streams={m.name: sum(s.open for s in m.streams.values()) for m in self._models.values()},
+        )
+
+    def _stream(self, number: int) -> _Stream:
+        stream = self._streams.get(number)
+        if stream is None or not stream.open:
+            raise UnknownStream(f"stream {number}")
+        return stream
+
+    def _queue_up(self, stream: _Stream) -> None:
+        if stream.entry is None and stream.eligible:
+            self._order += 1
+            stream.entry = (max(self._virtual, stream.finish), self._order)
+            heapq.heappush(stream.model.heap, (stream.entry, stream))
+
+    def _next_model(self, models: Container[str]) -> _Model | None:
+        first: _Model | None = None
+        for model in self._models.values():
+            if (
+                model.name in models
+                and self._head(model)
+                and (first is None or model.heap[0] < first.heap[0])
+            ):
+                first = model
+        return first
+
+    def _head(self, model: _Model) -> bool:
+        """Clear away the entries of streams that have left or emptied; whether one remains."""
+        while model.heap and not model.heap[0][1].eligible:
+            heapq.heappop(model.heap)[1].entry = None
+        return bool(model.heap)
+
+    def _fill(self, model: _Model, now: float, dropped: list[Dropped]) -> Iterator[Item]:
+        room = model.max_batch
+        while room and self._head(model):
+            entry, stream = heapq.heappop(model.heap)
+            stream.entry = None
+            item = stream.waiting.popleft()
+            if item.deadline is not None and item.deadline <= now:
+                dropped.append(self._drop(stream, item, "expired"))
+            else:
+                self._virtual = max(self._virtual, entry[0])
+                stream.finish = entry[0] + stream.cost / stream.weight
+                stream.tally.waiting -= 1
+                stream.tally.running += 1
+                room -= 1
+                yield item
+            self._queue_up(stream)
+
+    def _drop(self, stream: _Stream, item: Item, reason: DropReason) -> Dropped:
+        dropped = Dropped(item, reason)
+        stream.tally.waiting -= 1
+        self._count(stream, dropped)
+        return dropped
+
+    def _count(self, stream: _Stream, outcome: Outcome) -> None:
+        tally = stream.tally
+        match outcome:
+            case Result():
+                tally.results += 1
+            case Failed():
+                tally.errors += 1
+            case Dropped(reason=reason):
+                setattr(tally, reason, getattr(tally, reason) + 1)
+
+    def _forget_if_idle(self, stream: _Stream) -> None:
+        if not stream.tally.running:
+            model = stream.model
+            model.closed += stream.tally
+            del model.streams[stream.number], self._streams[stream.number]

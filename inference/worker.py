@@ -1,0 +1,200 @@
+"""The code in a worker process: load the models, then answer batches, one at a time.
+
+Started as ``python -m inference.worker FD PARENT``; it talks only on the socket it inherits and ends when
+that closes. This module imports nothing heavy: what a model needs comes with the model.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from typing import Any, TypeAlias
+
+from inference.channel import Header, WorkerChannel
+from inference.model import InputKind, ItemError, Model, ModelError, ModelSource, describe
+
+log = logging.getLogger("inference.worker")
+
+PR_SET_PDEATHSIG = 1
+
+Answer: TypeAlias = bytes | ItemError
+"""One item's outputs as JSON, or why it has none."""
+
+
+def die_with_parent(parent: int) -> None:
+    """Ask Linux for SIGKILL when the server dies: a worker that hangs never reads the closed socket.
+
+    Source: prctl(2); the check after it closes the race with a server that died before the call.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        sys.exit(0)
+
+
+def plain(value: Any) -> Any:
+    """Turn a numpy scalar or array into what JSON holds.
+
+    Raises:
+        TypeError: it is neither.
+    """
+    to_list = getattr(value, "tolist", None)
+    if to_list is None:
+        raise TypeError(f"a {type(value).__name__} is nothing JSON can hold")
+    return to_list()
+
+
+class LoadedModel:
+    """A model that is ready to answer, with the decoding its kind of item needs."""
+
+    def __init__(self, source: ModelSource) -> None:
+        self._model: Model = source.build()
+        self.card = describe(source.name, self._model)
+        self._decode = decoder(self.card.input, getattr(self._model, "long_side", None))
+        self._model.load()
+        if "cv2" in sys.modules:
+            sys.modules["cv2"].setNumThreads(1)
+        self._warm()
+
+    def answer(self, payloads: Sequence[memoryview]) -> list[Answer]:
+        """Answer a batch: as many answers as payloads, in their order; nothing escapes but a dying process."""
+        answers: dict[int, Answer] = {}
+        items: dict[int, Any] = {}
+        for i, payload in enumerate(payloads):
+            try:
+                items[i] = self._decode(payload)
+            except ItemError as exc:
+                answers[i] = exc
+        if items:
+            outputs = self._predict(list(items.values()))
+            answers.update(zip(items, map(self._encode, outputs), strict=True))
+        return [answers[i] for i in range(len(payloads))]
+
+    def _predict(self, items: list[Any]) -> Sequence[Any]:
+        try:
+            outputs = self._model.predict(items)
+            count = len(outputs)
+        except MemoryError:
+            return [ItemError("out_of_memory", "the item needs more memory than a worker has")] * len(items)
+        except ItemError as exc:
+            if len(items) == 1:
+                return [exc]
+        except Exception as exc:  # a user's code may raise anything, and it costs one item
+            if len(items) == 1:
+                log.warning("model %s failed on an item", self.card.name, exc_info=True)
+                return [ItemError("model_error", f"the model failed with {type(exc).__name__}")]
+        else:
+            if count == len(items):
+                return outputs
+            log.warning("model %s: %d answers to %d items", self.card.name, count, len(items))
+            return [ItemError("bad_output", "the model's answers do not match its items")] * len(items)
+        # something in the batch is bad: one by one, so that it alone fails
+        return [output for item in items for output in self._predict([item])]
+
+    def _encode(self, output: Any) -> Answer:
+        if isinstance(output, ItemError):
+            return output
+        if isinstance(output, Exception):
+            return ItemError("model_error", f"the model failed with {type(output).__name__}")
+        try:
+            return json.dumps(output, allow_nan=False, default=plain).encode()
+        except (TypeError, ValueError, RecursionError) as exc:
+            log.warning("model %s answered what JSON cannot hold: %s", self.card.name, exc)
+            return ItemError("bad_output", "the model's answer is nothing JSON can hold")
+
+    def _warm(self) -> None:
+        """Run once, so that no client waits for what happens only the first time."""
+        sample = sample_item(self.card.input, getattr(self._model, "long_side", None))
+        if sample is not None:
+            self._predict([sample])
+
+
+def decoder(kind: InputKind, long_side: int | None) -> Callable[[memoryview], Any]:
+    """Give the function that turns a payload into what `predict` takes."""
+    if kind == "image":
+        from inference import images  # noqa: PLC0415  # imports OpenCV, which other models do without
+
+        return lambda payload: images.decode(payload, long_side)
+    if kind == "text":
+        return lambda payload: str(payload, "utf-8")
+    if kind == "data":
+        return lambda payload: json.loads(bytes(payload))
+    return bytes
+
+
+def sample_item(kind: InputKind, long_side: int | None) -> Any:
+    """Make a small valid item to warm up with; None where only the model's author could."""
+    if kind == "image":
+        import numpy as np  # noqa: PLC0415  # as above
+
+        from inference import images  # noqa: PLC0415
+
+        width = long_side or 640
+        height = max(1, width * 3 // 4)
+        return images.Image(np.zeros((height, width, 3), np.uint8), width, height)
+    return {"text": "warm up", "bytes": b"\0"}.get(kind)
+
+
+def load(channel: WorkerChannel, sources: Sequence[ModelSource]) -> dict[str, LoadedModel]:
+    """Load each model, reporting as it goes, so that the server knows which one a death belongs to."""
+    loaded: dict[str, LoadedModel] = {}
+    for source in sources:
+        channel.send({"type": "loading", "model": source.name})
+        try:
+            model = loaded[source.name] = LoadedModel(source)
+        except ModelError as exc:
+            channel.send({"type": "failed", "model": source.name, "reason": str(exc)})
+        except Exception as exc:  # a user's code may raise anything
+            log.exception("model %s does not load", source.name)
+            reason = f"{type(exc).__name__}: {exc}"
+            channel.send({"type": "failed", "model": source.name, "reason": reason[:500]})
+        else:
+            channel.send({"type": "loaded", "card": asdict(model.card)})
+    channel.send({"type": "ready"})
+    return loaded
+
+
+def answer(models: dict[str, LoadedModel], header: Header, body: memoryview) -> tuple[Header, list[bytes]]:
+    """Answer one batch message: per item the length of its outputs in the body, or its error."""
+    started = time.perf_counter()
+    payloads = []
+    at = 0
+    for length in header["lengths"]:
+        payloads.append(body[at : at + length])
+        at += length
+    answers = models[header["model"]].answer(payloads)
+    items = [len(a) if isinstance(a, bytes) else {"code": a.code, "message": str(a)} for a in answers]
+    outputs = [a for a in answers if isinstance(a, bytes)]
+    infer_ms = (time.perf_counter() - started) * 1e3
+    return {"type": "answers", "infer_ms": infer_ms, "items": items}, outputs
+
+
+def main(fd: int, parent: int) -> None:
+    """Serve the socket `fd` until it closes."""
+    # its life hangs on the socket alone: a Ctrl-C or a SIGTERM to the group must not cut a drain short
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    die_with_parent(parent)
+    logging.basicConfig(format="%(levelname)s %(name)s[%(process)d]: %(message)s")
+    channel = WorkerChannel(socket.socket(fileno=fd))
+    message = channel.receive()
+    if message is None:
+        return
+    models = load(channel, [ModelSource(**source) for source in message[0]["models"]])
+    while (message := channel.receive()) is not None:
+        channel.send(*answer(models, *message))
+
+
+if __name__ == "__main__":
+    try:
+        main(int(sys.argv[1]), int(sys.argv[2]))
+    except BrokenPipeError:
+        sys.exit(0)  # the server went while an answer was under way
