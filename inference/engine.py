@@ -50,6 +50,8 @@ class Engine:
     Every item offered gets exactly one outcome, by its stream's `deliver`, unless the stream is closed
     first. Outcomes come as they are done; a stream that needs its order keeps it itself.
 
+    It belongs to the event loop it is made on.
+
     Args:
         sources: the models; their names are different.
         workers: how many processes; every one holds all models.
@@ -63,8 +65,8 @@ class Engine:
         if len(set(names)) < len(names):
             raise ModelError(f"two models have the same name; give one another with name=... ({names})")
         self._names = names
-        self._sources = sources
-        self._workers = workers
+        self._loop = asyncio.get_running_loop()
+        self._pool = Pool(sources, workers, self)
         self._scheduler = Scheduler()
         self._deliver: dict[int, Deliver] = {}
         self._streams = 0
@@ -79,9 +81,7 @@ class Engine:
         await self.stop()
 
     def start(self) -> None:
-        """Start the workers, on the running loop. Items may be offered once their model is ready."""
-        self._loop = asyncio.get_running_loop()
-        self._pool = Pool(self._sources, self._workers, self)
+        """Start the workers. Items may be offered once their model is ready."""
         self._pool.start()
 
     async def warm(self) -> None:

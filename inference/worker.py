@@ -154,8 +154,9 @@ def load(channel: WorkerChannel, sources: Sequence[ModelSource]) -> dict[str, Lo
             channel.send({"type": "failed", "model": source.name, "reason": str(exc)})
         except Exception as exc:  # a user's code may raise anything
             log.exception("model %s does not load", source.name)
-            reason = f"{type(exc).__name__}: {exc}"
-            channel.send({"type": "failed", "model": source.name, "reason": reason[:500]})
+            # clients read the reason, and an exception's own words may hold paths
+            reason = f"loading it failed with {type(exc).__name__}; the server's log has the traceback"
+            channel.send({"type": "failed", "model": source.name, "reason": reason})
         else:
             channel.send({"type": "loaded", "card": asdict(model.card)})
     channel.send({"type": "ready"})

@@ -1,0 +1,51 @@
+# Everything is reached from here; `make help` lists it. Needs Python 3.11 or newer and the package index.
+
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/pip --disable-pip-version-check install --quiet --constraint constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help run test check format browser model clean
+
+help: ## list what there is
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
+
+run: .venv/run ## set up, start the server on 127.0.0.1:8080, check it with a sample
+	@$(BIN)/stream-server serve --self-check
+
+test: .venv/dev browser ## set up and run the whole test suite, browser tests included
+	@$(BIN)/python -m pytest
+
+check: .venv/dev ## lint, formatting, types
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+format: .venv/dev ## put the code into its format
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+browser: .venv/dev ## find a Chromium for the tests, or get one
+	@$(BIN)/python tests/browser.py
+
+model: .venv/dev ## train the spam model again, from its corpus
+	@$(BIN)/python -m inference.training.spam
+
+clean: ## remove what these commands made
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis tests/web_client/node_modules
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed; name one with: make PYTHON=python3.12 ..."; exit 1; }
+	@$(PYTHON) -m venv .venv || \
+		{ echo "cannot make .venv; on Debian: apt-get install python3-venv"; exit 1; }
+
+.venv/run: .venv/bin/python pyproject.toml constraints.txt
+	@echo "installing into .venv ..."
+	@$(PIP) --editable .
+	@touch $@
+
+.venv/dev: .venv/bin/python pyproject.toml constraints.txt
+	@echo "installing into .venv, with what the tests need ..."
+	@$(PIP) --editable '.[dev]'
+	@touch $@ .venv/run

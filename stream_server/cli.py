@@ -1,0 +1,60 @@
+"""The command line: reads the arguments, runs a command, and turns errors into one line and an exit status."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib import import_module, metadata
+
+from inference.model import ModelError
+from stream_server.errors import ConfigError, StreamServerError
+
+COMMANDS = {
+    "serve": "run the server",
+    "models": "show what a running server serves",
+    "predict": "answer files here, without a server",
+    "stream": "send a video, folder, webcam or standard input to a running server",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Returns:
+        0 when all went well, 1 when something failed, 2 for a wrong flag or setting, 130 after Ctrl-C.
+    """
+    args = make_parser().parse_args(argv)
+    try:
+        return int(args.run(args))
+    except ConfigError as exc:
+        print(f"stream-server: {exc}", file=sys.stderr)
+        return 2
+    except (StreamServerError, ModelError) as exc:
+        print(f"stream-server: {exc}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Put the parser of every command together."""
+    parser = argparse.ArgumentParser(
+        prog="stream-server",
+        description="Websocket streaming inference: camera frames and text in, answers out.",
+        epilog="`stream-server COMMAND --help` tells more. Begin with `stream-server serve`.",
+    )
+    version = metadata.version("stream-inference-server")
+    parser.add_argument("--version", action="version", version=f"stream-server {version}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    for name, text in COMMANDS.items():
+        module = import_module(f"stream_server.commands.{name}")
+        command = commands.add_parser(
+            name,
+            help=text,
+            description=module.__doc__,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        module.configure(command)
+        command.set_defaults(run=module.run)
+    return parser

@@ -1,0 +1,1 @@
+"""The commands of ``stream-server``: each module has ``configure(parser)`` and ``run(args)``."""

@@ -1,0 +1,127 @@
+"""Run the server: models in worker processes, streams over websockets, a demo page at /."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import subprocess
+import sys
+import time
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from stream_server.config import SHIPPED, Settings, read_settings
+from stream_server.errors import ConfigError
+from stream_server.server import Server, serve
+
+EPILOG = """\
+examples:
+  stream-server serve
+  stream-server serve --host 0.0.0.0 --port 80 --workers 8
+  stream-server serve --model faces --model mypackage.mymodule:MyModel
+  stream-server serve --set models.faces.long_side=320 --set limits.max_streams=50
+
+A settings file has the tables [server], [limits], [timeouts] and [models.NAME]; flags win over it.
+SIGTERM or Ctrl-C answers what was accepted and stops; a second one stops at once.
+"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    add = parser.add_argument
+    add("--host", help="address to listen on (default 127.0.0.1; 0.0.0.0 for every interface)")
+    add("--port", type=int, help="port to listen on (default 8080; 0 takes a free one)")
+    add("--workers", type=int, metavar="N", help="worker processes (default: one per core)")
+    add(
+        "--model",
+        action="append",
+        metavar="M",
+        dest="models",
+        help="what to serve: a shipped model or [name=]package.module:Class; may be repeated "
+        f"(default: {' '.join(SHIPPED)})",
+    )
+    add("--config", type=Path, metavar="FILE", help="settings in TOML")
+    add(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="any key of the settings file, e.g. models.faces.long_side=320; may be repeated",
+    )
+    add("--allow-origin", action="append", metavar="URL", help="let pages of this origin use the server")
+    add("--allow-host", action="append", metavar="NAME", help="answer to this host name too")
+    add("--self-check", action="store_true", help="stream a sample portrait through it once it is ready")
+    add("-v", "--verbose", action="store_true", help="log a line per stream")
+    parser.epilog = EPILOG
+
+
+def run(args: argparse.Namespace) -> int:
+    """Serve until told to stop."""
+    started = time.monotonic()
+    settings = read_settings(document(args))
+    logging.basicConfig(
+        level=logging.INFO if args.verbose else logging.WARNING,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+    )
+
+    def on_ready(server: Server) -> None:
+        announce(server, settings, time.monotonic() - started)
+        if args.self_check:
+            # a process of its own: the server's has no client in it, and must not wait for one
+            subprocess.Popen([sys.executable, "-m", "stream_server.self_check", server.url])  # noqa: S603
+
+    asyncio.run(serve(settings, on_ready))
+    return 0
+
+
+def announce(server: Server, settings: Settings, seconds: float) -> None:
+    """Say what runs and where."""
+    print(f"stream-server is ready at {server.url} after {seconds:.1f} s, {settings.workers} workers")
+    for status in server.models():
+        version = f"@{status.card.version}" if status.card else ""
+        print(f"  {status.name}{version}: {status.reason or status.state}")
+    sys.stdout.flush()
+
+
+def document(args: argparse.Namespace) -> dict[str, Any]:
+    """Put the settings file and the flags together.
+
+    Raises:
+        ConfigError: the file cannot be read, or a flag has no sense.
+    """
+    values: dict[str, Any] = {}
+    if args.config:
+        try:
+            values = tomllib.loads(args.config.read_text("utf-8"))
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as exc:
+            raise ConfigError(f"cannot read {args.config}: {exc}") from exc
+    for assignment in args.set:
+        assign(values, assignment)
+    server = values.setdefault("server", {})
+    for key in ("host", "port", "workers", "models", "allow_origin", "allow_host"):
+        if getattr(args, key) is not None:
+            server[key] = getattr(args, key)
+    return values
+
+
+def assign(values: dict[str, Any], assignment: str) -> None:
+    """Put one ``KEY=VALUE`` where its dotted key says; the value is TOML, and a bare word is a string.
+
+    Raises:
+        ConfigError: it is no assignment.
+    """
+    dotted, equals, text = assignment.partition("=")
+    *tables, key = dotted.split(".")
+    if not equals or not key or not all(tables):
+        raise ConfigError(f"--set {assignment}: write it as KEY=VALUE, e.g. limits.max_streams=50")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    for table in tables:
+        values = values.setdefault(table, {})
+        if not isinstance(values, dict):
+            raise ConfigError(f"--set {assignment}: {table} is no table")
+    values[key] = value

@@ -1,0 +1,168 @@
+"""What an operator may set: frozen values with units in their names, from flags and a TOML file.
+
+A key that nobody knows is an error, because a misspelt limit is no limit. This module reads no file.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+
+from inference.model import ModelError, ModelSource
+from stream_server.errors import ConfigError
+
+SHIPPED = {
+    "faces": "inference.models.faces:Faces",
+    "spam": "inference.models.spam:Spam",
+    "echo": "inference.models.echo:Echo",
+}
+"""The models that come with the package; they are served when none is named."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How much anyone may send or hold.
+
+    Attributes:
+        max_item_bytes: largest binary message. A 24-megapixel photo as JPEG takes about this much.
+        max_text_bytes: largest text message. It is parsed on the event loop: the worst JSON of this size
+            takes it about 10 ms.
+        max_streams: most streams at once. Each takes a file descriptor and about 50 KiB.
+    """
+
+    max_item_bytes: int = 8 << 20
+    max_text_bytes: int = 128 << 10
+    max_streams: int = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """How long anything may take.
+
+    Attributes:
+        heartbeat_s: silence after which a client is pinged; after half as long again it is cut off.
+        write_s: how long a client may refuse to read what is sent to it.
+        close_s: how long a client may take to answer a close.
+        drain_s: how long the server goes on answering what it has accepted when it shuts down.
+    """
+
+    heartbeat_s: float = 20.0
+    write_s: float = 10.0
+    close_s: float = 1.0
+    drain_s: float = 10.0
+
+
+def shipped_models() -> tuple[ModelSource, ...]:
+    """The models that come with the package."""
+    return tuple(ModelSource(name, reference) for name, reference in SHIPPED.items())
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Everything the server is started with.
+
+    Attributes:
+        host, port: where it listens; port 0 takes a free one.
+        workers: how many worker processes; every one holds all models.
+        allow_host: host names, besides addresses and localhost, under which browsers may reach it.
+        allow_origin: origins, besides its own, whose pages may use it: ``https://example.org``.
+        models: what it serves.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8080
+    workers: int = field(default_factory=lambda: os.cpu_count() or 1)
+    allow_host: tuple[str, ...] = ()
+    allow_origin: tuple[str, ...] = ()
+    models: tuple[ModelSource, ...] = field(default_factory=shipped_models)
+    limits: Limits = field(default_factory=Limits)
+    timeouts: Timeouts = field(default_factory=Timeouts)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.port <= 65535:
+            raise ConfigError(f"port {self.port} is none; ports are 0 to 65535")
+        if not 1 <= self.workers <= 1024:
+            raise ConfigError(f"workers = {self.workers}; use 1 to 1024, one per core is best")
+        for group in (self.limits, self.timeouts):
+            for item in fields(group):
+                if getattr(group, item.name) <= 0:
+                    raise ConfigError(f"{item.name} must be above 0")
+
+
+def named_model(text: str) -> ModelSource:
+    """Read what ``--model`` takes: a shipped model's name, or ``[name=]package.module:Class``.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    if text in SHIPPED:
+        return ModelSource(text, SHIPPED[text])
+    try:
+        return ModelSource.parse(text)
+    except ModelError as exc:
+        raise ConfigError(f"{exc}; or name one that ships: {', '.join(SHIPPED)}") from None
+
+
+def read_settings(document: Mapping[str, Any]) -> Settings:
+    """Make settings from a parsed TOML document.
+
+    It has the tables ``[server]`` (the plain fields of `Settings`; ``models`` is a list of what ``--model``
+    takes), ``[limits]``, ``[timeouts]`` and ``[models.NAME]``, which holds that model's options.
+
+    Raises:
+        ConfigError: a key is unknown, or a value is of the wrong type or out of range.
+    """
+    unknown = set(document) - {"server", "limits", "timeouts", "models"}
+    if unknown:
+        raise ConfigError(f"unknown table [{min(unknown)}]; there are server, limits, timeouts and models")
+    values = dict(_table(document, "server"))
+    names = _typed(values.pop("models", list(SHIPPED)), tuple[str, ...], "models in [server]")
+    values["models"] = _with_options([named_model(name) for name in names], _table(document, "models"))
+    values["limits"] = _build(Limits, _table(document, "limits"), "limits")
+    values["timeouts"] = _build(Timeouts, _table(document, "timeouts"), "timeouts")
+    return _build(Settings, values, "server")
+
+
+def _with_options(models: Sequence[ModelSource], tables: Mapping[str, Any]) -> tuple[ModelSource, ...]:
+    names = [model.name for model in models]
+    if len(set(names)) < len(names):
+        raise ConfigError(f"two models have the same name: {', '.join(names)}; write name=module:Class")
+    for name in tables:
+        if name not in names:
+            raise ConfigError(f"[models.{name}] is not served; there are {', '.join(names)}")
+    return tuple(replace(m, options=dict(_table(tables, m.name))) for m in models)
+
+
+def _table(document: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    table = document.get(name, {})
+    if not isinstance(table, Mapping):
+        raise ConfigError(f"{name} must be a table: [{name}]")
+    return table
+
+
+def _build(cls: type[T], values: Mapping[str, Any], where: str) -> T:
+    hints = get_type_hints(cls)
+    known = {item.name for item in fields(cls)}  # type: ignore[arg-type]  # T is always a dataclass
+    checked = {}
+    for key, value in values.items():
+        if key not in known:
+            raise ConfigError(f"unknown key {key!r} in [{where}]; there are {', '.join(sorted(known))}")
+        checked[key] = _typed(value, hints[key], f"{key} in [{where}]")
+    return cls(**checked)
+
+
+def _typed(value: Any, hint: Any, where: str) -> Any:
+    if get_origin(hint) is tuple:
+        kind: type = get_args(hint)[0]
+        if not isinstance(value, (list, tuple)) or not all(isinstance(v, kind) for v in value):
+            raise ConfigError(f"{where} must be a list of {kind.__name__}")
+        return tuple(value)
+    # a whole number is a fine duration, and true is no number
+    wanted = (int, float) if hint is float else hint
+    if not isinstance(value, wanted) or (isinstance(value, bool) and hint is not bool):
+        raise ConfigError(f"{where} must be {hint.__name__}, not {value!r}")
+    return value

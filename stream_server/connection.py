@@ -1,0 +1,212 @@
+"""An aiohttp websocket and its session: it reads, writes and pings, and decides nothing.
+
+Reading and writing are a task each. Only the writer sends, so what a slow client has not read piles up in
+the session, which then wants no input, and nowhere else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from aiohttp import WSMsgType, web
+
+from inference.engine import Engine
+from inference.items import Outcome
+from stream_server.config import Timeouts
+from stream_server.errors import Broken, Idle, StreamServerError
+from stream_server.protocol import write_error
+from stream_server.session import Session
+
+log = logging.getLogger(__name__)
+
+
+class Connection:
+    """One stream's websocket, after its handshake.
+
+    Args:
+        observe: told of every outcome, for the metrics.
+    """
+
+    def __init__(
+        self,
+        ws: web.WebSocketResponse,
+        session: Session,
+        engine: Engine,
+        timeouts: Timeouts,
+        observe: Callable[[Outcome, float], None],
+    ) -> None:
+        self._ws = ws
+        self._session = session
+        self._engine = engine
+        self._timeouts = timeouts
+        self._observe = observe
+        self._loop = asyncio.get_running_loop()
+        self._heard = self._loop.time()
+        self._ping_due = False
+        self._left = False  # the client has
+        self._outgoing = asyncio.Event()  # the writer has something to do
+        self._room = asyncio.Event()  # the session may want input again
+
+    async def run(self, model: str) -> None:
+        """Serve the stream until either side ends it."""
+        session = self._session
+        stream = self._engine.open(model, session.policy, session.window, self._deliver)
+        session.start(stream)
+        self._outgoing.set()
+        self._pulse = self._loop.call_later(self._timeouts.heartbeat_s / 2, self._beat)
+        reader = asyncio.create_task(self._read(), name=f"read-s{stream}")
+        try:
+            await self._write()
+        except (TimeoutError, ConnectionError):
+            self.abort()
+        finally:
+            self._pulse.cancel()
+            self._engine.close(stream)
+            # with nobody in receive(), closing reads on until the client's close: to close a socket with
+            # unread bytes in it would reset the connection, and the client might never read why
+            reader.cancel()
+            await asyncio.wait([reader])
+        if session.close_code is not None:
+            await close(self._ws, session.close_code, self._timeouts.close_s)
+        log.info("stream s%d to %s: %d items, %d results", stream, model, session.received, session.results)
+
+    def drain(self, grace_ms: int, retry_after_ms: int) -> None:
+        """Tell the client that the server is going."""
+        self._session.drain(grace_ms, retry_after_ms)
+        self._outgoing.set()
+
+    def abort(self) -> None:
+        """Drop the connection: `close` of a transport waits for ever on a client that does not read."""
+        transport = self._ws.get_extra_info("transport")
+        if transport is not None:
+            transport.abort()
+
+    def _deliver(self, outcome: Outcome) -> None:
+        now = self._loop.time()
+        self._observe(outcome, now)
+        self._session.complete(outcome, now)
+        self._outgoing.set()
+
+    async def _read(self) -> None:
+        try:
+            while await self._read_one():
+                pass
+        except Exception:
+            log.exception("reading from a stream failed")
+            self._session.fail(Broken())
+        self._left = True
+        self._outgoing.set()
+
+    async def _read_one(self) -> bool:
+        """Pass one message on; whether the client is still there."""
+        session = self._session
+        while not session.wants_input:
+            self._room.clear()
+            await self._room.wait()
+            self._heard = self._loop.time()  # its pongs were not read meanwhile
+        message = await self._ws.receive()
+        now = self._heard = self._loop.time()
+        if message.type is WSMsgType.BINARY or message.type is WSMsgType.TEXT:
+            item = session.receive(message.data, now)
+            if item is not None:
+                self._engine.offer(item)
+            if session.has_outgoing:
+                self._outgoing.set()
+        elif message.type is WSMsgType.PING:
+            await self._ws.pong(message.data)
+        elif message.type is not WSMsgType.PONG:
+            return False  # it closed, vanished, or broke the websocket protocol, which aiohttp answers
+        return True
+
+    async def _write(self) -> None:
+        session = self._session
+        while not self._left:
+            await self._outgoing.wait()
+            self._outgoing.clear()
+            async with asyncio.timeout(self._timeouts.write_s):
+                for text in session.take_outgoing():
+                    await self._ws.send_str(text)
+                if self._ping_due:
+                    self._ping_due = False
+                    await self._ws.ping()
+            if session.close_code is not None and not session.has_outgoing:
+                return
+            self._room.set()
+
+    def _beat(self) -> None:
+        half = self._timeouts.heartbeat_s / 2
+        now = self._loop.time()
+        if now - self._pulse.when() > half:
+            self._heard = now  # the loop or the machine stood still: what the clients sent is still unread
+        self._pulse = self._loop.call_later(half, self._beat)
+        silent = now - self._heard
+        if silent >= 3 * half:
+            self._session.fail(Idle(f"nothing heard for {silent:.0f} s, not even a pong"))
+            self._outgoing.set()
+        elif silent >= 2 * half:
+            self._ping_due = True
+            self._outgoing.set()
+
+
+class Connections:
+    """The streams that are open, and whether more are welcome.
+
+    Attributes:
+        draining: the server is going.
+    """
+
+    def __init__(self) -> None:
+        self._open: dict[Connection, asyncio.Future[None]] = {}
+        self.draining = False
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    async def run(self, connection: Connection, model: str) -> None:
+        """Serve one stream, as one of these."""
+        closed = self._open[connection] = asyncio.get_running_loop().create_future()
+        try:
+            await connection.run(model)
+        finally:
+            del self._open[connection]
+            closed.set_result(None)
+
+    def drain(self, grace_ms: int, retry_after_ms: int) -> None:
+        """Tell every client that the server is going; each stream ends when its items are answered."""
+        self.draining = True
+        for connection in self._open:
+            connection.drain(grace_ms, retry_after_ms)
+
+    async def closed(self, seconds: float) -> bool:
+        """Wait until no stream is open, for so long at most; whether none is."""
+        if self._open:
+            await asyncio.wait(self._open.values(), timeout=seconds)
+        return not self._open
+
+    def abort(self) -> None:
+        """Drop every connection."""
+        for connection in self._open:
+            connection.abort()
+
+
+async def close(ws: web.WebSocketResponse, code: int, close_s: float) -> None:
+    """Close politely, then by force: aiohttp's close has no limit on a client that does not read."""
+    transport = ws.get_extra_info("transport")
+    try:
+        async with asyncio.timeout(close_s):
+            await ws.close(code=code)
+    except (TimeoutError, ConnectionError):
+        if transport is not None:
+            transport.abort()
+
+
+async def refuse(ws: web.WebSocketResponse, error: StreamServerError, code: int, timeouts: Timeouts) -> None:
+    """Say why there is no stream, and close."""
+    try:
+        async with asyncio.timeout(timeouts.write_s):
+            await ws.send_str(write_error(error))
+    except (TimeoutError, ConnectionError):
+        return
+    await close(ws, code, timeouts.close_s)

@@ -1,0 +1,78 @@
+"""Reads any iterable on the loop without holding it up; it does not know what the items are."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable
+from concurrent.futures import Future
+from queue import SimpleQueue
+from typing import Any
+
+GRACE_S = 1.0
+"""Longest wait for a running `next` at the end: a frame is decoded by then, and a person at a keyboard may
+never come back."""
+
+_DONE: Any = object()
+
+
+async def each(items: Iterable[Any] | AsyncIterable[Any]) -> AsyncGenerator[Any]:
+    """Yield the items one by one, read only when asked for, and close a generator at the end.
+
+    A list or tuple is read in place. Any other synchronous iterable may wait for a disk, a camera or a person,
+    so a thread of its own reads it.
+    """
+    if isinstance(items, AsyncIterable):
+        source = aiter(items)
+        try:
+            async for item in source:
+                yield item
+        finally:
+            if isinstance(source, AsyncGenerator):
+                await source.aclose()
+    elif isinstance(items, (list, tuple)):
+        for item in items:
+            yield item
+    else:
+        iterator = iter(items)
+        thread = _Thread()
+        try:
+            while (
+                item := await asyncio.wrap_future(thread.call(lambda: next(iterator, _DONE)))
+            ) is not _DONE:
+                yield item
+        finally:
+            await thread.finish(getattr(iterator, "close", None))
+
+
+class _Thread:
+    """Calls one function after the other. A daemon: what never returns must not keep the program from ending.
+
+    The thread pools of the standard library are no daemons: they wait for their threads at exit.
+    """
+
+    def __init__(self) -> None:
+        self._calls: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = SimpleQueue()
+        threading.Thread(target=self._run, name="stream-items", daemon=True).start()
+
+    def call(self, function: Callable[[], Any]) -> Future[Any]:
+        future: Future[Any] = Future()
+        self._calls.put((future, function))
+        return future
+
+    async def finish(self, last: Callable[[], Any] | None) -> None:
+        """Make a last call, after the one that runs; leave it to the thread if that takes too long."""
+        closed = self.call(last or (lambda: None))
+        self._calls.put(None)
+        done, _ = await asyncio.wait({asyncio.wrap_future(closed)}, timeout=GRACE_S)
+        for future in done:
+            future.result()
+
+    def _run(self) -> None:
+        while (call := self._calls.get()) is not None:
+            future, function = call
+            if future.set_running_or_notify_cancel():
+                try:
+                    future.set_result(function())
+                except BaseException as exc:  # noqa: BLE001  # it is the caller's, who gets it
+                    future.set_exception(exc)

@@ -1,0 +1,112 @@
+"""What plain HTTP answers: health, models, metrics; JSON errors with the codes of the wire."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from aiohttp import web
+
+from inference.engine import Engine, ModelStatus
+from inference.model import NAME, ModelCard
+from stream_server.config import Settings
+from stream_server.connection import Connections
+from stream_server.errors import StreamServerError, Unavailable, UnknownModel, meaning
+from stream_server.metrics import CONTENT_TYPE, Metrics
+from stream_server.protocol import DEFAULT_WINDOW
+
+ENGINE = web.AppKey("engine", Engine)
+METRICS = web.AppKey("metrics", Metrics)
+SETTINGS = web.AppKey("settings", Settings)
+CONNECTIONS = web.AppKey("connections", Connections)
+
+routes = web.RouteTableDef()
+
+
+def find_model(engine: Engine, name: str, version: str | None) -> ModelCard:
+    """Find the card that a URL names.
+
+    Raises:
+        UnknownModel: the name is none, or no model or version has it.
+        Unavailable: the model did not start, or has not yet.
+    """
+    for part in (name, version):
+        if part is not None and not NAME.fullmatch(part):
+            raise UnknownModel(f"{part[:64]!r} is no name")
+    for status in engine.models():
+        if status.name == name:
+            break
+    else:
+        known = ", ".join(status.name for status in engine.models())
+        raise UnknownModel(f"no model {name!r}; there are {known}")
+    if status.card is None or status.state != "ready":
+        raise Unavailable(f"model {name} is {status.state}" + (f": {status.reason}" if status.reason else ""))
+    if version not in (None, status.card.version):
+        raise UnknownModel(f"no version {version!r} of {name}; there is {status.card.version}")
+    return status.card
+
+
+def json_error(error: StreamServerError) -> web.Response:
+    """An error as HTTP tells it: the table's status, and the wire's code."""
+    means = meaning(error)
+    body = {"error": str(error), "code": means.code, "retryable": means.retryable}
+    return web.json_response(body, status=means.status)
+
+
+def _describe(status: ModelStatus) -> dict[str, Any]:
+    card = status.card
+    return {
+        "name": status.name,
+        "state": status.state,
+        "reason": status.reason,
+        "version": card and card.version,
+        "versions": [card.version] if card else [],
+        "input": card and card.input,
+        "policy": card and card.policy,
+        "window": card and DEFAULT_WINDOW[card.policy],
+        "max_batch": card and card.max_batch,
+        "timeout_ms": card and card.timeout_ms,
+        "description": card.description if card else "",
+    }
+
+
+@routes.get("/v2/health/live")
+async def live(_: web.Request) -> web.Response:
+    """Whether the process answers at all."""
+    return web.json_response({"live": True})
+
+
+@routes.get("/v2/health/ready")
+async def ready(request: web.Request) -> web.Response:
+    """Whether every model answers and new streams are welcome; 503 where not, with each model's state."""
+    statuses = request.app[ENGINE].models()
+    draining = request.app[CONNECTIONS].draining
+    is_ready = not draining and all(status.state == "ready" for status in statuses)
+    body = {
+        "ready": is_ready,
+        "draining": draining,
+        "models": {status.name: status.state for status in statuses},
+    }
+    return web.json_response(body, status=200 if is_ready else 503)
+
+
+@routes.get("/v2/models")
+async def models(request: web.Request) -> web.Response:
+    """Every model, with its state."""
+    return web.json_response({"models": [_describe(s) for s in request.app[ENGINE].models()]})
+
+
+@routes.get("/v2/models/{model}")
+async def model(request: web.Request) -> web.Response:
+    """One model, with its state."""
+    name = request.match_info["model"]
+    if NAME.fullmatch(name):
+        for status in request.app[ENGINE].models():
+            if status.name == name:
+                return web.json_response(_describe(status))
+    raise UnknownModel(f"no model {name[:64]!r}")
+
+
+@routes.get("/metrics")
+async def metrics(request: web.Request) -> web.Response:
+    """Everything an operator watches, in Prometheus format."""
+    return web.Response(body=request.app[METRICS].render(), headers={"Content-Type": CONTENT_TYPE})

@@ -1,0 +1,98 @@
+"""What operators watch, in Prometheus format: counts read from the engine's snapshot when scraped, and times.
+
+Labels are the names of served models and closed sets of words, never anything a client sent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from prometheus_client import CollectorRegistry, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from inference.engine import PoolStatus
+from inference.items import Failed, Outcome, Result
+from inference.scheduler import Statistics
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+"""From what the server itself costs to a batch's default timeout."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Times:
+    age: Histogram
+    queue: Histogram
+    infer: Histogram
+
+
+class Metrics(Collector):
+    """The registry of one server.
+
+    Args:
+        statistics, workers: give the engine's snapshots.
+    """
+
+    def __init__(self, statistics: Callable[[], Statistics], workers: Callable[[], PoolStatus]) -> None:
+        self._statistics = statistics
+        self._workers = workers
+        self._registry = CollectorRegistry()
+        self._registry.register(self)
+        self._age = self._histogram("age", "Receipt of an item to its result")
+        self._queue = self._histogram("queue", "Receipt of an item to the start of its batch")
+        self._infer = self._histogram("infer", "Time of an item's batch in its worker")
+        self._times: dict[str, _Times] = {}
+        self._codes: dict[tuple[str, str], int] = {}
+
+    def _histogram(self, name: str, text: str) -> Histogram:
+        return Histogram(f"stream_{name}_seconds", text, ["model"], buckets=SECONDS, registry=self._registry)
+
+    def observe(self, model: str, outcome: Outcome, now: float) -> None:
+        """Note the times of a result and the code of an error."""
+        if isinstance(outcome, Result):
+            times = self._times.get(model)
+            if times is None:  # finding a labelled child costs more than observing it
+                times = self._times[model] = _Times(
+                    self._age.labels(model), self._queue.labels(model), self._infer.labels(model)
+                )
+            times.age.observe(now - outcome.item.received)
+            times.queue.observe(outcome.queue_ms / 1e3)
+            times.infer.observe(outcome.infer_ms / 1e3)
+        elif isinstance(outcome, Failed):
+            key = (model, outcome.code)
+            self._codes[key] = self._codes.get(key, 0) + 1
+
+    def render(self) -> bytes:
+        """Everything, as a scraper reads it."""
+        return generate_latest(self._registry)
+
+    def collect(self) -> Iterator[Metric]:
+        """Read the snapshots; the registry calls this for every scrape."""
+        statistics = self._statistics()
+        received = CounterMetricFamily("stream_items_received", "Items received", labels=["model"])
+        results = CounterMetricFamily("stream_items_results", "Items answered", labels=["model"])
+        dropped = CounterMetricFamily(
+            "stream_items_dropped", "Items nobody started on", labels=["model", "reason"]
+        )
+        waiting = GaugeMetricFamily("stream_items_waiting", "Items that wait", labels=["model"])
+        running = GaugeMetricFamily("stream_items_running", "Items in workers", labels=["model"])
+        streams = GaugeMetricFamily("streams", "Open streams", labels=["model"])
+        for model, tally in statistics.models.items():
+            received.add_metric([model], tally.received)
+            results.add_metric([model], tally.results)
+            for reason in ("superseded", "expired", "draining", "cancelled"):
+                dropped.add_metric([model, reason], getattr(tally, reason))
+            waiting.add_metric([model], tally.waiting)
+            running.add_metric([model], tally.running)
+            streams.add_metric([model], statistics.streams[model])
+        errors = CounterMetricFamily("stream_items_errors", "Items with an error", labels=["model", "code"])
+        for (model, code), count in self._codes.items():
+            errors.add_metric([model, code], count)
+        yield from (received, results, dropped, errors, waiting, running, streams)
+        pool = self._workers()
+        yield GaugeMetricFamily("stream_workers", "Worker slots", value=pool.slots)
+        yield GaugeMetricFamily("stream_workers_ready", "Workers that can work", value=pool.ready)
+        yield CounterMetricFamily("stream_worker_deaths", "Workers that ended unasked", value=pool.deaths)

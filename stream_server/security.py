@@ -1,0 +1,59 @@
+"""Which pages may use the server: checks of the Host and Origin headers. Pure; aiohttp checks neither.
+
+A websocket is not covered by the browser's same-origin policy, so any page a user visits could open one to a
+server on the user's own machine (cross-site websocket hijacking), and a name that resolves to 127.0.0.1
+would make that page same-origin (DNS rebinding). Rebinding needs a name, so addresses need no list.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Collection
+from urllib.parse import urlsplit
+
+from stream_server.errors import Forbidden
+
+
+def check_host(host: str | None, allowed: Collection[str]) -> str:
+    """Give the Host header back if it is an address, localhost or an allowed name, with any port.
+
+    Raises:
+        Forbidden: it is something else, or missing.
+    """
+    name = _name(host or "")
+    if name is None or not (name == "localhost" or _is_address(name) or name in allowed):
+        raise Forbidden(f"this server does not answer to {(host or '')[:64]!r}; allow it with --allow-host")
+    return host or ""
+
+
+def check_origin(origin: str | None, host: str, allowed: Collection[str]) -> None:
+    """Let pass what is no browser, the server's own pages and allowed origins, compared exactly.
+
+    Args:
+        origin: the Origin header (RFC 6454), None without one: browsers always send it with a websocket.
+        host: the Host header, checked.
+
+    Raises:
+        Forbidden: it is another site's page, or one that hides its origin ("null").
+    """
+    if origin is None or origin in allowed:
+        return
+    parts = urlsplit(origin)
+    # a proxy may speak https for us, so that the scheme cannot be ours to compare
+    if parts.scheme not in ("http", "https") or parts.netloc.lower() != host.lower():
+        raise Forbidden(f"pages of {origin[:64]!r} may not use this server; allow them with --allow-origin")
+
+
+def _name(host: str) -> str | None:
+    try:
+        return urlsplit(f"//{host}").hostname
+    except ValueError:
+        return None
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True

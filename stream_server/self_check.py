@@ -1,0 +1,52 @@
+"""Stream the sample portrait through a server and say what came back.
+
+``python -m stream_server.self_check URL``
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from importlib import resources
+
+from stream_server import answers
+from stream_server.client import connect
+from stream_server.errors import ClientError
+
+
+async def check(url: str) -> str:
+    """Send the sample, wait for the faces in it.
+
+    Returns:
+        What was found and how long it took, in a sentence.
+    """
+    portrait = (resources.files("web_client") / "sample.jpg").read_bytes()
+    async with connect(url, model="faces") as stream:
+        started = time.perf_counter()
+        async for answer in stream.process([portrait]):
+            took_ms = (time.perf_counter() - started) * 1e3
+            if isinstance(answer, answers.Result):
+                faces = answer.outputs["faces"]
+                scores = ", ".join(f"{face['score']:.2f}" for face in faces)
+                return (
+                    f"self-check: {len(faces)} face in the sample portrait (score {scores}), answered in "
+                    f"{took_ms:.1f} ms, of which {answer.infer_ms:.1f} ms in the model"
+                )
+            return f"self-check failed: {answer}"
+    return "self-check failed: no answer"
+
+
+def main() -> int:
+    """Check the server at the address given, print the outcome and the page's address."""
+    try:
+        outcome = asyncio.run(check(sys.argv[1]))
+    except ClientError as exc:
+        outcome = f"self-check failed: {exc}"
+    print(outcome)
+    print(f"open {sys.argv[1]} in a browser; Ctrl-C stops the server")
+    return 1 if "failed" in outcome else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,115 @@
+"""The server's life: start, warm, serve, drain, stop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from collections.abc import Callable, Coroutine
+
+from aiohttp import web
+
+from inference.engine import Engine, ModelStatus
+from stream_server.app import make_app
+from stream_server.config import Settings
+from stream_server.errors import ConfigError
+from stream_server.http_api import CONNECTIONS
+
+log = logging.getLogger(__name__)
+
+BACKLOG = 1024
+"""Connections the kernel holds until we accept them: a thousand clients may come back at once."""
+
+RETRY_AFTER_MS = 1000
+"""What a drained client is told to wait: a restart takes about that long."""
+
+
+class Server:
+    """One server: an engine, an application and a listening socket.
+
+    Attributes:
+        url: where it listens, once started.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._engine = Engine(settings.models, settings.workers)
+        self._app = make_app(settings, self._engine)
+        self._runner = web.AppRunner(self._app, access_log=None, shutdown_timeout=1.0)
+        self.url = ""
+
+    def models(self) -> list[ModelStatus]:
+        """What is known of each model."""
+        return self._engine.models()
+
+    async def start(self) -> None:
+        """Listen, start the workers, and come back when every model is ready or unavailable.
+
+        Raises:
+            ConfigError: the address cannot be used.
+        """
+        await self._runner.setup()
+        host, port = self._settings.host, self._settings.port
+        self._site = web.TCPSite(self._runner, host, port, backlog=BACKLOG)
+        try:
+            await self._site.start()
+        except OSError as exc:
+            raise ConfigError(
+                f"cannot listen on {host} port {port}: {exc.strerror}; choose another with --port"
+            ) from exc
+        self._engine.start()
+        host, port = self._runner.addresses[0][:2]
+        self.url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        await self._engine.warm()
+
+    async def drain(self) -> None:
+        """Refuse what is new and answer what was accepted, for at most ``drain_s`` seconds."""
+        connections = self._app[CONNECTIONS]
+        await self._site.stop()
+        grace = self._settings.timeouts.drain_s
+        log.info("draining: %d streams, at most %.0f s", len(connections), grace)
+        connections.drain(round(grace * 1000), RETRY_AFTER_MS)
+        if not await connections.closed(grace):
+            log.warning("the drain's time is over with %d streams left", len(connections))
+
+    async def stop(self) -> None:
+        """End the workers, close every connection, free the address."""
+        connections = self._app[CONNECTIONS]
+        connections.drain(0, RETRY_AFTER_MS)
+        await self._engine.stop()  # whatever still waited or ran has its outcome now, so the streams end
+        if not await connections.closed(self._settings.timeouts.close_s):
+            connections.abort()
+        await self._runner.cleanup()
+
+
+async def serve(settings: Settings, on_ready: Callable[[Server], None]) -> None:
+    """Serve until SIGTERM or Ctrl-C, then drain; a second signal cuts the drain short."""
+    loop = asyncio.get_running_loop()
+    asked, insisted = asyncio.Event(), asyncio.Event()
+
+    def stop() -> None:
+        (insisted if asked.is_set() else asked).set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop)
+    server = Server(settings)
+    try:
+        if await _unless(asked, server.start()):
+            on_ready(server)
+            await asked.wait()
+            await _unless(insisted, server.drain())
+    finally:
+        await server.stop()
+
+
+async def _unless(event: asyncio.Event, work: Coroutine[None, None, None]) -> bool:
+    """Do work until it is done or the event is set, which cancels it; whether it is done."""
+    loop = asyncio.get_running_loop()
+    working, waiting = loop.create_task(work), loop.create_task(event.wait())
+    try:
+        await asyncio.wait({working, waiting}, return_when=asyncio.FIRST_COMPLETED)
+        return working.done() and working.result() is None
+    finally:
+        working.cancel()
+        waiting.cancel()
+        await asyncio.wait({working, waiting})

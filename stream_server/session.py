@@ -1,0 +1,197 @@
+"""One stream's conversation: sequence numbers, order, limits, accounting. No I/O, no clock, no asyncio.
+
+The loop that drives it, after every call: send all of `take_outgoing()`; when `close_code` is set, close
+with it once everything is sent; read on only while `wants_input`. An item that `receive` returns must be
+offered to the engine, and each of its outcomes given to `complete`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from inference.items import Dropped, Failed, Item, Outcome, Result
+from inference.model import ModelCard
+from stream_server import protocol
+from stream_server.config import Limits
+from stream_server.errors import ClientFault, Malformed, StreamServerError, TooLarge, WrongKind, meaning
+from stream_server.protocol import Meta, StreamOptions
+
+MAX_META_BYTES = 4096
+"""Largest text message where items are binary: `meta` and `end` need a twentieth of it."""
+
+MAX_UNANSWERED = 1024
+"""Most unanswered items of a `latest` stream. Answers leave in order, so each of a flood's superseded frames is
+remembered until the one that runs is done; above this the flood has to wait."""
+
+MAX_OUTGOING = 256
+"""Most messages that wait for the client to read them, before nothing more is read from it."""
+
+
+@dataclass(slots=True)
+class _Unanswered:
+    id: str | None
+    size: int
+    outcome: Outcome | None = None
+
+
+class Session:
+    """The server's side of one stream.
+
+    Args:
+        card: the model it talks to.
+        options: what the client asked for.
+        limits: how much it may send.
+
+    Attributes:
+        policy, window: as agreed.
+        max_message_bytes: largest message that may be read for it.
+        close_code: set when the conversation is over.
+    """
+
+    def __init__(self, card: ModelCard, options: StreamOptions, limits: Limits) -> None:
+        self._card = card
+        self.policy = options.policy or card.policy
+        self.window = options.window or protocol.DEFAULT_WINDOW[self.policy]
+        self._max_age_ms = options.max_age_ms
+        self._binary = card.input in ("image", "bytes")
+        self.max_message_bytes = limits.max_item_bytes if self._binary else limits.max_text_bytes
+        self.close_code: int | None = None
+        self.received = self.results = self.dropped = self.errors = 0
+        self._stream = 0
+        self._answered = 0  # the last item whose answer has left
+        self._unanswered: dict[int, _Unanswered] = {}
+        self._unanswered_bytes = 0
+        self._meta = Meta()
+        self._ended = False
+        self._draining = False
+        self._outgoing: list[str] = []
+
+    def start(self, stream: int) -> None:
+        """Greet the client; `stream` is the engine's number for it."""
+        self._stream = stream
+        self._outgoing.append(
+            protocol.write_ready(f"s{stream}", self._card, self.policy, self.window, self.max_message_bytes)
+        )
+
+    @property
+    def unanswered(self) -> int:
+        """Items received whose answer has not left: ``received == results + dropped + errors + unanswered``."""
+        return len(self._unanswered)
+
+    @property
+    def wants_input(self) -> bool:
+        """Whether another message may be read now; if not, TCP slows the sender and nothing is lost."""
+        most = self.window if self.policy == "queue" else MAX_UNANSWERED
+        return (
+            self.close_code is None
+            and len(self._unanswered) < most
+            and len(self._outgoing) < MAX_OUTGOING
+            # one item may always come; a window of large ones must not fill the memory
+            and self._unanswered_bytes <= self.max_message_bytes
+        )
+
+    @property
+    def has_outgoing(self) -> bool:
+        """Whether there is anything to send."""
+        return bool(self._outgoing)
+
+    def take_outgoing(self) -> list[str]:
+        """Take the messages to send, in order."""
+        outgoing, self._outgoing = self._outgoing, []
+        return outgoing
+
+    def receive(self, message: str | bytes, now: float) -> Item | None:
+        """Take a message of the client's.
+
+        Returns:
+            The item to offer to the engine, if the message was one that can run.
+        """
+        if self.close_code is not None:
+            return None
+        try:
+            if isinstance(message, bytes):
+                return self._receive_item(message, self._take_meta(), now)
+            return self._receive_text(message, now)
+        except ClientFault as exc:
+            self.fail(exc)
+            return None
+
+    def complete(self, outcome: Outcome, now: float) -> None:
+        """Take an item's outcome; its answer leaves when those of all items before it have left."""
+        self._unanswered[outcome.item.seq].outcome = outcome
+        while (first := self._unanswered.get(self._answered + 1)) and first.outcome:
+            self._answered += 1
+            del self._unanswered[self._answered]
+            self._unanswered_bytes -= first.size
+            self._answer(first.outcome, first.id, now)
+        self._end_if_done()
+
+    def fail(self, error: StreamServerError) -> None:
+        """Say that something is wrong with the conversation, and end it if the error is of that kind."""
+        if self.close_code is None:
+            self._outgoing.append(protocol.write_error(error))
+            self.close_code = meaning(error).close
+
+    def drain(self, grace_ms: int, retry_after_ms: int) -> None:
+        """Say that the server is going: what was accepted is answered, what is new dropped, then it ends."""
+        if self.close_code is None and not self._draining:
+            self._draining = True
+            self._outgoing.append(protocol.write_goaway(grace_ms, retry_after_ms))
+            self._end_if_done()
+
+    def _receive_text(self, text: str, now: float) -> Item | None:
+        if self._binary and len(text) > MAX_META_BYTES:
+            raise TooLarge(f"a text message to this model may have {MAX_META_BYTES:,} bytes")
+        if self._ended:
+            raise Malformed("nothing may follow `end`")
+        match protocol.read_client_message(text, self._card.input):
+            case Meta() as meta:
+                self._meta = meta
+            case protocol.TextItem(payload, meta):
+                return self._receive_item(payload, meta, now)
+            case protocol.EndOfItems():
+                self._ended = True
+                self._end_if_done()
+        return None
+
+    def _receive_item(self, payload: bytes, meta: Meta, now: float) -> Item | None:
+        if self._ended:
+            raise Malformed("nothing may follow `end`")
+        self.received += 1
+        max_age_ms = meta.max_age_ms or self._max_age_ms
+        deadline = now + max_age_ms / 1e3 if max_age_ms else None
+        item = Item(self._stream, self.received, payload, now, deadline)
+        self._unanswered[item.seq] = _Unanswered(meta.id, len(payload))
+        self._unanswered_bytes += len(payload)
+        if self._draining:
+            self.complete(Dropped(item, "draining"), now)
+        elif self._binary and not payload:
+            self.complete(Failed(item, "empty", "the message is empty; send the item's bytes"), now)
+        else:
+            return item
+        return None
+
+    def _take_meta(self) -> Meta:
+        if not self._binary:
+            raise WrongKind(f'this model takes text messages: {{"type": "item", "{self._card.input}": ...}}')
+        meta, self._meta = self._meta, Meta()
+        return meta
+
+    def _answer(self, outcome: Outcome, id_: str | None, now: float) -> None:
+        match outcome:
+            case Result():
+                self.results += 1
+                age_ms = (now - outcome.item.received) * 1e3
+                text = protocol.write_result(outcome, id_, self._card.name, age_ms)
+            case Dropped():
+                self.dropped += 1
+                text = protocol.write_dropped(outcome, id_)
+            case Failed():
+                self.errors += 1
+                text = protocol.write_failed(outcome, id_)
+        self._outgoing.append(text)
+
+    def _end_if_done(self) -> None:
+        if (self._ended or self._draining) and not self._unanswered and self.close_code is None:
+            self._outgoing.append(protocol.write_end(self.received, self.results, self.dropped, self.errors))
+            self.close_code = 1000 if self._ended else 1001

@@ -1,0 +1,146 @@
+"""The real server as a process, and the law that must hold after every test that used it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import select
+import signal
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+VECTORS = Path(__file__).parent / "vectors"
+
+START_TIMEOUT = 60.0  # seconds; a start takes under one on an idle machine
+
+
+def vectors(name: str) -> list[dict[str, Any]]:
+    """The wire vectors that every client is tested on."""
+    cases: list[dict[str, Any]] = json.loads((VECTORS / f"{name}.json").read_text("utf-8"))
+    return cases
+
+
+@dataclass
+class RunningServer:
+    """``stream-server serve`` with its own process; stopping and starting keeps the port."""
+
+    args: tuple[str, ...]
+    env: dict[str, str] = field(default_factory=dict)
+    url: str = ""
+    process: subprocess.Popen[str] | None = None
+
+    def start(self) -> None:
+        port = self.url.rpartition(":")[2] or "0"
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "stream_server", "serve", "--port", port, *self.args],
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **self.env},
+        )
+        assert self.process.stdout
+        ready, _, _ = select.select([self.process.stdout], [], [], START_TIMEOUT)
+        line = self.process.stdout.readline() if ready else ""
+        found = re.search(r"ready at (http://\S+)", line)
+        if not found:
+            self.kill()
+            pytest.fail(f"the server did not start: {line!r}")
+        self.url = found.group(1)
+
+    def stop(self, signal_number: int = signal.SIGTERM) -> int:
+        """Ask it to end; its exit status."""
+        assert self.process
+        self.process.send_signal(signal_number)
+        status = self.process.wait(START_TIMEOUT)
+        self._close()
+        return status
+
+    def kill(self) -> None:
+        if self.process and self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+        self._close()
+
+    def _close(self) -> None:
+        if self.process and self.process.stdout:
+            self.process.stdout.close()
+
+    @property
+    def running(self) -> bool:
+        return self.process is not None and self.process.poll() is None
+
+    def get(self, path: str, headers: dict[str, str] | None = None) -> tuple[int, Any, bytes]:
+        """Status, headers and body of a GET."""
+        request = urllib.request.Request(self.url + path, headers=headers or {})
+        try:
+            with urllib.request.urlopen(request, timeout=10) as response:
+                return response.status, response.headers, response.read()
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, error.headers, error.read()
+
+    def metrics(self) -> dict[str, float]:
+        """Every sample of /metrics, by its name with labels."""
+        _, _, body = self.get("/metrics")
+        lines = [line for line in body.decode().splitlines() if line and not line.startswith("#")]
+        return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines)}
+
+    def assert_law(self) -> None:
+        """Law 1, in total: what was received has its outcome, waits or runs."""
+        metrics = self.metrics()
+
+        def total(prefix: str) -> float:
+            return sum(value for name, value in metrics.items() if name.startswith(prefix))
+
+        accounted = sum(
+            total(
+                f"stream_items_{kind}{{" if kind in ("waiting", "running") else f"stream_items_{kind}_total{{"
+            )
+            for kind in ("results", "dropped", "errors", "waiting", "running")
+        )
+        assert total("stream_items_received_total{") == accounted
+
+
+@pytest.fixture(scope="session")
+def shared_server() -> Iterator[RunningServer]:
+    server = RunningServer(("--workers", "2"))
+    server.start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def server(shared_server: RunningServer) -> Iterator[RunningServer]:
+    """The server with all models that ship, shared by tests that leave it as it was."""
+    assert shared_server.process
+    before = shared_server.metrics()["stream_worker_deaths_total"]
+    yield shared_server
+    assert shared_server.running, "the server ended during the test"
+    assert shared_server.metrics()["stream_worker_deaths_total"] == before, "a worker died"
+    shared_server.assert_law()
+
+
+@pytest.fixture
+def start_server() -> Iterator[Callable[..., RunningServer]]:
+    """Start servers of the test's own, with arguments of ``stream-server serve``."""
+    servers: list[RunningServer] = []
+
+    def start(*args: str, **env: str) -> RunningServer:
+        server = RunningServer(args, env)
+        servers.append(server)
+        server.start()
+        return server
+
+    yield start
+    for server in servers:
+        if server.running:
+            server.assert_law()
+        server.kill()
