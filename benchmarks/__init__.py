@@ -1,0 +1,1 @@
+"""Measurements: what the server costs, how well its models do."""
