@@ -42,8 +42,8 @@ SOF_PROGRESSIVE = 0xC2
 SOF_OTHER = {0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF}
 SOS, EOI, APP1 = 0xDA, 0xD9, 0xE1
 STANDALONE = {0x01, 0xD0, 0xD1, 0xD2, 0xD3, 0xD4, 0xD5, 0xD6, 0xD7}
-AFTER_SCAN = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
-"""The marker that ends entropy-coded data, in which 0xFF precedes a stuffed zero or a restart marker."""
+AFTER_SCAN = re.compile(rb"\xff[^\x00\x01\xff\xd0-\xd7]")
+"""The marker of the segment after a scan, in whose data 0xFF precedes a zero or is one that stands alone."""
 
 EXIF_ORIENTATION = 0x0112
 TRANSPOSED = 5
@@ -115,25 +115,21 @@ def decode(payload: bytes | memoryview, long_side: int | None) -> Image:
 
 
 def read_header(data: bytes) -> Header:
-    """Read the size of an image without decoding it, and see that a PNG or WebP is all there.
+    """Read the size of an image without decoding it.
 
     Raises:
         ItemError: ``unsupported_image``, ``bad_image``, or ``too_large`` for a JPEG of too many scans.
     """
     try:
         if data.startswith(b"\xff\xd8\xff"):
-            header = _jpeg_header(data)
-        elif data.startswith(b"\x89PNG\r\n\x1a\n"):
-            header = _png_header(data)
-        elif data.startswith(b"RIFF") and data[8:12] == b"WEBP":
-            header = _webp_header(data)
-        else:
-            raise ItemError("unsupported_image", "this is no JPEG, PNG or WebP: send one of these")
+            return _jpeg_header(data)
+        if data.startswith(b"\x89PNG\r\n\x1a\n"):
+            return _png_header(data)
+        if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
+            return _webp_header(data)
     except (IndexError, struct.error) as exc:
         raise _bad("it is cut short") from exc
-    if not header.width or not header.height:
-        raise _bad("its width or height is 0")
-    return header
+    raise ItemError("unsupported_image", "this is no JPEG, PNG or WebP: send one of these")
 
 
 def _bad(reason: str) -> ItemError:
@@ -161,7 +157,10 @@ def _jpeg_header(data: bytes) -> Header:
 
 
 def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
-    """Yield marker, offset and size of a JPEG's segments before its first scan."""
+    """Yield marker, offset and size of a JPEG's segments before its first scan.
+
+    It must read them as libjpeg does: were that to find another frame header, the cap would be passed by.
+    """
     at = 2
     while True:
         if data[at] != 0xFF:
@@ -170,7 +169,7 @@ def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
             at += 1
         marker = data[at]
         at += 1
-        if marker in {SOS, EOI}:
+        if marker == SOS:
             return
         if marker not in STANDALONE:
             size = _u16(data, at)
@@ -204,23 +203,15 @@ def _orientation(tiff: bytes) -> int:
 
 
 def _png_header(data: bytes) -> Header:
-    """Walk the chunks to the last (PNG specification, 5.3); libpng checks their sums."""
+    """Read the first chunk (PNG specification, 11.2.2)."""
     size, kind, width, height = struct.unpack_from(">I4sII", data, 8)
     if (size, kind) != (13, b"IHDR"):
         raise _bad("the PNG does not begin with its header")
-    at = 8
-    while kind != b"IEND":
-        size, kind = struct.unpack_from(">I4s", data, at)
-        at += size + 12
-    if at > len(data):
-        raise _bad("it is cut short")
     return Header(width, height)
 
 
 def _webp_header(data: bytes) -> Header:
     """Read the first chunk (RFC 9649, 2.5 to 2.7): lossy, lossless or extended."""
-    if struct.unpack_from("<I", data, 4)[0] + 8 > len(data):
-        raise _bad("it is cut short")
     kind = data[12:16]
     if kind == b"VP8X":
         return Header(_u24(data, 24) + 1, _u24(data, 27) + 1)
