@@ -13,16 +13,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
 
-MAX_IMAGE_PIXELS = 25_000_000
-"""OpenCV's own cap, behind ours in `images`: a 24-megapixel photo passes, a decompression bomb does not."""
-
 ENVIRONMENT = {
     # one worker is one core: a second thread inside it only takes another worker's
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
-    # OpenCV reads it when it is imported
-    "OPENCV_IO_MAX_IMAGE_PIXELS": str(MAX_IMAGE_PIXELS),
     # glibc gives every thread an arena, and arenas of a long-lived worker only grow
     "MALLOC_ARENA_MAX": "2",
     # a worker's last words must not sit in a buffer when it is killed

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 from collections.abc import Sequence
 from importlib import import_module, metadata
 
@@ -24,7 +25,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         0 when all went well, 1 when something failed, 2 for a wrong flag or setting, 130 after Ctrl-C.
     """
-    args = make_parser().parse_args(argv)
+    started = time.monotonic()
+    args = make_parser().parse_args(argv, argparse.Namespace(started=started))
     try:
         return int(args.run(args))
     except ConfigError as exc:

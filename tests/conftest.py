@@ -35,6 +35,7 @@ class RunningServer:
 
     args: tuple[str, ...]
     env: dict[str, str] = field(default_factory=dict)
+    cwd: Path | None = None
     url: str = ""
     process: subprocess.Popen[str] | None = None
 
@@ -44,6 +45,7 @@ class RunningServer:
             [sys.executable, "-m", "stream_server", "serve", "--port", port, *self.args],
             stdout=subprocess.PIPE,
             text=True,
+            cwd=self.cwd,
             env={**os.environ, **self.env},
         )
         assert self.process.stdout
@@ -133,8 +135,8 @@ def start_server() -> Iterator[Callable[..., RunningServer]]:
     """Start servers of the test's own, with arguments of ``stream-server serve``."""
     servers: list[RunningServer] = []
 
-    def start(*args: str, **env: str) -> RunningServer:
-        server = RunningServer(args, env)
+    def start(*args: str, cwd: Path | None = None, **env: str) -> RunningServer:
+        server = RunningServer(args, env, cwd)
         servers.append(server)
         server.start()
         return server

@@ -59,7 +59,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Serve until told to stop."""
-    started = time.monotonic()
     settings = read_settings(document(args))
     logging.basicConfig(
         level=logging.INFO if args.verbose else logging.WARNING,
@@ -67,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
     )
 
     def on_ready(server: Server) -> None:
-        announce(server, settings, time.monotonic() - started)
+        announce(server, settings, time.monotonic() - args.started)
         if args.self_check:
             # a process of its own: the server's has no client in it, and must not wait for one
             subprocess.Popen([sys.executable, "-m", "stream_server.self_check", server.url])  # noqa: S603
