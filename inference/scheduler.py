@@ -209,6 +209,11 @@ class Scheduler:
         stream.open = False
         while stream.waiting:
             self._drop(stream, stream.waiting.popleft(), "cancelled")
+        if stream.entry:
+            # not left for `take` to clear away: it never comes while no worker holds the model
+            stream.model.heap.remove((stream.entry, stream))
+            heapq.heapify(stream.model.heap)
+            stream.entry = None
         self._forget_if_idle(stream)
 
     def drain(self) -> list[Dropped]:
@@ -241,7 +246,8 @@ class Scheduler:
     def _queue_up(self, stream: _Stream) -> None:
         if stream.entry is None and stream.eligible:
             self._order += 1
-            stream.entry = (max(self._virtual, stream.finish), self._order)
+            stream.finish = max(self._virtual, stream.finish)
+            stream.entry = (stream.finish, self._order)
             heapq.heappush(stream.model.heap, (stream.entry, stream))
 
     def _next_model(self, models: Container[str]) -> _Model | None:
@@ -271,7 +277,8 @@ class Scheduler:
                 dropped.append(self._drop(stream, item, "expired"))
             else:
                 self._virtual = max(self._virtual, entry[0])
-                stream.finish = entry[0] + stream.cost / stream.weight
+                # onto what `done` corrected while it waited: from the entry's tag, that would be forgotten
+                stream.finish += stream.cost / stream.weight
                 stream.tally.waiting -= 1
                 stream.tally.running += 1
                 room -= 1

@@ -2,7 +2,7 @@
 
 import pytest
 
-from inference.training import corpus, spam
+from inference.training import card, corpus, spam
 from inference.training.corpus import Mail
 
 WORDS = "the quick brown fox jumps over a lazy dog while seven old wizards make toxic brew for the evil queen"
@@ -116,8 +116,8 @@ def test_a_split_that_tears_two_mails_apart_is_caught(other):
 
 
 def test_figures_are_what_the_words_mean():
-    figures = spam.Figures.of([True] * 5 + [False] * 5, [True] * 3 + [False] * 2 + [True] + [False] * 4)
-    assert figures == spam.Figures(true_spam=3, false_spam=1, false_ham=2, true_ham=4)
+    figures = card.Figures.of([True] * 5 + [False] * 5, [True] * 3 + [False] * 2 + [True] + [False] * 4)
+    assert figures == card.Figures(true_spam=3, false_spam=1, false_ham=2, true_ham=4)
     assert (figures.accuracy, figures.precision, figures.recall) == (0.7, 0.75, 0.6)
 
 
