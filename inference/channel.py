@@ -14,7 +14,7 @@ import socket
 import struct
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
@@ -33,7 +33,12 @@ MAX_ANSWER = 64 << 20
 READ_SIZE = 256 << 10
 """What one read takes from a socket: Linux queues about 208 KiB on a socket pair."""
 
-_decoder = json.JSONDecoder()
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON")
+
+
+_decoder = json.JSONDecoder(parse_constant=_refuse_constant)
 _encoder = json.JSONEncoder(separators=(",", ":"))
 
 
@@ -164,6 +169,8 @@ class Channel:
         try:
             for header, body in self._unpacker.feed(data):
                 self._on_message(header, body)
+                if not self._open:
+                    return  # the callback closed it
         except ChannelError as exc:
             self._lose(f"it broke the framing: {exc}")
 

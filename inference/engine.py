@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Self, TypeAlias
 
-from inference.items import Batch, Dropped, Item, Outcome
+from inference.items import Batch, Item, Outcome
 from inference.model import ModelCard, ModelError, ModelSource, Policy
 from inference.pool import ModelState, Pool
 from inference.scheduler import Scheduler, Statistics, Tally
@@ -69,6 +69,7 @@ class Engine:
         self._pool = Pool(sources, workers, self)
         self._scheduler = Scheduler()
         self._deliver: dict[int, Deliver] = {}
+        self._lost: list[str] = []  # models that were ready once and no worker could load again
         self._streams = 0
         self._changed = asyncio.Event()
 
@@ -94,6 +95,7 @@ class Engine:
         """End the workers; whatever still waits or runs gets its outcome first."""
         self.drain()
         await self._pool.stop()
+        self.drain()  # what came meanwhile
 
     def now(self) -> float:
         """The time on the clock of items, in seconds."""
@@ -149,6 +151,7 @@ class Engine:
         """
         self._hand_out(self._scheduler.offer(item))
         self.worker_free()
+        self._abandon()
 
     def drain(self) -> None:
         """Drop what waits: there is no time left to run it."""
@@ -166,7 +169,12 @@ class Engine:
         else:
             raise ModelError(f"model {model!r} is not ready; there are {self._names}")
         done: asyncio.Future[Outcome] = self._loop.create_future()
-        stream = self.open(model, "queue", 1, done.set_result)
+
+        def deliver(outcome: Outcome) -> None:
+            if not done.cancelled():  # by a caller who has not yet come to close the stream
+                done.set_result(outcome)
+
+        stream = self.open(model, "queue", 1, deliver)
         try:
             self.offer(Item(stream, 1, payload, self.now()))
             return await done
@@ -175,25 +183,36 @@ class Engine:
 
     def models_changed(self) -> None:
         """The pool reports: a model was loaded, or could not be."""
+        self._lost = []
         for status in self.models():
             if status.card:
                 self._scheduler.add_model(status.name, status.card.max_batch)
+                if status.state == "unavailable":
+                    self._lost.append(status.name)
+        self._abandon()
         self._changed.set()
 
     def worker_free(self) -> None:
         """The pool reports: a worker can take a batch."""
-        for slot in self._pool.free():
+        for slot in self._pool.slots:
+            if not slot.free:
+                continue
             batch, dropped = self._scheduler.take(self.now(), slot.cards)
-            self._hand_out(dropped)
             if batch is not None:
                 slot.submit(batch)
+            self._hand_out(dropped)  # after it: who is told may offer the next item, and find the slot taken
 
     def batch_done(self, batch: Batch, outcomes: Sequence[Outcome], infer_ms: float) -> None:
         """The pool reports: a batch has run, or died with its worker."""
         cost = infer_ms / 1e3 or self.now() - batch.started
-        for outcome in self._scheduler.done(batch, outcomes, cost):
-            self._deliver[outcome.item.stream](outcome)
+        self._hand_out(self._scheduler.done(batch, outcomes, cost))
 
-    def _hand_out(self, dropped: Sequence[Dropped]) -> None:
-        for one in dropped:
-            self._deliver[one.item.stream](one)
+    def _abandon(self) -> None:
+        for model in self._lost:
+            self._hand_out(self._scheduler.abandon(model))
+
+    def _hand_out(self, outcomes: Sequence[Outcome]) -> None:
+        for outcome in outcomes:
+            deliver = self._deliver.get(outcome.item.stream)
+            if deliver is not None:  # one delivery may close the stream of the next
+                deliver(outcome)

@@ -108,14 +108,15 @@ class ModelSource:
         """
         module, _, cls = self.reference.partition(":")
         try:
-            factory = getattr(importlib.import_module(module), cls)
+            imported = importlib.import_module(module)
         except ModuleNotFoundError as exc:
             raise ModelError(
                 f"cannot import {module}: no module named {exc.name!r}; install it, or start the "
                 "server in the folder that holds it"
             ) from exc
-        except AttributeError as exc:
-            raise ModelError(f"module {module} has no {cls}") from exc
+        factory = getattr(imported, cls, None)
+        if factory is None:
+            raise ModelError(f"module {module} has no {cls}")
         try:
             model: Model = factory(**self.options)
         except TypeError as exc:

@@ -92,7 +92,7 @@ class Slot:
             return
         self._channel = Channel(self._process.sock, loop, self._received, self._lost)
         self._channel.send({"models": [asdict(source) for source in self._pool.loadable()]})
-        self._timer = loop.call_later(LOAD_TIMEOUT, self._overdue, f"loading took over {LOAD_TIMEOUT:.0f} s")
+        self._timer = loop.call_later(LOAD_TIMEOUT, self._end, f"loading took over {LOAD_TIMEOUT:.0f} s")
 
     def submit(self, batch: Batch) -> None:
         """Give the free worker a batch."""
@@ -102,7 +102,7 @@ class Slot:
         payloads = [item.payload for item in batch.items]
         header: Header = {"model": batch.model, "lengths": [len(p) for p in payloads]}
         timeout = self.cards[batch.model].timeout_ms / 1000
-        self._timer = self._pool.loop.call_later(timeout, self._overdue, "timeout")
+        self._timer = self._pool.loop.call_later(timeout, self._end, "timeout")
         self._channel.send(header, payloads)
 
     def close(self) -> None:
@@ -130,21 +130,21 @@ class Slot:
                 case "answers":
                     self._answered(header, body)
                 case "loading":
-                    self._loading = header["model"]
+                    self._loading = self._pool.known(header["model"])
                 case "loaded":
                     card = ModelCard(**header["card"])
                     self.cards[card.name] = card
                     self._pool.loaded(card)
                 case "failed":
-                    self._pool.failed(header["model"], header["reason"])
-                case "ready":
+                    self._pool.failed(self._pool.known(header["model"]), str(header["reason"]))
+                case "ready" if not self._ready:
                     self._became_ready()
                 case other:
-                    raise ValueError(f"a message of type {other!r}")
+                    raise ValueError(f"a message of type {other!r} now")
         except (KeyError, TypeError, ValueError, UnicodeDecodeError, ModelError) as exc:
             # a worker that says what a worker does not say is not one to give work to
             log.error("worker %s sent nonsense: %r", self.pid, exc)
-            self._overdue("it sent nonsense")
+            self._end("it sent nonsense")
 
     def _became_ready(self) -> None:
         self._disarm()
@@ -157,37 +157,43 @@ class Slot:
         batch = self._batch
         if batch is None:
             raise ValueError("answers to no batch")
-        outcomes = list(self._outcomes(batch, header, body))
+        infer_ms = float(header["infer_ms"])
+        # streams are charged with it, so it must be true; both ends read the same clock
+        if not 0 <= infer_ms <= (self._pool.loop.time() - batch.started) * 1e3:
+            raise ValueError(f"a batch that took {infer_ms} ms")
+        outcomes = list(self._outcomes(batch, header, body, infer_ms))
         self._disarm()
         self._batch = None
-        self._pool.owner.batch_done(batch, outcomes, float(header["infer_ms"]))
+        self._pool.owner.batch_done(batch, outcomes, infer_ms)
         self._pool.owner.worker_free()
 
-    def _outcomes(self, batch: Batch, header: Header, body: memoryview) -> Iterable[Outcome]:
+    def _outcomes(self, batch: Batch, header: Header, body: memoryview, infer_ms: float) -> Iterable[Outcome]:
         version = self.cards[batch.model].version
-        infer_ms = float(header["infer_ms"])
         at = 0
         for item, answer in zip(batch.items, header["items"], strict=True):
             if isinstance(answer, dict):
                 yield Failed(item, str(answer["code"]), str(answer["message"]))
                 continue
+            if not 0 < answer <= len(body) - at:
+                raise ValueError(f"an answer of {answer} bytes, and {len(body) - at} are left")
             outputs = str(body[at : at + answer], "utf-8")
             at += answer
             queue_ms = (batch.started - item.received) * 1e3
             yield Result(item, outputs, version, queue_ms, infer_ms, len(batch.items))
 
-    def _overdue(self, why: str) -> None:
-        self._epitaph = why
-        self.kill()
-
     def _lost(self, why: str) -> None:
-        self._epitaph = self._epitaph or why
-        self.kill()  # it may have closed its end and live on
+        self._end(self._epitaph or why)  # it may have closed its end and live on
+
+    def _end(self, why: str) -> None:
+        self._epitaph = why
+        self._ready = False  # it takes a moment to die, and work given to it then would be lost
+        self.kill()
 
     def _exited(self, status: int) -> None:
         self.close()
         was_loading, self._loading = self._loading, None
         batch, self._batch = self._batch, None
+        lost = [self._epitaph_of(item) for item in batch.items] if batch else []
         self._process = self._channel = None
         self.cards = {}
         if self._pool.stopping:
@@ -195,7 +201,8 @@ class Slot:
         else:
             self._bury(status, was_loading)
         if batch is not None:
-            self._pool.owner.batch_done(batch, [self._epitaph_of(item) for item in batch.items], 0.0)
+            self._pool.owner.batch_done(batch, lost, 0.0)
+            self._pool.owner.worker_free()  # another slot's, for what waited for these items
 
     def _bury(self, status: int, was_loading: str | None) -> None:
         self.deaths += 1
@@ -267,10 +274,6 @@ class Pool:
         if all(slot.gone for slot in self.slots):
             self._all_gone.set()
 
-    def free(self) -> list[Slot]:
-        """The slots that can take a batch now."""
-        return [slot for slot in self.slots if slot.free]
-
     def state(self, model: str) -> tuple[ModelState, str | None]:
         """Whether a model can answer, and if not, why."""
         if any(model in slot.cards for slot in self.slots):
@@ -287,10 +290,17 @@ class Pool:
         """What a new worker is to load."""
         return [s for s in self._sources.values() if self._load_deaths[s.name] < LOAD_DEATHS]
 
+    def known(self, model: str) -> str:
+        """Give a model's name back if it is one of this pool's.
+
+        Raises:
+            KeyError, TypeError: it is not.
+        """
+        return self._sources[model].name
+
     def loaded(self, card: ModelCard) -> None:
         """A worker has loaded a model."""
-        if card.name not in self._sources:
-            raise ValueError(f"a card of {card.name!r}")
+        self.known(card.name)
         self._cards[card.name] = card
         self._reasons.pop(card.name, None)
         self._load_deaths[card.name] = 0

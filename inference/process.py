@@ -48,6 +48,7 @@ class WorkerProcess:
                 stdin=subprocess.DEVNULL,
                 stdout=2,  # a model that prints must not mix into what the server prints
                 env={**os.environ, **ENVIRONMENT},
+                process_group=0,  # a Ctrl-C is the server's, and would find a worker that still imports unprepared
             )
         except BaseException:
             self.sock.close()

@@ -224,6 +224,18 @@ class Scheduler:
             for _ in range(len(stream.waiting))
         ]
 
+    def abandon(self, model: str) -> list[Failed]:
+        """Fail everything that waits for a model that no worker could load again: nothing waits for ever."""
+        failed = []
+        for stream in self._models[model].streams.values():
+            while stream.waiting:
+                reason = f"model {model} was lost, and could not be loaded again"
+                outcome = Failed(stream.waiting.popleft(), "model_unavailable", reason, retryable=True)
+                stream.tally.waiting -= 1
+                self._count(stream, outcome)
+                failed.append(outcome)
+        return failed
+
     def tally(self, number: int) -> Tally:
         """What became of an open stream's items so far."""
         return replace(self._stream(number).tally)

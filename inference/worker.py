@@ -25,6 +25,9 @@ log = logging.getLogger("inference.worker")
 
 PR_SET_PDEATHSIG = 1
 
+MAX_CODE, MAX_MESSAGE = 64, 240
+"""Longest error of an item, in characters: 256 of them in the worst JSON, 12 bytes each, fit `MAX_HEADER`."""
+
 Answer: TypeAlias = bytes | ItemError
 """One item's outputs as JSON, or why it has none."""
 
@@ -83,7 +86,8 @@ class LoadedModel:
             outputs = self._model.predict(items)
             count = len(outputs)
         except MemoryError:
-            return [ItemError("out_of_memory", "the item needs more memory than a worker has")] * len(items)
+            if len(items) == 1:
+                return [ItemError("out_of_memory", "the item needs more memory than a worker has")]
         except ItemError as exc:
             if len(items) == 1:
                 return [exc]
@@ -123,11 +127,31 @@ def decoder(kind: InputKind, long_side: int | None) -> Callable[[memoryview], An
         from inference import images  # noqa: PLC0415  # imports OpenCV, which other models do without
 
         return lambda payload: images.decode(payload, long_side)
-    if kind == "text":
-        return lambda payload: str(payload, "utf-8")
-    if kind == "data":
-        return lambda payload: json.loads(bytes(payload))
-    return bytes
+    return {"text": read_text, "data": read_data}.get(kind, bytes)
+
+
+def read_text(payload: memoryview) -> str:
+    """Read a text item.
+
+    Raises:
+        ItemError: ``bad_item``, it is not UTF-8.
+    """
+    try:
+        return str(payload, "utf-8")
+    except UnicodeDecodeError as exc:
+        raise ItemError("bad_item", f"the text is not UTF-8 from byte {exc.start} on") from None
+
+
+def read_data(payload: memoryview) -> Any:
+    """Read a data item.
+
+    Raises:
+        ItemError: ``bad_item``, it is no JSON, or nested more deeply than Python can read.
+    """
+    try:
+        return json.loads(bytes(payload))
+    except (ValueError, RecursionError):
+        raise ItemError("bad_item", "the data is no JSON, or nested too deeply") from None
 
 
 def sample_item(kind: InputKind, long_side: int | None) -> Any:
@@ -172,10 +196,15 @@ def answer(models: dict[str, LoadedModel], header: Header, body: memoryview) -> 
         payloads.append(body[at : at + length])
         at += length
     answers = models[header["model"]].answer(payloads)
-    items = [len(a) if isinstance(a, bytes) else {"code": a.code, "message": str(a)} for a in answers]
+    items = [len(a) if isinstance(a, bytes) else as_error(a) for a in answers]
     outputs = [a for a in answers if isinstance(a, bytes)]
     infer_ms = (time.perf_counter() - started) * 1e3
     return {"type": "answers", "infer_ms": infer_ms, "items": items}, outputs
+
+
+def as_error(error: ItemError) -> dict[str, str]:
+    """Write an item's error for the header, cut to what a header can hold of every item in a batch."""
+    return {"code": str(error.code)[:MAX_CODE], "message": str(error)[:MAX_MESSAGE]}
 
 
 def main(fd: int, parent: int) -> None:
@@ -197,5 +226,5 @@ def main(fd: int, parent: int) -> None:
 if __name__ == "__main__":
     try:
         main(int(sys.argv[1]), int(sys.argv[2]))
-    except BrokenPipeError:
+    except ConnectionError:
         sys.exit(0)  # the server went while an answer was under way

@@ -1,0 +1,312 @@
+"""Models for tests: each does one thing, mostly wrong. They run in workers; only their names are used here."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from inference.channel import PREFIX, WorkerChannel
+from inference.model import ItemError
+
+
+class Length:
+    """Answers how long an item is.
+
+    This line is no part of the description.
+    """
+
+    input = "bytes"
+    max_batch = 8
+
+    def load(self) -> None:
+        pass
+
+    def predict(self, items: Sequence[bytes], /) -> Sequence[Any]:
+        return [{"length": len(item), "batch": len(items)} for item in items]
+
+
+class Obeys(Length):
+    """Does what the item says, to itself or to its process."""
+
+    timeout_ms = 500
+
+    def predict(self, items: Sequence[bytes], /) -> Sequence[Any]:
+        return [self.obey(item.decode()) for item in items]
+
+    def obey(self, order: str) -> Any:
+        if order == "\0":
+            return "warm"
+        what, _, argument = order.partition(" ")
+        return getattr(self, what)(*argument.split())
+
+    def answer(self, *words: str) -> Any:
+        return {"answer": words, "pid": os.getpid()}
+
+    def sleep(self, seconds: str) -> Any:
+        time.sleep(float(seconds))
+        return {"pid": os.getpid()}
+
+    def fail(self, error: str = "ValueError") -> None:
+        raise {"ValueError": ValueError, "MemoryError": MemoryError}[error]("with a secret in its words")
+
+    def refuse(self, code: str = "bad_word", length: str = "10") -> None:
+        raise ItemError(code, "x" * int(length))
+
+    def give_refusal(self) -> Any:
+        return ItemError("given_back", "returned, not raised")
+
+    def give_error(self) -> Any:
+        return KeyError("returned")
+
+    def exit(self, status: str) -> None:
+        os._exit(int(status))
+
+    def quit(self) -> None:
+        sys.exit(3)
+
+    def segfault(self) -> None:
+        ctypes.string_at(0)
+
+    def spin(self) -> None:
+        while True:
+            pass
+
+    def stop(self) -> None:
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+    def hang(self) -> None:
+        ctypes.CDLL(None).sleep(60)
+
+    def interrupt(self) -> Any:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGTERM)
+        return "unmoved"
+
+    def print(self, words: str, times: str = "1") -> Any:
+        for _ in range(int(times)):
+            print(words)
+        return "printed"
+
+    def environment(self, name: str) -> Any:
+        return os.environ.get(name)
+
+    def write(self, what: str) -> Any:
+        """Write to the worker's own socket, in place of what the worker would."""
+        (fd,) = (int(fd.name) for fd in Path("/proc/self/fd").iterdir() if _is_socket(fd))
+        sock = socket.socket(fileno=os.dup(fd))
+        if what == "close":
+            sock.shutdown(socket.SHUT_RDWR)
+        elif what == "garbage":
+            sock.sendall(b"\xff" * 100)
+        elif what == "half":
+            sock.sendall(PREFIX.pack(10, 10) + b"{")
+            os._exit(0)
+        else:
+            WorkerChannel(sock).send(json.loads(what))
+        time.sleep(0.2)
+        return "written"
+
+
+def _is_socket(fd: Path) -> bool:
+    try:
+        return fd.readlink().name.startswith("socket:")
+    except FileNotFoundError:  # the listing's own
+        return False
+
+
+class Patient(Obeys):
+    """Obeys, one item at a time, and may take long."""
+
+    max_batch = 1
+    timeout_ms = 60_000
+
+
+class Twin(Obeys):
+    """Obeys, but sees one item at a time, and has the same timeout."""
+
+    max_batch = 1
+
+
+class WrongCount(Length):
+    """Answers one item too few."""
+
+    def predict(self, items: Sequence[bytes], /) -> Sequence[Any]:
+        return [0] * (len(items) - 1)
+
+
+class NoSequence(Length):
+    """Answers with nothing that has a length."""
+
+    def predict(self, items: Sequence[bytes], /) -> Any:
+        return None
+
+
+class Outputs(Length):
+    """Answers something JSON may or may not hold."""
+
+    def load(self) -> None:
+        import numpy as np
+
+        loop: list[Any] = []
+        loop.append(loop)
+        deep: list[Any] = []
+        for _ in range(100_000):
+            deep = [deep]
+        self.outputs = {
+            b"nan": {"score": float("nan")},
+            b"infinity": np.array([1.0, np.inf]),
+            b"object": object(),
+            b"bytes": b"raw",
+            b"set": {1},
+            b"keys": {(1, 2): 3},
+            b"circular": loop,
+            b"deep": deep,
+            b"half a pair": "\ud800",
+            b"null": None,
+            b"text": "Grüße",
+            b"scalars": [np.float32(0.5), np.int64(-7), np.bool_(True)],
+            b"array": np.arange(6, dtype=np.uint8).reshape(2, 3),
+            b"zero": np.array(2.5),
+            b"tuple": (1, "two"),
+            b"empty": np.zeros((0, 4)),
+        }
+
+    def predict(self, items: Sequence[bytes], /) -> Sequence[Any]:
+        return [self.outputs[item] for item in items]
+
+
+class Array(Length):
+    """Answers all items with one numpy array."""
+
+    def predict(self, items: Sequence[bytes], /) -> Any:
+        import numpy as np
+
+        return np.array([len(item) for item in items])
+
+
+class Text(Length):
+    """Answers the text itself."""
+
+    input = "text"
+
+    def predict(self, items: Sequence[str], /) -> Sequence[Any]:
+        return list(items)
+
+
+class Data(Text):
+    """Answers the data itself."""
+
+    input = "data"
+
+
+class Threads(Length):
+    """Multiplies matrices and answers how many threads the worker has and may have."""
+
+    def predict(self, items: Sequence[bytes], /) -> Sequence[Any]:
+        import numpy as np
+
+        square = np.ones((400, 400))
+        for _ in range(5):
+            square = square @ square / 400
+        return [sum(1 for _ in Path("/proc/self/task").iterdir())] * len(items)
+
+
+class LoadRaises(Length):
+    """Cannot be loaded."""
+
+    def load(self) -> None:
+        raise OSError("no weights in /home/someone/secret")
+
+
+class LoadHangs(Length):
+    """Never comes back from loading."""
+
+    def load(self) -> None:
+        ctypes.CDLL(None).sleep(60)
+
+
+class LoadExits(Length):
+    """Takes its process with it whenever it is loaded, and leaves a mark each time."""
+
+    def __init__(self, marks: str) -> None:
+        self.marks = Path(marks)
+
+    def load(self) -> None:
+        with self.marks.open("a") as file:
+            file.write("x")
+        os._exit(7)
+
+
+class LoadExitsOnce(LoadExits):
+    """Takes its process with it the first time that it is loaded."""
+
+    def load(self) -> None:
+        if not self.marks.exists():
+            super().load()
+
+
+class LoadsOnce(LoadExits):
+    """Can be loaded once, and then no more; an item can end its process."""
+
+    max_batch = 1
+
+    def load(self) -> None:
+        if self.marks.exists():
+            raise OSError("gone")
+        self.marks.touch()
+
+    def predict(self, items: Sequence[bytes], /) -> Sequence[Any]:
+        if items == [b"exit"]:
+            os._exit(1)
+        return super().predict(items)
+
+
+class WarmingFails(Length):
+    """Fails on the first item, which is the one that warms it up."""
+
+    warm = False
+
+    def predict(self, items: Sequence[bytes], /) -> Sequence[Any]:
+        if not self.warm:
+            self.warm = True
+            raise ValueError("cold")
+        return super().predict(items)
+
+
+class Options(Length):
+    """Takes options."""
+
+    input = "bytes"
+
+    def __init__(self, *, factor: int) -> None:
+        self.version = str(factor)
+
+
+class NoPredict:
+    """Has no predict."""
+
+    input = "bytes"
+
+    def load(self) -> None:
+        pass
+
+
+class NoInput:
+    """Does not say what it takes."""
+
+    def load(self) -> None:
+        pass
+
+    def predict(self, items: Sequence[Any], /) -> Sequence[Any]:
+        return items
+
+
+NOT_A_CLASS = 5

@@ -1,0 +1,158 @@
+"""One worker process: it starts with its limits, ends in every way, is reaped and leaves no descriptor."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from inference.channel import WorkerChannel
+from inference.process import ENVIRONMENT, WorkerProcess
+
+ENVIRON = {**ENVIRONMENT, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+
+
+@pytest.fixture(autouse=True)
+def nothing_left() -> Iterator[None]:
+    me = psutil.Process()
+    children, fds = set(me.children(recursive=True)), me.num_fds()
+    yield
+    assert set(me.children(recursive=True)) == children
+    assert me.num_fds() == fds
+
+
+class Exit:
+    """What a process's `on_exit` was called with."""
+
+    def __init__(self) -> None:
+        self.statuses: list[int] = []
+        self.heard = asyncio.Event()
+
+    def __call__(self, status: int) -> None:
+        self.statuses.append(status)
+        self.heard.set()
+
+    async def status(self) -> int:
+        async with asyncio.timeout(10):
+            await self.heard.wait()
+        (status,) = self.statuses
+        return status
+
+
+Spawn = Callable[[], Awaitable[tuple[WorkerProcess, Exit]]]
+
+
+@pytest.fixture
+async def spawned() -> Spawn:
+    async def spawn() -> tuple[WorkerProcess, Exit]:
+        ended = Exit()
+        return WorkerProcess(asyncio.get_running_loop(), ended), ended
+
+    return spawn
+
+
+async def loaded(process: WorkerProcess) -> None:
+    """Talk to a worker without models until it waits for work."""
+    channel = WorkerChannel(process.sock)
+    channel.send({"models": []})
+    message = await asyncio.to_thread(channel.receive)
+    assert message
+    assert message[0] == {"type": "ready"}
+
+
+async def test_it_exits_when_its_socket_closes(spawned: Spawn) -> None:
+    process, ended = await spawned()
+    await loaded(process)
+    process.sock.close()
+    assert await ended.status() == 0
+
+
+async def test_it_exits_when_its_socket_closes_before_it_is_told_what_to_load(spawned: Spawn) -> None:
+    process, ended = await spawned()
+    process.sock.close()
+    assert await ended.status() == 0
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+async def test_killing_ends_it_even_when_it_is_stopped(spawned: Spawn, stopped: bool) -> None:
+    process, ended = await spawned()
+    await loaded(process)
+    if stopped:
+        os.kill(process.pid, signal.SIGSTOP)
+    process.kill()
+    assert await ended.status() == -signal.SIGKILL
+    process.kill()
+    process.sock.close()
+    assert not psutil.pid_exists(process.pid)
+
+
+async def test_a_signal_for_the_terminals_group_does_not_end_it(spawned: Spawn) -> None:
+    process, ended = await spawned()
+    await loaded(process)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        os.kill(process.pid, number)
+    channel = WorkerChannel(process.sock)
+    channel.send({"model": "none", "lengths": []})  # it fails on that, as it could not had it ended
+    assert await ended.status() == 1
+    process.sock.close()
+
+
+async def test_its_environment_has_the_caps_and_the_rest(
+    spawned: Spawn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "64")
+    monkeypatch.setenv("OF_THE_USER", "kept")
+    process, ended = await spawned()
+    await loaded(process)
+    environment = psutil.Process(process.pid).environ()
+    process.sock.close()
+    await ended.status()
+    assert {name: environment[name] for name in ENVIRON} == ENVIRON
+    assert environment["OF_THE_USER"] == "kept"
+
+
+async def test_it_inherits_its_own_socket_and_no_other_descriptor(spawned: Spawn) -> None:
+    ours, theirs = socket.socketpair()
+    os.set_inheritable(ours.fileno(), True)
+    first, first_ended = await spawned()
+    second, second_ended = await spawned()
+    await loaded(first)
+    await loaded(second)
+    links = [fd.readlink().name for fd in Path(f"/proc/{second.pid}/fd").iterdir()]
+    for process, ended in ((first, first_ended), (second, second_ended)):
+        process.sock.close()
+        assert await ended.status() == 0
+    ours.close()
+    theirs.close()
+    assert len([link for link in links if link.startswith("socket:")]) == 1
+
+
+async def test_its_standard_output_is_the_servers_error_output(spawned: Spawn) -> None:
+    process, ended = await spawned()
+    await loaded(process)
+    out, err = (Path(f"/proc/{process.pid}/fd/{n}").readlink() for n in (1, 2))
+    assert out == err == Path("/proc/self/fd/2").readlink()
+    process.sock.close()
+    await ended.status()
+
+
+async def test_what_cannot_be_started_leaves_no_descriptor(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/nonexistent/python")
+    with pytest.raises(FileNotFoundError):
+        WorkerProcess(asyncio.get_running_loop(), Exit())
+
+
+async def test_thirty_of_them_leave_nothing(spawned: Spawn) -> None:
+    for _ in range(6):
+        batch = [await spawned() for _ in range(5)]
+        for process, ended in batch:
+            process.kill()
+            assert await ended.status() == -signal.SIGKILL
+            process.sock.close()

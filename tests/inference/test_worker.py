@@ -1,0 +1,259 @@
+"""The code in a worker: what it says on its socket, and how it ends. The worker is a real process."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import pytest
+
+from inference.channel import MAX_HEADER, WorkerChannel, pack
+from inference.model import ItemError, ModelSource
+from inference.process import ENVIRONMENT
+from inference.worker import MAX_CODE, MAX_MESSAGE, as_error, plain, read_data, read_text, sample_item
+
+SAMPLES = "tests.inference.sample_models"
+
+
+class Worker:
+    """A worker started as the server does, and the server's end of its socket."""
+
+    def __init__(self, parent: int | None = None) -> None:
+        self.sock, theirs = socket.socketpair()
+        self.sock.settimeout(10)
+        with theirs:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "inference.worker", str(theirs.fileno()), str(parent or os.getpid())],
+                pass_fds=[theirs.fileno()],
+                stdout=2,
+                stderr=subprocess.PIPE,
+                text=True,
+                env={**os.environ, **ENVIRONMENT},
+            )
+        self.channel = WorkerChannel(self.sock)
+
+    def load(self, *classes: str) -> list[dict[str, Any]]:
+        """Tell it what to load; all that it says until it is ready."""
+        sources = [ModelSource(cls.lower(), f"{SAMPLES}:{cls}") for cls in classes]
+        self.channel.send({"models": [asdict(source) for source in sources]})
+        said = [self.receive()[0]]
+        while said[-1]["type"] != "ready":
+            said.append(self.receive()[0])
+        return said
+
+    def ask(self, model: str, *payloads: bytes) -> tuple[dict[str, Any], bytes]:
+        self.channel.send({"model": model, "lengths": [len(p) for p in payloads]}, payloads)
+        return self.receive()
+
+    def receive(self) -> tuple[dict[str, Any], bytes]:
+        message = self.channel.receive()
+        assert message is not None, "the worker has gone"
+        return message[0], bytes(message[1])
+
+    def ended(self) -> tuple[int, str]:
+        """Its exit status, and what it wrote to its error output."""
+        _, err = self.process.communicate(timeout=10)
+        return self.process.returncode, err
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., Worker]]:
+    workers = []
+
+    def start(parent: int | None = None) -> Worker:
+        workers.append(Worker(parent))
+        return workers[-1]
+
+    yield start
+    for worker in workers:
+        worker.sock.close()
+        worker.process.kill()
+        worker.process.communicate()
+
+
+Start = Callable[..., Worker]
+
+
+def test_it_reports_each_model_and_then_that_it_is_ready(start: Start) -> None:
+    assert start().load("Length", "LoadRaises", "Text") == [
+        {"type": "loading", "model": "length"},
+        {
+            "type": "loaded",
+            "card": {
+                "name": "length",
+                "version": "1",
+                "input": "bytes",
+                "policy": "queue",
+                "max_batch": 8,
+                "timeout_ms": 10_000,
+                "description": "Answers how long an item is.",
+            },
+        },
+        {"type": "loading", "model": "loadraises"},
+        {
+            "type": "failed",
+            "model": "loadraises",
+            "reason": "loading it failed with OSError; the server's log has the traceback",
+        },
+        {"type": "loading", "model": "text"},
+        {
+            "type": "loaded",
+            "card": {
+                "name": "text",
+                "version": "1",
+                "input": "text",
+                "policy": "queue",
+                "max_batch": 8,
+                "timeout_ms": 10_000,
+                "description": "Answers the text itself.",
+            },
+        },
+        {"type": "ready"},
+    ]
+
+
+def test_it_answers_a_batch_with_lengths_and_errors_in_the_order_of_its_items(start: Start) -> None:
+    worker = start()
+    worker.load("Obeys")
+    header, body = worker.ask("obeys", b"refuse cold", b"print x", b"give_refusal", b"print y")
+    assert header.pop("infer_ms") > 0
+    assert header == {
+        "type": "answers",
+        "items": [
+            {"code": "cold", "message": "x" * 10},
+            9,
+            {"code": "given_back", "message": "returned, not raised"},
+            9,
+        ],
+    }
+    assert body == b'"printed"' * 2
+
+
+def test_the_traceback_of_a_failing_model_goes_to_the_log_only(start: Start) -> None:
+    worker = start()
+    worker.load("Obeys")
+    header, _ = worker.ask("obeys", b"fail")
+    worker.sock.close()
+    status, err = worker.ended()
+    assert "secret" not in json.dumps(header)
+    assert "with a secret in its words" in err
+    assert status == 0
+
+
+def test_numpy_in_a_worker_has_one_thread(start: Start) -> None:
+    worker = start()
+    worker.load("Threads")
+    _, body = worker.ask("threads", b"x")
+    assert body == b"1"
+
+
+@pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM])
+def test_the_signals_of_a_terminal_are_ignored(start: Start, signal_number: int) -> None:
+    worker = start()
+    worker.load("Length")
+    worker.process.send_signal(signal_number)
+    header, _ = worker.ask("length", b"x")
+    assert header["type"] == "answers"
+
+
+def test_it_ends_in_silence_when_the_server_closes(start: Start) -> None:
+    worker = start()
+    worker.load("Length")
+    worker.sock.close()
+    assert worker.ended() == (0, "")
+
+
+@pytest.mark.parametrize("size", [1, 5_000_000])
+def test_it_ends_in_silence_when_the_server_goes_while_it_answers(start: Start, size: int) -> None:
+    worker = start()
+    worker.load("Text", "Patient")
+    worker.channel.send({"model": "patient", "lengths": [9]}, [b"sleep 0.2"])
+    worker.channel.send({"model": "text", "lengths": [size]}, [b"x" * size])
+    if size > 1:
+        worker.receive()  # it is in the middle of the second answer, which fills the socket
+        worker.sock.recv(1)
+    worker.sock.close()
+    assert worker.ended() == (0, "")
+
+
+def test_it_ends_in_silence_when_the_server_goes_with_its_answers_unread(start: Start) -> None:
+    worker = start()
+    worker.load("Text")
+    asked = b"".join(pack({"model": "text", "lengths": [1]}, [b"x"]))
+    with contextlib.suppress(TimeoutError):
+        worker.sock.settimeout(0.3)
+        while True:
+            worker.sock.sendall(asked)  # until it reads no more, for it cannot write
+    worker.sock.close()
+    assert worker.ended() == (0, "")
+
+
+def test_it_ends_when_the_server_has_already_died(start: Start) -> None:
+    worker = start(parent=1)  # whoever started it is not who told it to
+    assert worker.ended() == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (np.float32(0.5), 0.5),
+        (np.int64(3), 3),
+        (np.bool_(True), True),
+        (np.arange(4).reshape(2, 2), [[0, 1], [2, 3]]),
+        (np.array(7), 7),
+        (np.str_("text"), "text"),
+    ],
+)
+def test_numpy_values_become_plain(value: Any, expected: Any) -> None:
+    assert plain(value) == expected
+    assert type(plain(value)) is type(expected)
+
+
+@pytest.mark.parametrize("value", [object(), {1}, b"", 1j])
+def test_what_has_no_json_is_refused(value: Any) -> None:
+    with pytest.raises(TypeError, match=type(value).__name__):
+        plain(value)
+
+
+def test_texts_and_data_are_read() -> None:
+    assert read_text(memoryview("Grüße".encode())) == "Grüße"
+    assert read_data(memoryview(b'{"x": [1, null]}')) == {"x": [1, None]}
+
+
+@pytest.mark.parametrize(
+    ("read", "payload"), [(read_text, b"a\xff"), (read_data, b"{"), (read_data, b"[" * 10**6)]
+)
+def test_what_cannot_be_read_is_the_items_own_error(
+    read: Callable[[memoryview], Any], payload: bytes
+) -> None:
+    with pytest.raises(ItemError) as caught:
+        read(memoryview(payload))
+    assert caught.value.code == "bad_item"
+
+
+@pytest.mark.parametrize(("kind", "sample"), [("text", str), ("bytes", bytes), ("data", type(None))])
+def test_there_is_something_to_warm_up_with(kind: Any, sample: type) -> None:
+    assert isinstance(sample_item(kind, None), sample)
+
+
+@pytest.mark.parametrize(("long_side", "size"), [(None, (640, 480)), (320, (320, 240)), (1, (1, 1))])
+def test_the_image_to_warm_up_with_has_the_working_size(long_side: int | None, size: tuple[int, int]) -> None:
+    image = sample_item("image", long_side)
+    assert (image.width, image.height) == size
+    assert image.pixels.shape == (size[1], size[0], 3)
+
+
+def test_the_errors_of_the_largest_batch_fit_a_header() -> None:
+    worst = ItemError("\U0001f600" * MAX_CODE * 2, "\U0001f600" * MAX_MESSAGE * 2)
+    errors: Sequence[dict[str, str]] = [as_error(worst)] * 256
+    assert len(json.dumps({"type": "answers", "infer_ms": 1.0, "items": errors})) < MAX_HEADER
+    assert as_error(ItemError("code", "message")) == {"code": "code", "message": "message"}

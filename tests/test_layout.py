@@ -1,0 +1,241 @@
+"""The shape of the code: who may import whom, what is written nowhere, and that every module stands alone."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("benchmarks", "inference", "stream_server")
+
+
+def modules() -> dict[str, ast.Module]:
+    """Every module of the packages, parsed, by its dotted name."""
+    found = {}
+    for package in PACKAGES:
+        for file in (ROOT / package).rglob("*.py"):
+            dotted = ".".join(file.relative_to(ROOT).with_suffix("").parts)
+            found[dotted.removesuffix(".__init__")] = ast.parse(file.read_text("utf-8"))
+    return found
+
+
+MODULES = modules()
+NAMES = sorted(MODULES)
+
+
+def in_type_checking(tree: ast.Module) -> set[ast.AST]:
+    """What only the type checker reads."""
+    return {
+        inner
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        for inner in ast.walk(node)
+    }
+
+
+def imports(name: str) -> set[str]:
+    """The modules that a module imports when it is imported or when a function of it runs."""
+    tree = MODULES[name]
+    unread = in_type_checking(tree)
+    found = set()
+    for node in ast.walk(tree):
+        if node in unread:
+            continue
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            # `from package import module` is an import of the module
+            found |= {
+                f"{node.module}.{alias.name}" if f"{node.module}.{alias.name}" in MODULES else node.module
+                for alias in node.names
+            }
+    return found
+
+
+def roots(name: str) -> set[str]:
+    return {imported.partition(".")[0] for imported in imports(name)}
+
+
+def within(name: str, *places: str) -> bool:
+    """Whether a module is one of these or in one of these packages."""
+    return any(name == place or name.startswith(place + ".") for place in places)
+
+
+def test_there_is_something_to_check() -> None:
+    assert {"inference.engine", "stream_server.session", "stream_server.commands.serve"} <= set(MODULES)
+    assert "inference.pool" in imports("inference.engine")
+    assert "inference.items" in imports("stream_server.protocol")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_engine_knows_no_network(name: str) -> None:
+    if within(name, "inference"):
+        assert not roots(name) & {"stream_server", "benchmarks", "aiohttp", "websockets"}
+    elif within(name, "stream_server"):
+        assert "benchmarks" not in roots(name)
+
+
+PURE = {
+    "inference.items",
+    "inference.model",
+    "inference.scheduler",
+    "stream_server.answers",
+    "stream_server.config",
+    "stream_server.errors",
+    "stream_server.protocol",
+    "stream_server.security",
+    "stream_server.session",
+}
+
+
+@pytest.mark.parametrize("name", sorted(PURE))
+def test_pure_modules_have_no_loop_no_network_and_no_clock(name: str) -> None:
+    forbidden = {"asyncio", "aiohttp", "websockets", "time", "datetime", "socket", "threading", "subprocess"}
+    assert not roots(name) & forbidden
+    for imported in imports(name) & set(MODULES):
+        assert imported in PURE
+
+
+WHO_MAY = {
+    "asyncio": (
+        "benchmarks",
+        "inference.engine",
+        "inference.pool",
+        "stream_server.app",
+        "stream_server.client",
+        "stream_server.commands",
+        "stream_server.connection",
+        "stream_server.dialing",
+        "stream_server.feeding",
+        "stream_server.http_api",
+        "stream_server.self_check",
+        "stream_server.server",
+        "stream_server.sync_client",
+    ),
+    "aiohttp": (
+        "benchmarks",
+        "stream_server.app",
+        "stream_server.connection",
+        "stream_server.http_api",
+        "stream_server.server",
+    ),
+    "websockets": ("benchmarks", "stream_server.client", "stream_server.dialing"),
+    "cv2": (
+        "benchmarks",
+        "inference.images",
+        "inference.models",
+        "inference.training",
+        "stream_server.drawing",
+        "stream_server.sources",
+    ),
+    "simplejpeg": ("inference.images", "stream_server.drawing", "stream_server.sources"),
+    "onnxruntime": ("benchmarks", "inference.models", "inference.training"),
+    "sklearn": ("inference.training",),
+    "skl2onnx": ("inference.training",),
+    "multiprocessing": (),
+    "concurrent": ("stream_server.feeding", "stream_server.sync_client"),
+}
+"""Libraries, and the only places that may import them: the two websocket libraries each on their own side, so that
+every end-to-end test has two implementations meet; image and model libraries never where the loop runs."""
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_libraries_are_imported_only_where_they_belong(name: str) -> None:
+    strangers = {library for library in roots(name) & set(WHO_MAY) if not within(name, *WHO_MAY[library])}
+    assert not strangers
+
+
+def test_nothing_imports_in_a_circle() -> None:
+    graph = {name: {i for i in imports(name) if i in MODULES and i != name} for name in NAMES}
+    TopologicalSorter(graph).prepare()
+
+
+def calls(name: str) -> Iterator[tuple[str, ast.Call]]:
+    """Every call in a module, with the dotted name of what is called."""
+    for node in ast.walk(MODULES[name]):
+        if isinstance(node, ast.Call):
+            yield ast.unparse(node.func), node
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_nothing_that_arrives_can_become_code(name: str) -> None:
+    forbidden = {"pickle", "_pickle", "cPickle", "marshal", "shelve", "dill", "cloudpickle", "joblib", "yaml"}
+    assert not roots(name) & forbidden
+    for called, call in calls(name):
+        assert called not in ("eval", "exec", "compile", "__import__", "builtins.eval", "builtins.exec")
+        assert called not in ("os.system", "os.popen")
+        for keyword in call.keywords:
+            switched_on = not (isinstance(keyword.value, ast.Constant) and keyword.value.value is False)
+            assert not (keyword.arg in ("shell", "allow_pickle") and switched_on)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_arrays_are_read_without_pickle_in_so_many_words(name: str) -> None:
+    for called, call in calls(name):
+        if called in ("np.load", "numpy.load"):
+            assert any(keyword.arg == "allow_pickle" for keyword in call.keywords)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_logs_take_arguments(name: str) -> None:
+    for called, call in calls(name):
+        if re.fullmatch(r"(log|logger|logging)\.(debug|info|warning|error|exception|critical|log)", called):
+            text = call.args[1 if called.endswith(".log") else 0]
+            assert isinstance(text, ast.Constant), ast.unparse(call)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_say_what_is_inside(name: str) -> None:
+    assert not set(name.split(".")) & {"utils", "util", "helpers", "helper", "common", "misc", "base"}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_a_module_offers_is_sorted_and_there(name: str) -> None:
+    for node in MODULES[name].body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+            offered = ast.literal_eval(node.value)
+            assert offered == sorted(set(offered))
+            module = importlib.import_module(name)
+            assert all(hasattr(module, one) for one in offered)
+
+
+def test_a_package_offers_what_it_says_and_nothing_by_accident() -> None:
+    package = importlib.import_module("stream_server")
+    assert package.__all__
+    with pytest.raises(AttributeError):
+        package.nothing_of_that_name  # noqa: B018
+
+
+ALONE = """
+import importlib, sys
+for name in sys.argv[1:]:
+    for loaded in [m for m in sys.modules if m.partition(".")[0] in ("inference", "stream_server", "benchmarks")]:
+        del sys.modules[loaded]
+    try:
+        importlib.import_module(name)
+    except BaseException as exc:
+        print(f"{name}: {exc!r}")
+"""
+
+
+def test_every_module_can_be_imported_first() -> None:
+    """Whichever is imported first, none relies on another one having been imported before, and none warns."""
+    names = [name for name in NAMES if name != "stream_server.__main__"]  # which runs the command line
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", ALONE, *names],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
