@@ -11,8 +11,8 @@ from inference.engine import Engine
 from stream_server import http_api, security
 from stream_server.config import Settings
 from stream_server.connection import Connection, Connections, refuse
-from stream_server.errors import Broken, Draining, StreamServerError, TooManyStreams, meaning
-from stream_server.http_api import CONNECTIONS, ENGINE, METRICS, SETTINGS
+from stream_server.errors import Broken, Draining, StreamServerError, TooManyStreams
+from stream_server.http_api import CALLERS, CONNECTIONS, ENGINE, METRICS, SETTINGS
 from stream_server.metrics import Metrics
 from stream_server.protocol import SUBPROTOCOL, read_options
 from stream_server.session import Session
@@ -47,6 +47,7 @@ def make_app(settings: Settings, engine: Engine) -> web.Application:
     app[ENGINE] = engine
     app[METRICS] = Metrics(engine.statistics, engine.workers)
     app[CONNECTIONS] = Connections()
+    app[CALLERS] = set()
     app.add_routes(http_api.routes)
     app.router.add_get("/v2/models/{model}/stream", stream)
     app.router.add_get("/v2/models/{model}/versions/{version}/stream", stream)
@@ -84,6 +85,7 @@ async def add_headers(_: web.Request, response: web.StreamResponse) -> None:
 async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Check Host and Origin before anything else, and tell errors as JSON."""
     settings = request.app[SETTINGS]
+    request.app[CALLERS].add(request.protocol)
     try:
         host = security.check_host(request.headers.get("Host"), settings.allow_host)
         if request.match_info.handler is not stream:  # a websocket hears of its origin in its own words
@@ -93,7 +95,8 @@ async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
         return http_api.json_error(exc)
     except (web.HTTPNotFound, web.HTTPMethodNotAllowed) as exc:
         body = {"error": f"{exc.reason}: {request.method} {request.path[:64]}", "code": "no_route"}
-        return web.json_response(body, status=exc.status)
+        allow = {"Allow": exc.headers["Allow"]} if "Allow" in exc.headers else None
+        return web.json_response(body, status=exc.status, headers=allow)
 
 
 async def stream(request: web.Request) -> web.StreamResponse:
@@ -110,8 +113,9 @@ async def stream(request: web.Request) -> web.StreamResponse:
         compress=False,  # JPEG does not shrink: 2 to 5 ms of CPU per frame for nothing
         autoping=False,  # pings are answered by whoever reads, and pongs are proof of life
         timeout=settings.timeouts.close_s,
-        # aiohttp refuses a message of exactly this size too
-        max_msg_size=(session.max_message_bytes if session else settings.limits.max_text_bytes) + 1,
+        # the session refuses in words what is over its limit; what is over this, aiohttp stops reading, and a
+        # client that still sends then meets a reset before it has read the close
+        max_msg_size=2 * (session.max_message_bytes if session else settings.limits.max_text_bytes),
     )
     if not ws.can_prepare(request).ok:
         headers = {"Upgrade": "websocket"}
@@ -121,14 +125,21 @@ async def stream(request: web.Request) -> web.StreamResponse:
             headers=headers,
         )
     await ws.prepare(request)
+    transport = request.transport
+    if transport is None:  # the client has gone already
+        return ws
     if session is None:
-        error = refusal or Broken()
-        await refuse(ws, error, meaning(error).close or 1011, settings.timeouts)
+        await refuse(ws, transport, refusal or Broken(), settings.timeouts)
         return ws
     name = request.match_info["model"]
     metrics = request.app[METRICS]
     connection = Connection(
-        ws, session, engine, settings.timeouts, lambda outcome, now: metrics.observe(name, outcome, now)
+        ws,
+        transport,
+        session,
+        engine,
+        settings.timeouts,
+        lambda outcome, now: metrics.observe(name, outcome, now),
     )
     await request.app[CONNECTIONS].run(connection, name)
     return ws

@@ -5,6 +5,7 @@ A key that nobody knows is an error, because a misspelt limit is no limit. This 
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -44,12 +45,14 @@ class Timeouts:
     """How long anything may take.
 
     Attributes:
+        hello_s: how long a connection may take to ask for anything, so that half a request holds no socket.
         heartbeat_s: silence after which a client is pinged; after half as long again it is cut off.
         write_s: how long a client may refuse to read what is sent to it.
         close_s: how long a client may take to answer a close.
         drain_s: how long the server goes on answering what it has accepted when it shuts down.
     """
 
+    hello_s: float = 10.0
     heartbeat_s: float = 20.0
     write_s: float = 10.0
     close_s: float = 1.0
@@ -89,8 +92,8 @@ class Settings:
             raise ConfigError(f"workers = {self.workers}; use 1 to 1024, one per core is best")
         for group in (self.limits, self.timeouts):
             for item in fields(group):
-                if getattr(group, item.name) <= 0:
-                    raise ConfigError(f"{item.name} must be above 0")
+                if not 0 < getattr(group, item.name) < math.inf:  # TOML has nan and inf
+                    raise ConfigError(f"{item.name} must be above 0, and finite")
 
 
 def named_model(text: str) -> ModelSource:
@@ -120,6 +123,9 @@ def read_settings(document: Mapping[str, Any]) -> Settings:
     if unknown:
         raise ConfigError(f"unknown table [{min(unknown)}]; there are server, limits, timeouts and models")
     values = dict(_table(document, "server"))
+    for name in ("limits", "timeouts"):
+        if name in values:
+            raise ConfigError(f"unknown key {name!r} in [server]; it is a table of its own: [{name}]")
     names = _typed(values.pop("models", list(SHIPPED)), tuple[str, ...], "models in [server]")
     values["models"] = _with_options([named_model(name) for name in names], _table(document, "models"))
     values["limits"] = _build(Limits, _table(document, "limits"), "limits")

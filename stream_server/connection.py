@@ -15,7 +15,7 @@ from aiohttp import WSMsgType, web
 from inference.engine import Engine
 from inference.items import Outcome
 from stream_server.config import Timeouts
-from stream_server.errors import Broken, Idle, StreamServerError
+from stream_server.errors import Broken, Idle, StreamServerError, meaning
 from stream_server.protocol import write_error
 from stream_server.session import Session
 
@@ -26,18 +26,21 @@ class Connection:
     """One stream's websocket, after its handshake.
 
     Args:
+        transport: what carries `ws`.
         observe: told of every outcome, for the metrics.
     """
 
     def __init__(
         self,
         ws: web.WebSocketResponse,
+        transport: asyncio.Transport,
         session: Session,
         engine: Engine,
         timeouts: Timeouts,
         observe: Callable[[Outcome, float], None],
     ) -> None:
         self._ws = ws
+        self._transport = transport
         self._session = session
         self._engine = engine
         self._timeouts = timeouts
@@ -69,7 +72,7 @@ class Connection:
             reader.cancel()
             await asyncio.wait([reader])
         if session.close_code is not None:
-            await close(self._ws, session.close_code, self._timeouts.close_s)
+            await close(self._ws, self._transport, session.close_code, self._timeouts.close_s)
         log.info("stream s%d to %s: %d items, %d results", stream, model, session.received, session.results)
 
     def drain(self, grace_ms: int, retry_after_ms: int) -> None:
@@ -79,9 +82,7 @@ class Connection:
 
     def abort(self) -> None:
         """Drop the connection: `close` of a transport waits for ever on a client that does not read."""
-        transport = self._ws.get_extra_info("transport")
-        if transport is not None:
-            transport.abort()
+        self._transport.abort()
 
     def _deliver(self, outcome: Outcome) -> None:
         now = self._loop.time()
@@ -125,11 +126,12 @@ class Connection:
         while not self._left:
             await self._outgoing.wait()
             self._outgoing.clear()
-            async with asyncio.timeout(self._timeouts.write_s):
-                for text in session.take_outgoing():
+            for text in session.take_outgoing():
+                async with asyncio.timeout(self._timeouts.write_s):
                     await self._ws.send_str(text)
-                if self._ping_due:
-                    self._ping_due = False
+            if self._ping_due:
+                self._ping_due = False
+                async with asyncio.timeout(self._timeouts.write_s):
                     await self._ws.ping()
             if session.close_code is not None and not session.has_outgoing:
                 return
@@ -191,22 +193,22 @@ class Connections:
             connection.abort()
 
 
-async def close(ws: web.WebSocketResponse, code: int, close_s: float) -> None:
+async def close(ws: web.WebSocketResponse, transport: asyncio.Transport, code: int, close_s: float) -> None:
     """Close politely, then by force: aiohttp's close has no limit on a client that does not read."""
-    transport = ws.get_extra_info("transport")
     try:
         async with asyncio.timeout(close_s):
             await ws.close(code=code)
     except (TimeoutError, ConnectionError):
-        if transport is not None:
-            transport.abort()
+        transport.abort()
 
 
-async def refuse(ws: web.WebSocketResponse, error: StreamServerError, code: int, timeouts: Timeouts) -> None:
+async def refuse(
+    ws: web.WebSocketResponse, transport: asyncio.Transport, error: StreamServerError, timeouts: Timeouts
+) -> None:
     """Say why there is no stream, and close."""
     try:
         async with asyncio.timeout(timeouts.write_s):
             await ws.send_str(write_error(error))
     except (TimeoutError, ConnectionError):
-        return
-    await close(ws, code, timeouts.close_s)
+        transport.abort()
+    await close(ws, transport, meaning(error).close or 1011, timeouts.close_s)

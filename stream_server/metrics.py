@@ -89,8 +89,12 @@ class Metrics(Collector):
             running.add_metric([model], tally.running)
             streams.add_metric([model], statistics.streams[model])
         errors = CounterMetricFamily("stream_items_errors", "Items with an error", labels=["model", "code"])
+        untold = {model: tally.errors for model, tally in statistics.models.items()}
         for (model, code), count in self._codes.items():
             errors.add_metric([model, code], count)
+            untold[model] -= count
+        for model, count in untold.items():  # their clients had gone
+            errors.add_metric([model, "undelivered"], count)
         yield from (received, results, dropped, errors, waiting, running, streams)
         pool = self._workers()
         yield GaugeMetricFamily("stream_workers", "Worker slots", value=pool.slots)

@@ -13,7 +13,7 @@ from inference.engine import Engine, ModelStatus
 from stream_server.app import make_app
 from stream_server.config import Settings
 from stream_server.errors import ConfigError
-from stream_server.http_api import CONNECTIONS
+from stream_server.http_api import CALLERS, CONNECTIONS
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +36,7 @@ class Server:
         self._engine = Engine(settings.models, settings.workers)
         self._app = make_app(settings, self._engine)
         self._runner = web.AppRunner(self._app, access_log=None, shutdown_timeout=1.0)
+        self._hurrying: asyncio.Task[None] | None = None
         self.url = ""
 
     def models(self) -> list[ModelStatus]:
@@ -57,6 +58,7 @@ class Server:
             raise ConfigError(
                 f"cannot listen on {host} port {port}: {exc.strerror}; choose another with --port"
             ) from exc
+        self._hurrying = asyncio.create_task(self._hurry())
         self._engine.start()
         host, port = self._runner.addresses[0][:2]
         self.url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
@@ -74,12 +76,27 @@ class Server:
 
     async def stop(self) -> None:
         """End the workers, close every connection, free the address."""
+        if self._hurrying:
+            self._hurrying.cancel()
         connections = self._app[CONNECTIONS]
         connections.drain(0, RETRY_AFTER_MS)
         await self._engine.stop()  # whatever still waited or ran has its outcome now, so the streams end
         if not await connections.closed(self._settings.timeouts.close_s):
             connections.abort()
         await self._runner.cleanup()
+
+    async def _hurry(self) -> None:
+        """Close connections that ask for nothing: aiohttp waits for the end of a request's head for ever."""
+        callers, server = self._app[CALLERS], self._runner.server
+        assert server
+        silent: set[web.RequestHandler] = set()
+        while True:
+            await asyncio.sleep(self._settings.timeouts.hello_s / 2)
+            connected = set(server.connections)
+            callers &= connected
+            for connection in silent & (connected - callers):
+                connection.force_close()
+            silent = connected - callers
 
 
 async def serve(settings: Settings, on_ready: Callable[[Server], None]) -> None:

@@ -44,7 +44,7 @@ class Session:
 
     Attributes:
         policy, window: as agreed.
-        max_message_bytes: largest message that may be read for it.
+        max_message_bytes: largest message that it takes.
         close_code: set when the conversation is over.
     """
 
@@ -109,6 +109,7 @@ class Session:
         if self.close_code is not None:
             return None
         try:
+            self._check_size(message)
             if isinstance(message, bytes):
                 return self._receive_item(message, self._take_meta(), now)
             return self._receive_text(message, now)
@@ -139,9 +140,15 @@ class Session:
             self._outgoing.append(protocol.write_goaway(grace_ms, retry_after_ms))
             self._end_if_done()
 
+    def _check_size(self, message: str | bytes) -> None:
+        size, most = len(message), self.max_message_bytes
+        if isinstance(message, str):
+            size = len(message.encode())
+            most = MAX_META_BYTES if self._binary else most
+        if size > most:
+            raise TooLarge(f"a message of {size:,} bytes is over this server's limit of {most:,}")
+
     def _receive_text(self, text: str, now: float) -> Item | None:
-        if self._binary and len(text) > MAX_META_BYTES:
-            raise TooLarge(f"a text message to this model may have {MAX_META_BYTES:,} bytes")
         if self._ended:
             raise Malformed("nothing may follow `end`")
         match protocol.read_client_message(text, self._card.input):

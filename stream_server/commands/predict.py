@@ -60,6 +60,9 @@ async def _predict(source: ModelSource, workers: int, files: list[Path]) -> int:
     columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
     console = Console(stderr=True)
     async with Engine([source], workers) as engine:
+        (status,) = engine.models()
+        if status.state != "ready":
+            raise ModelError(f"model {status.name} is {status.state}: {status.reason}")
         with Progress(*columns, console=console, transient=True, disable=len(files) < 2) as progress:
             task = progress.add_task(f"{source.name}", total=len(files))
             async for file, outcome in answer(engine, source.name, files):

@@ -99,6 +99,8 @@ def document(args: argparse.Namespace) -> dict[str, Any]:
     for assignment in args.set:
         assign(values, assignment)
     server = values.setdefault("server", {})
+    if not isinstance(server, dict):
+        raise ConfigError("server must be a table: [server]")
     for key in ("host", "port", "workers", "models", "allow_origin", "allow_host"):
         if getattr(args, key) is not None:
             server[key] = getattr(args, key)

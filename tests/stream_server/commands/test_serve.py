@@ -1,0 +1,212 @@
+"""`stream-server serve`: flags and the settings file put together, and what it prints."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from inference.model import ModelSource
+from stream_server.cli import main, make_parser
+from stream_server.commands.serve import assign, document
+from stream_server.config import Settings, read_settings
+from stream_server.errors import ConfigError
+from tests.conftest import RunningServer
+
+WAIT = 30.0  # seconds: above any answer of a machine that has something else to do as well
+
+SAMPLES = "tests.inference.sample_models"
+
+
+def settings(*argv: str) -> Settings:
+    return read_settings(document(make_parser().parse_args(["serve", *argv])))
+
+
+def test_without_flags_the_defaults_hold() -> None:
+    assert settings() == Settings()
+
+
+def test_every_flag_is_a_setting() -> None:
+    made = settings(
+        *("--host", "0.0.0.0", "--port", "80", "--workers", "8"),
+        *("--model", "faces", "--model", "mine=my.module:Mine"),
+        *("--allow-origin", "https://a.example", "--allow-origin", "https://b.example"),
+        *("--allow-host", "a.example"),
+        *(
+            "--set",
+            "models.faces.long_side=320",
+            "--set",
+            "models.mine.name=a b",
+            "--set",
+            "limits.max_streams=5",
+        ),
+    )
+    assert (made.host, made.port, made.workers) == ("0.0.0.0", 80, 8)
+    assert made.allow_origin == ("https://a.example", "https://b.example")
+    assert made.allow_host == ("a.example",)
+    assert made.models == (
+        ModelSource("faces", "inference.models.faces:Faces", {"long_side": 320}),
+        ModelSource("mine", "my.module:Mine", {"name": "a b"}),
+    )
+    assert made.limits.max_streams == 5
+
+
+def test_flags_win_over_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "settings.toml"
+    file.write_text(
+        '[server]\nport = 81\nworkers = 3\nmodels = ["echo"]\n[limits]\nmax_streams = 7\nmax_text_bytes = 9\n'
+    )
+    made = settings("--config", str(file), "--port", "82", "--set", "limits.max_streams=8")
+    assert (made.port, made.workers) == (82, 3)
+    assert [model.name for model in made.models] == ["echo"]
+    assert (made.limits.max_streams, made.limits.max_text_bytes) == (8, 9)
+
+
+@pytest.mark.parametrize(
+    ("assignment", "values"),
+    [
+        ("a=1", {"a": 1}),
+        ("a.b.c=0.5", {"a": {"b": {"c": 0.5}}}),
+        ("a=true", {"a": True}),
+        ('a="1"', {"a": "1"}),
+        ("a=word", {"a": "word"}),
+        ("a=two words", {"a": "two words"}),
+        ("a=https://x.example/?b=c", {"a": "https://x.example/?b=c"}),
+        ('a=["x", "y"]', {"a": ["x", "y"]}),
+        ("a=", {"a": ""}),
+    ],
+)
+def test_an_assignment_is_toml_or_a_word(assignment: str, values: dict[str, Any]) -> None:
+    made: dict[str, Any] = {}
+    assign(made, assignment)
+    assert made == values
+
+
+def test_assignments_go_side_by_side() -> None:
+    made: dict[str, Any] = {"a": {"x": 1}}
+    for assignment in ("a.y=2", "a.x=3"):
+        assign(made, assignment)
+    assert made == {"a": {"x": 3, "y": 2}}
+
+
+@pytest.mark.parametrize("assignment", ["", "a", "=1", ".a=1", "a.=1", "a..b=1"])
+def test_what_is_no_assignment_is_refused(assignment: str) -> None:
+    with pytest.raises(ConfigError, match="write it as KEY=VALUE"):
+        assign({}, assignment)
+
+
+def test_a_value_is_no_table() -> None:
+    with pytest.raises(ConfigError, match="a is no table"):
+        assign({"a": 1}, "a.b=1")
+
+
+@pytest.mark.parametrize(
+    ("argv", "sentence"),
+    [
+        (["--model", "nothing"], "or name one that ships: faces, spam, echo"),
+        (["--model", "echo", "--model", "echo"], "two models have the same name"),
+        (["--port", "70000"], "port 70000 is none"),
+        (["--workers", "0"], "workers = 0"),
+        (["--set", "limits.max_stream=1"], "unknown key 'max_stream' in [limits]"),
+        (["--set", "limit.max_streams=1"], "unknown table [limit]"),
+        (["--set", "limits.max_streams"], "write it as KEY=VALUE"),
+        (["--set", "server=5"], "server must be a table"),
+        (["--set", "server=5", "--port", "0"], "server must be a table"),
+        (["--set", "server.port=0x"], "port in [server] must be int"),
+        (["--config", "no/such/file.toml"], "cannot read no/such/file.toml"),
+        (["--config", "."], "cannot read ."),
+        (["--host", "no.such.host.invalid"], "cannot listen on no.such.host.invalid"),
+    ],
+)
+def test_a_wrong_setting_gets_a_sentence(
+    argv: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["serve", *argv]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("stream-server: ")
+    assert sentence in captured.err
+
+
+@pytest.mark.parametrize("content", [b"port = ", b"\xff\xfe", b"[server]\n[server]\n"])
+def test_a_broken_file_gets_a_sentence(
+    content: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "settings.toml"
+    file.write_bytes(content)
+    assert main(["serve", "--config", str(file)]) == 2
+    assert f"stream-server: cannot read {file}: " in capsys.readouterr().err
+
+
+def run(*argv: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "stream_server", "serve", "--port=0", "--workers=1", *argv],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_it_says_what_runs_and_where_and_how_it_is() -> None:
+    with run("--self-check") as process:
+        assert process.stdout
+        lines = [process.stdout.readline() for _ in range(6)]
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=WAIT)
+    assert re.fullmatch(
+        r"stream-server is ready at http://127\.0\.0\.1:\d+ after \d+\.\d s, 1 workers?\n", lines[0]
+    )
+    assert lines[1:4] == ["  faces@2023mar: ready\n", "  spam@1: ready\n", "  echo@1: ready\n"]
+    assert re.match(
+        r"self-check: 1 face in the sample portrait \(score 0\.\d\d\), answered in \d+\.\d ms", lines[4]
+    )
+    assert re.match(r"open http://127\.0\.0\.1:\d+ in a browser; Ctrl-C stops the server\n", lines[5])
+    assert (process.returncode, errors) == (0, "")
+
+
+def test_a_model_that_does_not_load_is_said_with_its_reason() -> None:
+    with run("--model=echo", f"--model=broken={SAMPLES}:LoadRaises", "--model=gone=no_such:Model") as process:
+        assert process.stdout
+        lines = [process.stdout.readline() for _ in range(4)]
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=WAIT)
+    assert lines[1] == "  echo@1: ready\n"
+    assert lines[2].startswith("  broken: loading it failed with OSError")
+    assert lines[3].startswith("  gone: cannot import no_such: no module named 'no_such'")
+    assert "no weights in /home/someone/secret" in errors, "the log has what clients are not told"
+    assert process.returncode == 0
+
+
+def test_an_address_of_version_6_is_written_as_one(start_server: Callable[..., RunningServer]) -> None:
+    server = start_server("--host=::1", "--workers=1", "--model=echo")
+    assert re.fullmatch(r"http://\[::1\]:\d+", server.url)
+    assert server.get("/v2/health/ready")[0] == 200
+
+
+def test_at_most_a_line_per_stream_is_logged_and_never_an_item(server: RunningServer) -> None:
+    with run("--model=echo", "-v") as process:
+        assert process.stdout
+        found = re.search(r"ready at http://(\S+)", process.stdout.readline())
+        assert found
+        code = (
+            "import asyncio; from stream_server import connect\n"
+            "async def main():\n"
+            f"    async with connect('http://{found[1]}', model='echo') as stream:\n"
+            "        async for _ in stream.process([b'SECRET'] * 20): pass\n"
+            "asyncio.run(main())\n"
+        )
+        subprocess.run([sys.executable, "-c", code], check=True, timeout=WAIT)
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=WAIT)
+    assert "SECRET" not in errors
+    assert (
+        len(re.findall(r"INFO stream_server.connection: stream s1 to echo: 20 items, 20 results", errors))
+        == 1
+    )
+    assert len(re.findall(r"s1\b", errors)) == 1

@@ -1,0 +1,140 @@
+"""What plain HTTP answers, asked of a running server."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.conftest import RunningServer
+
+SAMPLES = "tests.inference.sample_models"
+
+NO_NAMES = {
+    "climbing out": "../../etc/passwd",
+    "climbing out, slashes encoded": "..%2f..%2fetc%2fpasswd",
+    "climbing out, dots encoded": "%2e%2e%2f%2e%2e%2fetc",
+    "climbing out, encoded twice": "%252e%252e%252fetc",
+    "climbing out, the other slash": "..%5c..%5cetc",
+    "the folder itself": "%2e",
+    "the folder above": "%2e%2e",
+    "absolute": "%2fetc%2fpasswd",
+    "NUL": "echo%00",
+    "a newline": "echo%0a",
+    "a carriage return": "echo%0d%0aSet-Cookie:%20a=b",
+    "an escape": "%1b%5b31mecho",
+    "a space": "echo%20",
+    "a semicolon": "echo;v=1",
+    "upper case": "ECHO",
+    "a dash first": "-echo",
+    "a dot first": ".echo",
+    "another alphabet": "%d0%b5cho",
+    "wide letters": "%ef%bd%85cho",
+    "no UTF-8": "%ff%fe",
+    "65 letters": "e" * 65,
+    "300 letters": "e" * 300,
+    "markup": "%3cimg%20src=x%20onerror=alert(1)%3e",
+}
+
+
+def get_json(server: RunningServer, path: str) -> tuple[int, Any]:
+    status, headers, body = server.get(path)
+    assert headers["Content-Type"] == "application/json; charset=utf-8"
+    assert headers["X-Content-Type-Options"] == "nosniff"
+    return status, json.loads(body)
+
+
+def test_it_is_live_and_ready(server: RunningServer) -> None:
+    assert get_json(server, "/v2/health/live") == (200, {"live": True})
+    assert get_json(server, "/v2/health/ready") == (
+        200,
+        {"ready": True, "draining": False, "models": dict.fromkeys(("faces", "spam", "echo"), "ready")},
+    )
+
+
+def test_models_are_described(server: RunningServer) -> None:
+    status, body = get_json(server, "/v2/models")
+    assert status == 200
+    models = {model["name"]: model for model in body["models"]}
+    assert list(models) == ["faces", "spam", "echo"]
+    faces = models["faces"]
+    assert (faces["state"], faces["reason"], faces["version"]) == ("ready", None, "2023mar")
+    assert (faces["input"], faces["policy"], faces["window"]) == ("image", "latest", 1)
+    echo = models["echo"]
+    assert (echo["input"], echo["policy"], echo["window"], echo["max_batch"]) == ("bytes", "queue", 16, 32)
+    assert echo["description"] == "Answers how many bytes an item has."
+    assert echo["versions"] == ["1"]
+
+
+@pytest.mark.parametrize("name", ["faces", "spam", "echo"])
+def test_a_model_is_described_as_in_the_list(name: str, server: RunningServer) -> None:
+    _, every = get_json(server, "/v2/models")
+    assert get_json(server, f"/v2/models/{name}") == (
+        200,
+        next(model for model in every["models"] if model["name"] == name),
+    )
+
+
+@pytest.mark.parametrize("name", NO_NAMES.values(), ids=NO_NAMES.keys())
+def test_what_is_no_name_is_no_model(name: str, server: RunningServer) -> None:
+    status, headers, body = server.get(f"/v2/models/{name}")
+    assert status == 404
+    assert json.loads(body)["code"] in ("unknown_model", "no_route")
+    assert b"root:" not in body
+    assert "Set-Cookie" not in headers
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v2",
+        "/v2/",
+        "/v2/models/",
+        "/v3/models",
+        "/v2/health",
+        "/nothing",
+        "//etc/passwd",
+        "/v2/models/echo/",
+    ],
+)
+def test_other_addresses_are_a_404_in_json(path: str, server: RunningServer) -> None:
+    status, body = get_json(server, path)
+    assert (status, body["code"]) == (404, "no_route")
+
+
+def test_a_model_that_is_not_there_is_named(server: RunningServer) -> None:
+    status, body = get_json(server, "/v2/models/nothing")
+    assert (status, body["code"], body["retryable"]) == (404, "unknown_model", False)
+    assert "nothing" in body["error"]
+
+
+def test_metrics_are_what_a_scraper_reads(server: RunningServer) -> None:
+    status, headers, body = server.get("/metrics")
+    assert status == 200
+    assert headers["Content-Type"].startswith("text/plain; version=0.0.4")
+    families = {family.name for family in text_string_to_metric_families(body.decode())}
+    assert {"stream_items_received", "stream_age_seconds", "stream_workers", "streams"} <= families
+
+
+def test_labels_are_never_a_clients_words(server: RunningServer) -> None:
+    for name in ("nothing", "evil{}", "%22%0a"):
+        server.get(f"/v2/models/{name}")
+    for family in text_string_to_metric_families(server.get("/metrics")[2].decode()):
+        for sample in family.samples:
+            assert sample.labels.get("model", "echo") in ("faces", "spam", "echo")
+
+
+def test_a_model_that_does_not_load_is_told_and_the_others_serve(
+    start_server: Callable[..., RunningServer],
+) -> None:
+    server = start_server("--workers", "1", "--model", "echo", "--model", f"broken={SAMPLES}:LoadRaises")
+    status, body = get_json(server, "/v2/health/ready")
+    assert (status, body["ready"]) == (503, False)
+    assert body["models"] == {"echo": "ready", "broken": "unavailable"}
+    status, model = get_json(server, "/v2/models/broken")
+    assert (status, model["state"], model["version"]) == (200, "unavailable", None)
+    assert "OSError" in model["reason"]
+    assert "secret" not in model["reason"], "a client is not told of paths"

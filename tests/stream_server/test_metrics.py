@@ -1,0 +1,106 @@
+"""The text that a Prometheus scraper reads, read by Prometheus's own parser."""
+
+from __future__ import annotations
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from inference.engine import PoolStatus
+from inference.items import Dropped, Failed, Item, Outcome, Result
+from inference.scheduler import Statistics, Tally
+from stream_server.metrics import SECONDS, Metrics
+
+Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
+
+ECHO = ("model", "echo")
+
+
+def scrape(metrics: Metrics) -> Samples:
+    return {
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for family in text_string_to_metric_families(metrics.render().decode())
+        for sample in family.samples
+    }
+
+
+def make(tally: Tally, streams: int = 1, pool: PoolStatus | None = None) -> Metrics:
+    statistics = Statistics({"echo": tally}, {"echo": streams})
+    return Metrics(lambda: statistics, lambda: pool or PoolStatus(2, 1, 4, (10,)))
+
+
+def item(received: float = 0.0) -> Item:
+    return Item(1, 1, b"", received)
+
+
+def test_every_count_of_the_snapshot_is_there() -> None:
+    tally = Tally(
+        received=36,
+        results=1,
+        errors=2,
+        superseded=3,
+        expired=4,
+        draining=5,
+        cancelled=6,
+        waiting=7,
+        running=8,
+    )
+    assert tally.balanced
+    samples = scrape(make(tally, streams=9))
+    assert samples["stream_items_received_total", (ECHO,)] == 36
+    assert samples["stream_items_results_total", (ECHO,)] == 1
+    for reason, count in {"superseded": 3, "expired": 4, "draining": 5, "cancelled": 6}.items():
+        assert samples["stream_items_dropped_total", (ECHO, ("reason", reason))] == count
+    assert samples["stream_items_waiting", (ECHO,)] == 7
+    assert samples["stream_items_running", (ECHO,)] == 8
+    assert samples["streams", (ECHO,)] == 9
+
+
+def test_the_workers_are_there() -> None:
+    samples = scrape(make(Tally()))
+    assert samples["stream_workers", ()] == 2
+    assert samples["stream_workers_ready", ()] == 1
+    assert samples["stream_worker_deaths_total", ()] == 4
+
+
+def test_errors_are_counted_by_their_code() -> None:
+    metrics = make(Tally(received=4, errors=4))
+    for code in ("bad_image", "bad_image", "timeout"):
+        metrics.observe("echo", Failed(item(), code, "why"), 0.0)
+    samples = scrape(metrics)
+    assert samples["stream_items_errors_total", (("code", "bad_image"), ECHO)] == 2
+    assert samples["stream_items_errors_total", (("code", "timeout"), ECHO)] == 1
+
+
+def test_errors_that_found_their_client_gone_are_counted_too() -> None:
+    """Nobody is told of them, so nobody observes them, and the law of the counts would not hold."""
+    metrics = make(Tally(received=3, errors=3))
+    metrics.observe("echo", Failed(item(), "bad_image", "why"), 0.0)
+    errors = {key: n for key, n in scrape(metrics).items() if key[0] == "stream_items_errors_total"}
+    assert sum(errors.values()) == 3
+    assert errors["stream_items_errors_total", (("code", "undelivered"), ECHO)] == 2
+
+
+def test_the_times_of_a_result_fall_into_their_buckets() -> None:
+    metrics = make(Tally(received=2, results=2))
+    for received in (10.0, 10.5):
+        metrics.observe("echo", Result(item(received), "{}", "1", 3.0, 20.0, 1), 11.0)
+    samples = scrape(metrics)
+    assert samples["stream_age_seconds_count", (ECHO,)] == 2
+    assert samples["stream_age_seconds_sum", (ECHO,)] == pytest.approx(1.5)
+    assert samples["stream_queue_seconds_sum", (ECHO,)] == pytest.approx(0.006)
+    assert samples["stream_infer_seconds_sum", (ECHO,)] == pytest.approx(0.04)
+    buckets = [samples["stream_age_seconds_bucket", (("le", str(le)), ECHO)] for le in SECONDS]
+    assert buckets == [sum(age <= le for age in (0.5, 1.0)) for le in SECONDS]
+
+
+@pytest.mark.parametrize("outcome", [Dropped(item(), "expired"), Failed(item(), "timeout", "")])
+def test_only_results_have_times(outcome: Outcome) -> None:
+    metrics = make(Tally())
+    metrics.observe("echo", outcome, 1.0)
+    assert not any(name.startswith("stream_age") for name, _ in scrape(metrics))
+
+
+def test_two_servers_in_one_process_do_not_share_counts() -> None:
+    first, second = make(Tally()), make(Tally())
+    first.observe("echo", Result(item(), "{}", "1", 0.0, 0.0, 1), 1.0)
+    assert ("stream_age_seconds_count", (ECHO,)) not in scrape(second)

@@ -1,0 +1,361 @@
+"""The life of a server process: start, drain, stop, by signals and under load; and what its process holds."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import aiohttp
+import psutil
+import pytest
+
+from tests.conftest import RunningServer
+from tests.stream_server.wire import BINARY, CLOSE, Wire, dial, frame
+
+PATIENT = "--model=patient=tests.inference.sample_models:Patient"
+"""A model that sleeps and answers as it is told, one item at a time."""
+
+PATH = "/v2/models/patient/stream"
+
+WAIT = 20.0  # seconds: above any answer of a machine that has something else to do as well
+
+DRAIN_S = 3
+
+Start = Callable[..., RunningServer]
+
+
+@pytest.fixture
+async def http() -> AsyncIterator[aiohttp.ClientSession]:
+    async with asyncio.timeout(3 * WAIT), aiohttp.ClientSession() as session:
+        yield session
+
+
+def pid(server: RunningServer) -> int:
+    assert server.process
+    return server.process.pid
+
+
+def workers(server: RunningServer) -> list[psutil.Process]:
+    return psutil.Process(pid(server)).children()
+
+
+async def exit_status(server: RunningServer) -> int:
+    assert server.process
+    return await asyncio.to_thread(server.process.wait, WAIT)
+
+
+def assert_nothing_is_left(server: RunningServer, processes: list[psutil.Process]) -> None:
+    """No worker lives, and the port can be bound again at once."""
+    gone, alive = psutil.wait_procs(processes, timeout=2)
+    assert len(gone) == len(processes)
+    assert not alive
+    host = urlsplit(server.url)
+    with socket.create_server((host.hostname or "", host.port or 0)):
+        pass
+
+
+class Client:
+    """One that counts what it gets."""
+
+    def __init__(self, wire: Wire) -> None:
+        self.wire = wire
+        self.messages: list[dict[str, Any]] = []
+        self.close_code = 0
+
+    async def read(self, pause: float = 0.0) -> None:
+        """Read until the close, and check the laws that the client can see."""
+        while not self.messages or self.messages[-1]["type"] != "end":
+            self.messages.append(await self.wire.message())
+            await asyncio.sleep(pause)
+        self.close_code = await self.wire.close_code()
+        await self.wire.send(frame(CLOSE, self.close_code.to_bytes(2, "big")))
+        answers = [message for message in self.messages if "seq" in message]
+        assert [message["seq"] for message in answers] == list(range(1, len(answers) + 1))
+        count = {kind: sum(m["type"] == kind for m in answers) for kind in ("result", "dropped", "error")}
+        assert self.messages[-1] == {
+            "type": "end",
+            "received": len(answers),
+            "results": count["result"],
+            "dropped": count["dropped"],
+            "errors": count["error"],
+        }
+
+    def of(self, kind: str) -> list[dict[str, Any]]:
+        return [message for message in self.messages if message["type"] == kind]
+
+
+class TestDrain:
+    @pytest.mark.parametrize("signal_number", [signal.SIGTERM, signal.SIGINT])
+    async def test_what_was_accepted_is_answered(self, signal_number: int, start_server: Start) -> None:
+        """One client reads, one reads slowly, one sends on, one is idle, and one does not read at all."""
+        server = start_server("--workers=2", PATIENT, f"--set=timeouts.drain_s={DRAIN_S}")
+        processes = workers(server)
+        async with asyncio.timeout(WAIT), AsyncExitStack() as stack:
+
+            async def client(**options: Any) -> Client:
+                return Client(await stack.enter_async_context(dial(server.url, PATH, **options)))
+
+            keen, slow, sending, idle = [await client() for _ in range(4)]
+            deaf = await client(receive_buffer=1 << 12, limit=1 << 11)
+            for one in (keen, slow, sending):
+                await one.wire.send(*[frame(BINARY, b"sleep 0.05")] * 8)
+            await deaf.wire.send(*[frame(BINARY, b"answer " + b"x" * 500_000)] * 8)
+            while sum(v for k, v in server.metrics().items() if k.startswith("stream_items_received")) < 32:
+                await asyncio.sleep(0.02)
+            started = time.monotonic()
+            os.kill(pid(server), signal_number)
+
+            async def send_on() -> None:
+                while not sending.of("goaway"):
+                    await asyncio.sleep(0)
+                for _ in range(3):
+                    await sending.wire.item(b"sleep 0")
+
+            await asyncio.gather(keen.read(), slow.read(0.1), sending.read(), idle.read(), send_on())
+            assert await exit_status(server) == 0
+            took = time.monotonic() - started
+        for one in (keen, slow, sending, idle):
+            assert one.close_code == 1001
+            (goaway,) = one.of("goaway")
+            assert goaway["grace_ms"] == 1000 * DRAIN_S
+            assert goaway["retry_after_ms"] > 0
+        assert len(keen.of("result")) == len(slow.of("result")) == len(sending.of("result")) == 8
+        assert {message["reason"] for message in sending.of("dropped")} <= {"draining"}
+        assert [message["type"] for message in idle.messages] == ["goaway", "end"]
+        assert took < DRAIN_S + 2
+        assert_nothing_is_left(server, processes)
+
+    async def test_without_streams_it_takes_no_time(self, start_server: Start) -> None:
+        server = start_server("--workers=1", "--model=echo")
+        processes = workers(server)
+        os.kill(pid(server), signal.SIGTERM)
+        async with asyncio.timeout(3):
+            assert await exit_status(server) == 0
+        assert_nothing_is_left(server, processes)
+
+    async def test_what_takes_too_long_gets_its_answer_too(self, start_server: Start) -> None:
+        """When the time is over, what runs ends with its worker, and what waits is dropped."""
+        server = start_server("--workers=1", PATIENT, "--set=timeouts.drain_s=0.5")
+        processes = workers(server)
+        async with asyncio.timeout(WAIT), dial(server.url, PATH) as wire:
+            client = Client(wire)
+            await wire.send(frame(BINARY, b"sleep 30"), frame(BINARY, b"sleep 30"))
+            while server.metrics()['stream_items_running{model="patient"}'] == 0:
+                await asyncio.sleep(0.02)
+            started = time.monotonic()
+            os.kill(pid(server), signal.SIGTERM)
+            await client.read()
+            assert await exit_status(server) == 0
+            assert time.monotonic() - started < 0.5 + 2
+        assert [m["type"] for m in client.messages] == ["goaway", "error", "dropped", "end"]
+        assert client.of("error")[0]["code"] == "worker_lost"
+        assert client.of("dropped")[0]["reason"] == "draining"
+        assert client.close_code == 1001
+        assert_nothing_is_left(server, processes)
+
+    async def test_a_second_signal_ends_it_at_once(self, start_server: Start) -> None:
+        server = start_server("--workers=1", PATIENT, "--set=timeouts.drain_s=60")
+        processes = workers(server)
+        async with asyncio.timeout(WAIT), dial(server.url, PATH) as wire:
+            client = Client(wire)
+            await wire.item(b"sleep 60")
+            os.kill(pid(server), signal.SIGTERM)
+            assert (await wire.message())["type"] == "goaway"
+            os.kill(pid(server), signal.SIGTERM)
+            await client.read()
+            async with asyncio.timeout(5):
+                assert await exit_status(server) == 0
+        assert client.close_code == 1001
+        assert_nothing_is_left(server, processes)
+
+    async def test_it_is_not_ready_and_takes_no_new_connection(
+        self, start_server: Start, http: aiohttp.ClientSession
+    ) -> None:
+        server = start_server("--workers=1", PATIENT)
+        async with dial(server.url, PATH) as wire:
+            client = Client(wire)
+            async with http.get(server.url + "/v2/health/ready") as response:
+                assert response.status == 200  # and the connection is kept for the next request
+            await wire.item(b"sleep 1")
+            os.kill(pid(server), signal.SIGTERM)
+            assert (await wire.message())["type"] == "goaway"
+            async with http.get(server.url + "/v2/health/ready") as response:
+                assert (response.status, (await response.json())["draining"]) == (503, True)
+            with pytest.raises(ConnectionRefusedError):
+                await asyncio.open_connection(urlsplit(server.url).hostname, urlsplit(server.url).port)
+            await client.read()
+            assert len(client.of("result")) == 1
+        assert await exit_status(server) == 0
+
+
+class TestTerminal:
+    """Started as a shell starts it, with a process group of its own."""
+
+    def start(self, *args: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "stream_server", "serve", "--port=0", "--workers=2", *args],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            process_group=0,
+        )
+
+    async def test_ctrl_c_reaches_the_workers_too_and_costs_nothing(self) -> None:
+        process = self.start(PATIENT)
+        assert process.stdout
+        found = re.search(r"ready at (\S+)", await asyncio.to_thread(process.stdout.readline))
+        assert found
+        server = RunningServer((), url=found[1], process=process)
+        processes = workers(server)
+        async with asyncio.timeout(WAIT), dial(server.url, PATH) as wire:
+            client = Client(wire)
+            await wire.send(*[frame(BINARY, b"sleep 0.2")] * 6)
+            while server.metrics()['stream_items_received_total{model="patient"}'] < 6:
+                await asyncio.sleep(0.02)
+            os.killpg(process.pid, signal.SIGINT)
+            await client.read()
+        assert len(client.of("result")) == 6
+        _, errors = process.communicate(timeout=WAIT)
+        assert (process.returncode, errors) == (0, "")
+        assert_nothing_is_left(server, processes)
+
+    @pytest.mark.parametrize("seconds", [0.15, 0.25, 0.4, 0.6])
+    def test_a_signal_during_the_start_ends_it(self, seconds: float) -> None:
+        """Before Python has come to our code it ends by the signal itself; afterwards in order."""
+        process = self.start()
+        time.sleep(seconds)  # the moment is what is tested
+        children = psutil.Process(process.pid).children(recursive=True)
+        os.killpg(process.pid, signal.SIGTERM)
+        _, errors = process.communicate(timeout=WAIT)
+        assert process.returncode in (0, -signal.SIGTERM)
+        assert "Traceback" not in errors
+        _, alive = psutil.wait_procs(children, timeout=3)
+        assert not alive
+
+    def test_a_signal_while_models_load_ends_it_in_order(self) -> None:
+        process = self.start(PATIENT, "--model=slow=tests.stream_server.test_server:SlowToLoad")
+        while not psutil.Process(process.pid).children():
+            time.sleep(0.01)
+        children = psutil.Process(process.pid).children()
+        time.sleep(0.5)  # the model takes longer
+        os.kill(process.pid, signal.SIGTERM)
+        out, errors = process.communicate(timeout=WAIT)
+        assert (process.returncode, out, errors) == (0, "", "")
+        _, alive = psutil.wait_procs(children, timeout=3)
+        assert not alive
+
+
+class SlowToLoad:
+    """A model that takes its time."""
+
+    input = "bytes"
+
+    def load(self) -> None:
+        time.sleep(30)
+
+    def predict(self, items: list[bytes], /) -> list[bytes]:
+        return items
+
+
+def test_a_port_in_use_is_said(server: RunningServer) -> None:
+    port = str(urlsplit(server.url).port)
+    done = subprocess.run(
+        [sys.executable, "-m", "stream_server", "serve", "--port", port],
+        capture_output=True,
+        text=True,
+        timeout=WAIT,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert re.fullmatch(
+        rf"stream-server: cannot listen on 127\.0\.0\.1 port {port}: .+; choose another with --port\n",
+        done.stderr,
+    )
+
+
+async def test_a_worker_that_dies_costs_its_item_and_is_replaced(start_server: Start) -> None:
+    server = start_server("--workers=2", PATIENT)
+    async with asyncio.timeout(WAIT), dial(server.url, PATH) as other, dial(server.url, PATH) as wire:
+        await wire.item(b"exit 1")
+        error = await wire.message()
+        assert (error["seq"], error["code"], error["retryable"]) == (1, "worker_lost", True)
+        for seq in range(1, 5):
+            await other.item(b"answer yes")
+            assert (await other.message())["seq"] == seq
+        await wire.item(b"answer yes")
+        assert (await wire.message())["type"] == "result"
+        while server.metrics()["stream_workers_ready"] < 2:
+            await asyncio.sleep(0.02)
+
+
+async def test_a_connection_that_asks_for_nothing_is_closed(start_server: Start) -> None:
+    """Slowloris: each of them would hold a socket for ever."""
+    server = start_server("--workers=1", "--model=echo", "--set=timeouts.hello_s=0.5")
+    host = urlsplit(server.url)
+    async with asyncio.timeout(WAIT), dial(server.url, "/v2/models/echo/stream") as wire:
+        for beginning in (b"", b"GET /", b"GET / HTTP/1.1\r\nHost: localhost\r\nX-Slow: "):
+            reader, writer = await asyncio.open_connection(host.hostname, host.port)
+            writer.write(beginning)
+            for _ in range(3):  # a byte now and then is no request either
+                await asyncio.sleep(0.1)
+                writer.write(b"x" if beginning else b"")
+            assert await reader.read() == b""
+            writer.close()
+        await wire.item(b"x")
+        assert (await wire.message())["type"] == "result", "a stream may be silent for longer"
+
+
+class TestProcess:
+    """The loop's process holds neither models nor what they are made with."""
+
+    def test_no_library_of_models_is_loaded(self, server: RunningServer) -> None:
+        maps = Path(f"/proc/{pid(server)}/maps").read_text()
+        libraries = {line.split()[-1] for line in maps.splitlines() if ".so" in line}
+        strangers = "cv2", "onnxruntime", "sklearn", "scipy", "simplejpeg", "numpy"
+        assert not [path for path in libraries if any(f"/{name}" in path for name in strangers)]
+        assert any("aiohttp" in path for path in libraries), "or this would prove nothing"
+
+    def test_no_module_of_models_or_clients_is_imported(self) -> None:
+        code = "import sys, stream_server.cli; stream_server.cli.make_parser(); print(*sys.modules)"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        loaded = set(done.stdout.split())
+        assert "stream_server.commands.serve" in loaded
+        strangers = {"cv2", "numpy", "onnxruntime", "simplejpeg", "sklearn", "websockets", "multiprocessing"}
+        assert not loaded & strangers
+        assert not loaded & {
+            "inference.worker",
+            "inference.images",
+            "inference.models",
+            "stream_server.client",
+        }
+
+    def test_it_is_small_and_soon_ready(
+        self, start_server: Start, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        started = time.monotonic()
+        server = start_server()
+        took = time.monotonic() - started
+        size = psutil.Process(pid(server)).memory_info().rss / 1e6
+        with capsys.disabled():
+            print(
+                f"\n  ready after {took:.2f} s with all models; the server's own process has {size:.0f} MB",
+                end="",
+            )
+        assert size < 100
+
+    def test_every_model_lives_in_every_worker(self, server: RunningServer) -> None:
+        assert len(workers(server)) == 2
+        status, _, body = server.get("/v2/health/ready")
+        assert (status, json.loads(body)["ready"]) == (200, True)

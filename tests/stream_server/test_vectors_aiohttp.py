@@ -1,0 +1,50 @@
+"""The conversations that every client is tested on, held with a client that is not ours: aiohttp's."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+from typing import Any
+
+import aiohttp
+import pytest
+from yarl import URL
+
+from stream_server.protocol import SUBPROTOCOL
+from tests.conftest import RunningServer, vectors
+
+WAIT = 20.0  # seconds: above any answer of a machine that has something else to do as well
+
+
+async def step(ws: aiohttp.ClientWebSocketResponse, todo: dict[str, Any]) -> None:
+    """Do or expect what one step of a conversation says."""
+    match todo:
+        case {"send": text}:
+            await ws.send_str(text)
+        case {"send_base64": text}:
+            await ws.send_bytes(base64.b64decode(text))
+        case {"expect": expected}:
+            message = json.loads(await ws.receive_str())
+            assert message == message | expected
+            assert not set(todo.get("absent", ())) & set(message)
+        case {"expect_close": code}:
+            message = await ws.receive()
+            assert message.type is aiohttp.WSMsgType.CLOSE
+            assert message.data == code
+        case _:
+            pytest.fail(f"no step: {todo}")
+
+
+@pytest.mark.parametrize("subprotocol", [True, False], ids=["with subprotocol", "without"])
+@pytest.mark.parametrize("case", vectors("conversations"), ids=lambda case: case["name"])
+async def test_conversations(case: dict[str, Any], subprotocol: bool, server: RunningServer) -> None:
+    protocols = [SUBPROTOCOL] if subprotocol else []
+    async with (
+        asyncio.timeout(WAIT),
+        aiohttp.ClientSession() as http,
+        http.ws_connect(URL(server.url + case["path"], encoded=True), protocols=protocols) as ws,
+    ):
+        assert ws.protocol == (SUBPROTOCOL if subprotocol else None)
+        for todo in case["steps"]:
+            await step(ws, todo)
