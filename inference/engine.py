@@ -7,6 +7,7 @@ async with Engine([ModelSource.parse("mypackage.mymodule:MyModel")], workers=2) 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Self, TypeAlias
@@ -15,6 +16,8 @@ from inference.items import Batch, Item, Outcome
 from inference.model import ModelCard, ModelError, ModelSource, Policy
 from inference.pool import ModelState, Pool
 from inference.scheduler import Scheduler, Statistics, Tally
+
+log = logging.getLogger(__name__)
 
 Deliver: TypeAlias = Callable[[Outcome], None]
 
@@ -214,5 +217,9 @@ class Engine:
     def _hand_out(self, outcomes: Sequence[Outcome]) -> None:
         for outcome in outcomes:
             deliver = self._deliver.get(outcome.item.stream)
-            if deliver is not None:  # one delivery may close the stream of the next
+            if deliver is None:  # an earlier delivery closed its stream
+                continue
+            try:
                 deliver(outcome)
+            except Exception:
+                log.exception("stream %d: its owner failed to take an outcome", outcome.item.stream)

@@ -71,6 +71,11 @@ class Slot:
         return self._ready
 
     @property
+    def busy(self) -> bool:
+        """Whether it has a batch."""
+        return self._batch is not None
+
+    @property
     def free(self) -> bool:
         """Whether it can take a batch now."""
         return self._ready and self._batch is None
@@ -256,9 +261,11 @@ class Pool:
             slot.start()
 
     async def stop(self) -> None:
-        """Close every channel, end what has not exited within `STOP_GRACE`, reap all."""
+        """End busy workers, close every channel, end what has not exited within `STOP_GRACE`, reap all."""
         self.stopping = True
         for slot in self.slots:
+            if slot.busy:
+                slot.kill()
             slot.close()
         self.exited()
         try:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -23,6 +24,15 @@ ENVIRONMENT = {
     # a worker's last words must not sit in a buffer when it is killed
     "PYTHONUNBUFFERED": "1",
 }
+
+
+def search_path() -> str:
+    """Where a worker looks for modules: this package, then the current folder, then as the server does.
+
+    A user's own model lies in the current folder, which must not hide this package with a folder of its name.
+    """
+    ours = str(Path(__file__).resolve().parents[1])
+    return os.pathsep.join(filter(None, (ours, str(Path.cwd()), os.environ.get("PYTHONPATH"))))
 
 
 class WorkerProcess:
@@ -43,11 +53,11 @@ class WorkerProcess:
         self.sock, theirs = socket.socketpair()
         try:
             self._process = subprocess.Popen(  # noqa: S603  # our own module, no shell
-                [sys.executable, "-m", "inference.worker", str(theirs.fileno()), str(os.getpid())],
+                [sys.executable, "-P", "-m", "inference.worker", str(theirs.fileno()), str(os.getpid())],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=2,  # a model that prints must not mix into what the server prints
-                env={**os.environ, **ENVIRONMENT},
+                env={**os.environ, **ENVIRONMENT, "PYTHONPATH": search_path()},
                 process_group=0,  # a Ctrl-C is the server's, and would find a worker that still imports unprepared
             )
         except BaseException:

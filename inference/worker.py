@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any, TypeAlias
 
-from inference.channel import Header, WorkerChannel
+from inference.channel import MAX_ANSWER, Header, WorkerChannel
 from inference.model import InputKind, ItemError, Model, ModelError, ModelSource, describe
 
 log = logging.getLogger("inference.worker")
@@ -196,10 +196,17 @@ def answer(models: dict[str, LoadedModel], header: Header, body: memoryview) -> 
         payloads.append(body[at : at + length])
         at += length
     answers = models[header["model"]].answer(payloads)
+    most = MAX_ANSWER // len(answers)
+    answers = [a if isinstance(a, ItemError) or len(a) <= most else too_long(len(a), most) for a in answers]
     items = [len(a) if isinstance(a, bytes) else as_error(a) for a in answers]
     outputs = [a for a in answers if isinstance(a, bytes)]
     infer_ms = (time.perf_counter() - started) * 1e3
     return {"type": "answers", "infer_ms": infer_ms, "items": items}, outputs
+
+
+def too_long(size: int, most: int) -> ItemError:
+    """Say that an answer does not fit into what a batch may answer."""
+    return ItemError("bad_output", f"the model's answer has {size:,} bytes; {most:,} is the most here")
 
 
 def as_error(error: ItemError) -> dict[str, str]:

@@ -128,7 +128,9 @@ async def stream(request: web.Request) -> web.StreamResponse:
     transport = request.transport
     if transport is None:  # the client has gone already
         return ws
-    if session is None:
+    if request.app[CONNECTIONS].draining:  # since the handshake began
+        refusal = Draining("the server is shutting down; try again in a moment")
+    if session is None or refusal:
         await refuse(ws, transport, refusal or Broken(), settings.timeouts)
         return ws
     name = request.match_info["model"]

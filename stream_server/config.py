@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
@@ -20,6 +21,9 @@ SHIPPED = {
     "echo": "inference.models.echo:Echo",
 }
 """The models that come with the package; they are served when none is named."""
+
+ORIGIN = re.compile(r"https?://[a-z0-9.:\[\]_-]+")
+"""An origin as browsers write it (RFC 6454 section 6.2): lower case, and nothing after the port."""
 
 T = TypeVar("T")
 
@@ -86,6 +90,11 @@ class Settings:
     timeouts: Timeouts = field(default_factory=Timeouts)
 
     def __post_init__(self) -> None:
+        if not self.host:
+            raise ConfigError("host is empty; use 127.0.0.1, or 0.0.0.0 for every interface")
+        for origin in self.allow_origin:
+            if not ORIGIN.fullmatch(origin):
+                raise ConfigError(f"{origin!r} is no origin; write it as browsers do: https://example.org")
         if not 0 <= self.port <= 65535:
             raise ConfigError(f"port {self.port} is none; ports are 0 to 65535")
         if not 1 <= self.workers <= 1024:

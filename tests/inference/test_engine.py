@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +78,13 @@ async def failure(engine: Engine, payload: bytes | str, model: str = "obeys") ->
     outcome = await infer(engine, payload, model)
     assert isinstance(outcome, Failed), outcome
     return outcome
+
+
+@pytest.fixture(autouse=True)
+def every_delivery_was_taken(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """What `Stream.deliver` asserts, the engine logs."""
+    yield
+    assert "failed to take an outcome" not in caplog.text
 
 
 class Stream:
@@ -571,6 +578,27 @@ class TestLoading:
             Engine([source("Length"), source("Length")], 1)
 
 
+class TestOwners:
+    async def test_an_owner_that_fails_costs_its_own_stream_alone(
+        self, start: Start, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        engine = await start("Length")
+        other = Stream(engine, "length")
+
+        def fail(outcome: Outcome) -> None:
+            other.send("next")
+            raise KeyError(outcome.item.seq)
+
+        number = engine.open("length", "queue", 1, fail)
+        pids = engine.workers().pids
+        engine.offer(Item(number, 1, b"x", engine.now()))
+        (outcome,) = await other.answered(1)
+        assert isinstance(outcome, Result)
+        assert engine.workers().pids == pids
+        assert f"stream {number}: its owner failed to take an outcome" in caplog.text
+        caplog.clear()
+
+
 class TestStopping:
     async def test_everything_that_waits_or_runs_has_an_outcome(self, start: Start) -> None:
         engine = await start("Patient", workers=2)
@@ -589,7 +617,7 @@ class TestStopping:
         stream = Stream(engine, "patient")
         stream.send("sleep 30")
         stopping = asyncio.create_task(engine.stop())
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(0)  # it has begun, and its worker is not yet reaped
         stream.send("answer")
         await stopping
         _, late = await stream.answered()

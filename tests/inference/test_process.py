@@ -156,3 +156,23 @@ async def test_thirty_of_them_leave_nothing(spawned: Spawn) -> None:
             process.kill()
             assert await ended.status() == -signal.SIGKILL
             process.sock.close()
+
+
+async def test_a_folder_of_our_name_beside_a_users_model_does_not_hide_us(
+    spawned: Spawn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "inference").mkdir()
+    (tmp_path / "inference" / "__init__.py").write_text("raise SystemExit(3)")
+    (tmp_path / "mine.py").write_text(
+        "class Mine:\n    input = 'text'\n    def load(self): ...\n    def predict(self, items): return items\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    process, ended = await spawned()
+    channel = WorkerChannel(process.sock)
+    await asyncio.to_thread(
+        channel.send, {"models": [{"name": "mine", "reference": "mine:Mine", "options": {}}]}
+    )
+    said = [(await asyncio.to_thread(channel.receive) or ({},))[0].get("type") for _ in range(3)]
+    process.sock.close()
+    assert said == ["loading", "loaded", "ready"]
+    assert await ended.status() == 0

@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from inference.channel import MAX_HEADER, WorkerChannel, pack
+from inference.channel import MAX_ANSWER, MAX_HEADER, WorkerChannel, pack
 from inference.model import ItemError, ModelSource
 from inference.process import ENVIRONMENT
-from inference.worker import MAX_CODE, MAX_MESSAGE, as_error, plain, read_data, read_text, sample_item
+from inference.worker import MAX_CODE, MAX_MESSAGE, answer, as_error, plain, read_data, read_text, sample_item
 
 SAMPLES = "tests.inference.sample_models"
 
@@ -257,3 +257,17 @@ def test_the_errors_of_the_largest_batch_fit_a_header() -> None:
     errors: Sequence[dict[str, str]] = [as_error(worst)] * 256
     assert len(json.dumps({"type": "answers", "infer_ms": 1.0, "items": errors})) < MAX_HEADER
     assert as_error(ItemError("code", "message")) == {"code": "code", "message": "message"}
+
+
+class Wordy:
+    """Answers what a batch of two has no room for, and what it just has."""
+
+    def answer(self, payloads: Sequence[memoryview]) -> list[bytes]:
+        return [bytes(MAX_ANSWER // 2 + 1), bytes(MAX_ANSWER // 2)]
+
+
+def test_an_answer_that_is_too_long_is_its_items_own_error() -> None:
+    header, outputs = answer({"wordy": Wordy()}, {"model": "wordy", "lengths": [1, 1]}, memoryview(b"ab"))
+    too_long, fits = header["items"]
+    assert too_long["code"] == "bad_output"
+    assert [len(output) for output in outputs] == [fits] == [MAX_ANSWER // 2]
