@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import os
 import random
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
@@ -59,6 +61,7 @@ class Backoff:
 
 def translate(exc: Exception, address: str, unanswered: int = 0) -> ClientError:
     """Say a foreign exception in our words; the only place that does."""
+    address = address.partition("?")[0]
     match exc:
         case ConnectionClosed():
             return ConnectionLost(
@@ -70,9 +73,11 @@ def translate(exc: Exception, address: str, unanswered: int = 0) -> ClientError:
         case TimeoutError():
             return ConnectFailed(f"{address} said nothing for {OPEN_TIMEOUT_S:.0f} s; is it a stream server?")
         case OSError():
+            # asyncio's own words hold a tuple; a name that does not resolve has a negative number
+            why = os.strerror(exc.errno) if exc.errno and exc.errno > 0 else exc.strerror or exc
+            host = urlsplit(address).netloc
             return ConnectFailed(
-                f"no server at {address} ({exc.strerror or exc}); is it running? "
-                "start one with: stream-server serve"
+                f"no server at {host} ({why}); is it running? start one: stream-server serve"
             )
         case _:
             return ConnectFailed(f"what answers at {address} is no stream server ({exc})")

@@ -1,4 +1,4 @@
-"""The synchronous client, for scripts and notebooks: the asynchronous one on an event loop in a thread, nothing more.
+"""The synchronous client for scripts and notebooks: the asynchronous one on a loop in a thread, nothing more.
 
 with connect_sync("http://127.0.0.1:8080", model="spam") as stream:
     for answer in stream.process(texts):
@@ -80,9 +80,10 @@ class SyncStream:
         try:
             while (answer := self._loop.do(_next(answers))) is not None:
                 yield answer
-        finally:
+        except GeneratorExit:  # broken off; any other exception came from `answers` and ended them
             if self._loop.runs:
                 self._loop.do(_close(answers))
+            raise
 
 
 async def _next(answers: Stream | AsyncGenerator[Answer]) -> Answer | None:

@@ -1,0 +1,90 @@
+"""Show which models a running server serves, their versions and states."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import urllib.error
+import urllib.request
+from http.client import HTTPException
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from stream_server.answers import server_address
+from stream_server.errors import ConnectFailed
+
+EPILOG = """\
+examples:
+  stream-server models
+  stream-server models --url http://server:8080 --json | jq -r '.[].name'
+
+Exit status 0 means that every model is ready.
+"""
+
+TIMEOUT_S = 10.0
+"""Longest wait: a server that is up answers this within milliseconds."""
+
+MAX_BYTES = 1 << 20
+"""Largest answer: a thousand models; what is longer comes from no stream server."""
+
+FIELDS = {"name", "version", "state", "reason", "input", "policy", "window", "description"}
+"""What the table needs of every model."""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.add_argument("--url", default="http://127.0.0.1:8080", help="the server (default %(default)s)")
+    parser.add_argument("--json", action="store_true", help="print the server's own words, for programs")
+    parser.epilog = EPILOG
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the models; this command's answer is the table, so it goes to standard output."""
+    models = fetch(args.url)
+    if args.json:
+        json.dump(models, sys.stdout, indent=2, ensure_ascii=False)
+        print()
+    else:
+        Console().print(make_table(models))
+    return 0 if all(model["state"] == "ready" for model in models) else 1
+
+
+def fetch(url: str) -> list[dict[str, Any]]:
+    """Ask a server for its models.
+
+    Raises:
+        ConfigError: `url` is no address.
+        ConnectFailed: no server there, or another kind of server.
+    """
+    address = server_address(url) + "/v2/models"
+    try:
+        with urllib.request.urlopen(address, timeout=TIMEOUT_S) as response:  # noqa: S310  # http or https
+            models: list[dict[str, Any]] = json.loads(response.read(MAX_BYTES))["models"]
+            if all(model.keys() >= FIELDS for model in models):
+                return models
+    except urllib.error.HTTPError as exc:
+        raise ConnectFailed(f"{address} is no stream server's: HTTP status {exc.code}") from exc
+    except (OSError, HTTPException) as exc:
+        reason = getattr(exc, "reason", exc)  # of a URLError; a socket's own error has none
+        reason = getattr(reason, "strerror", None) or reason
+        raise ConnectFailed(
+            f"no server at {address} ({reason}); is it running? start one: stream-server serve"
+        ) from exc
+    except (ValueError, TypeError, KeyError, AttributeError) as exc:
+        raise ConnectFailed(f"{address} is no stream server's: it names no models") from exc
+    raise ConnectFailed(f"{address} is no stream server's: it names no models")
+
+
+def make_table(models: list[dict[str, Any]]) -> Table:
+    """Lay the models out for people, in 80 columns; one that is not ready says why."""
+    table = Table("model", "version", "state", "takes", "policy", "window", "description", box=SIMPLE_HEAD)
+    for model in models:
+        cells = [model[key] for key in ("name", "version", "state", "input", "policy", "window")]
+        cells.append(model["reason"] or model["description"])
+        style = None if model["state"] == "ready" else "red"
+        table.add_row(*("" if cell is None else str(cell) for cell in cells), style=style)
+    return table

@@ -1,0 +1,194 @@
+"""How the client gets a connection."""
+
+from __future__ import annotations
+
+import http
+import json
+import random
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from websockets.asyncio.server import ServerConnection
+from websockets.http11 import Request, Response
+
+from stream_server import dialing
+from stream_server.dialing import Backoff, dial
+from stream_server.errors import ConnectFailed, ConnectionLost, Refused
+from tests.stream_server.peer import Peer, obedient, scripted
+
+
+def address(url: str) -> str:
+    return url.replace("http", "ws") + "/v2/models/echo/stream?window=4"
+
+
+async def test_the_server_says_ready_and_does_not_compress() -> None:
+    async with scripted(obedient, compression="deflate") as url:
+        connection, ready = await dial(address(url))
+        assert ready.model == "echo"
+        assert connection.protocol.extensions == []
+        await connection.close()
+
+
+async def test_no_server_is_said_with_what_to_do(unused_tcp_port: int) -> None:
+    with pytest.raises(ConnectFailed, match=r"Connection refused\); is it running\? start one") as caught:
+        await dial(f"ws://127.0.0.1:{unused_tcp_port}/v2/models/echo/stream?window=4")
+    assert isinstance(caught.value.__cause__, OSError)
+    assert "window" not in str(caught.value)
+
+
+async def test_another_websocket_server_is_none_of_ours() -> None:
+    async def chat(peer: Peer) -> None:
+        await peer.ws.send("hello")
+
+    async with scripted(chat) as url:
+        with pytest.raises(ConnectFailed, match="no message of"):
+            await dial(address(url))
+    async with scripted(obedient, subprotocols=None) as url:
+        with pytest.raises(ConnectFailed, match="does not speak"):
+            await dial(address(url))
+
+
+async def test_a_binary_message_is_none_of_the_protocol() -> None:
+    async def binary(peer: Peer) -> None:
+        await peer.ws.send(b"\0")
+
+    async with scripted(binary) as url:
+        with pytest.raises(ConnectFailed, match="binary"):
+            await dial(address(url))
+
+
+async def test_the_first_message_is_ready() -> None:
+    async def hasty(peer: Peer) -> None:
+        await peer.result(1)
+
+    async with scripted(hasty) as url:
+        with pytest.raises(ConnectFailed, match="did not begin with `ready`"):
+            await dial(address(url))
+
+
+async def test_a_refusal_carries_its_code() -> None:
+    async def refuse(peer: Peer) -> None:
+        await peer.say("error", code="too_many_streams", message="full", retryable=True)
+        await peer.ws.close(4429)
+
+    async with scripted(refuse) as url:
+        with pytest.raises(Refused, match="too_many_streams: full") as caught:
+            await dial(address(url))
+    assert caught.value.code == "too_many_streams"
+    assert caught.value.retryable
+
+
+async def test_a_server_that_goes_before_it_says_anything_is_lost() -> None:
+    async def go(peer: Peer) -> None:
+        peer.cut()
+
+    async with scripted(go) as url:
+        with pytest.raises(ConnectionLost):
+            await dial(address(url))
+
+
+async def test_a_server_that_says_nothing_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dialing, "OPEN_TIMEOUT_S", 0.05)
+
+    async def silent(peer: Peer) -> None:
+        await peer.ws.wait_closed()
+
+    async with scripted(silent) as url:
+        with pytest.raises(ConnectFailed, match="said nothing"):
+            await dial(address(url))
+
+
+def http_answer(status: int, body: str) -> Callable[[ServerConnection, Request], Response]:
+    return lambda ws, _: ws.respond(http.HTTPStatus(status), body)
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "error", "words"),
+    [
+        (404, "Not here", ConnectFailed, "no stream server .HTTP status 404."),
+        (200, "<html>", ConnectFailed, "HTTP status 200"),
+        (503, "<html>", Refused, "http_503"),
+        (404, "[]", ConnectFailed, "404"),
+        (
+            403,
+            json.dumps({"error": "not you", "code": "forbidden", "retryable": False}),
+            Refused,
+            "forbidden: not you",
+        ),
+    ],
+)
+async def test_a_plain_http_answer_is_told_apart(
+    status: int, body: str, error: type[Exception], words: str
+) -> None:
+    async with scripted(obedient, process_request=http_answer(status, body)) as url:
+        with pytest.raises(error, match=words) as caught:
+            await dial(address(url))
+    if isinstance(caught.value, Refused):
+        assert caught.value.retryable is (status == 503)
+
+
+@given(attempt=st.integers(0, 10_000), seed=st.integers(), base=st.floats(0.001, 10), cap=st.floats(0.1, 60))
+def test_a_wait_is_anything_up_to_the_doubled_base_and_the_cap(
+    attempt: int, seed: int, base: float, cap: float
+) -> None:
+    wait_s = Backoff(base_s=base, cap_s=cap).wait_s(attempt, random.Random(seed))
+    assert 0 <= wait_s <= cap
+    if attempt < 60:
+        assert wait_s <= base * 2**attempt
+
+
+def test_waits_are_spread_over_their_whole_range() -> None:
+    """Full jitter: the mean is half of the longest, and clients that lost the same server come back apart."""
+    chance = random.Random(1)
+    for attempt, longest in ((0, 0.25), (3, 2.0), (20, 30.0)):
+        waits = [Backoff().wait_s(attempt, chance) for _ in range(2000)]
+        assert sum(waits) / len(waits) == pytest.approx(longest / 2, rel=0.05)
+        assert min(waits) < longest * 0.01
+        assert max(waits) > longest * 0.99
+
+
+def test_the_same_chance_gives_the_same_waits() -> None:
+    def waits() -> list[float]:
+        chance = random.Random(7)
+        return [Backoff().wait_s(attempt, chance) for attempt in range(10)]
+
+    assert waits() == waits()
+
+
+async def redial(url: str, **settings: Any) -> None:
+    connection, _ = await dialing.redial(
+        address(url), Backoff(base_s=0.0, **settings), ConnectionLost("cut"), 0.0
+    )
+    await connection.close()
+
+
+async def cut(peer: Peer) -> None:
+    peer.cut()
+
+
+async def test_dialing_goes_on_until_it_succeeds() -> None:
+    async with scripted(cut, cut, cut, obedient) as url:
+        await redial(url)
+
+
+async def test_dialing_ends_after_so_many_tries_or_so_long() -> None:
+    async with scripted(cut) as url:
+        with pytest.raises(ConnectionLost, match="did not come back after 3 attempts"):
+            await redial(url, tries=3)
+        with pytest.raises(ConnectionLost, match="did not come back"):
+            await redial(url, give_up_s=0.05)
+
+
+async def test_dialing_ends_at_a_refusal_that_stays() -> None:
+    def refusal(*, retryable: bool) -> Any:
+        async def refuse(peer: Peer) -> None:
+            await peer.say("error", code="unknown_model", message="gone", retryable=retryable)
+
+        return refuse
+
+    async with scripted(refusal(retryable=True), refusal(retryable=False), obedient) as url:
+        with pytest.raises(Refused, match="gone"):
+            await redial(url)
