@@ -1,0 +1,46 @@
+"""Models that bring the page into trouble: a slow one, one whose every word is markup, one that does not load."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+MARKUP = '<img src="/nothing" onerror="document.title = 1"><script>document.title = 2</script>'
+
+
+class Slow:
+    """Takes a tenth of a second for a frame, and finds no face."""
+
+    input = "image"
+
+    def load(self) -> None:
+        pass
+
+    def predict(self, items: Sequence[Any], /) -> list[dict[str, Any]]:
+        time.sleep(0.1)
+        return [{"faces": [], "width": 640, "height": 480} for _ in items]
+
+
+class Hostile:
+    __doc__ = MARKUP
+
+    input = "text"
+
+    def load(self) -> None:
+        pass
+
+    def predict(self, items: Sequence[str], /) -> list[dict[str, Any]]:
+        return [{"label": MARKUP, "scores": {MARKUP: 1.0}} for _ in items]
+
+
+class Broken:
+    """Does not load."""
+
+    input = "image"
+
+    def load(self) -> None:
+        raise OSError("the weights are not there")
+
+    def predict(self, items: Sequence[Any], /) -> list[Any]:
+        return [None for _ in items]

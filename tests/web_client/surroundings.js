@@ -1,0 +1,176 @@
+/** What the client's tests put around it: a clock that is moved by hand and a WebSocket whose other end is the test. */
+
+import assert from "node:assert/strict";
+import { afterEach } from "node:test";
+
+import { connect } from "../../web_client/client.js";
+
+/** @type {{stream: import("../../web_client/client.js").Stream, seen: Seen}[]} */
+const opened = [];
+
+/** A socket whose server is the test: `said`, `says`, `hangsUp`. */
+export class PlayedSocket extends EventTarget {
+  bufferedAmount = 0;
+  readyState = 0;
+  /** @type {any[]} */ said = [];
+  closedWith = null;
+
+  constructor(url, protocol) {
+    super();
+    this.url = new URL(url);
+    this.protocol = protocol;
+  }
+
+  send(message) {
+    this.said.push(message);
+  }
+
+  close(code = 1005) {
+    this.closedWith = code;
+  }
+
+  /** @param {object | string} message */
+  says(message) {
+    const data = typeof message === "string" ? message : JSON.stringify(message);
+    this.dispatchEvent(new MessageEvent("message", { data }));
+  }
+
+  ready(about = {}) {
+    this.says({ ...READY, ...about });
+  }
+
+  result(seq, about = {}) {
+    this.says({ ...RESULT, seq, ...about });
+  }
+
+  hangsUp(code) {
+    const event = new Event("close");
+    this.dispatchEvent(Object.assign(event, { code }));
+  }
+}
+
+export const READY = {
+  type: "ready",
+  stream: "s1",
+  model: "m",
+  version: "1",
+  policy: "latest",
+  window: 1,
+  max_item_bytes: 1_000,
+  input: "image",
+};
+
+export const RESULT = {
+  type: "result",
+  seq: 1,
+  outputs: {},
+  model: "m",
+  version: "1",
+  age_ms: 3,
+  queue_ms: 1,
+  infer_ms: 2,
+  batch: 1,
+};
+
+/** A clock in milliseconds that runs timers when it is moved. */
+export class PlayedClock {
+  now = 1_000;
+  #timers = new Map();
+  #last = 0;
+
+  setTimeout = (f, ms) => {
+    assert.ok(ms >= 0, `a timer of ${ms} ms`);
+    this.#timers.set(++this.#last, { f, at: this.now + ms });
+    return this.#last;
+  };
+
+  clearTimeout = (timer) => {
+    this.#timers.delete(timer);
+  };
+
+  get timers() {
+    return this.#timers.size;
+  }
+
+  async advance(ms) {
+    const end = this.now + ms;
+    for (;;) {
+      const due = [...this.#timers].filter(([, { at }]) => at <= end).sort(([, a], [, b]) => a.at - b.at)[0];
+      if (due === undefined) break;
+      this.#timers.delete(due[0]);
+      this.now = due[1].at;
+      due[1].f();
+      await settled();
+    }
+    this.now = end;
+    await settled();
+  }
+}
+
+/** Let promises and callbacks that are due run. */
+export function settled() {
+  return new Promise((resolve) => setImmediate(resolve));
+}
+
+/**
+ * Open a stream in a played world.
+ *
+ * @param {object} [options]
+ */
+export function play(options = {}) {
+  const clock = new PlayedClock();
+  const sockets = [];
+  const seen = { answers: [], states: [], readies: [] };
+  const random = { next: 0.5 };
+  class Socket extends PlayedSocket {
+    constructor(url, protocol) {
+      super(url, protocol);
+      sockets.push(this);
+    }
+  }
+  const stream = connect("http://server.test:8080", {
+    model: "m",
+    onAnswer: (answer) => seen.answers.push(answer),
+    onState: (state) => seen.states.push(state.name),
+    onReady: (ready) => seen.readies.push(ready),
+    surroundings: {
+      WebSocket: /** @type {any} */ (Socket),
+      now: () => clock.now,
+      setTimeout: clock.setTimeout,
+      clearTimeout: clock.clearTimeout,
+      random: () => random.next,
+    },
+    ...options,
+  });
+  opened.push({ stream, seen });
+  return {
+    stream,
+    clock,
+    seen,
+    random,
+    sockets,
+    get socket() {
+      return sockets[sockets.length - 1];
+    },
+  };
+}
+
+/** The laws of the accounts. */
+export function assertLaws({ stream, seen }) {
+  const c = stream.counters;
+  assert.equal(c.sent, c.results + c.dropped + c.errors + c.unanswered, "sent == answered + unanswered");
+  assert.equal(c.offered, c.sent + c.replaced + c.unsent + c.waiting, "offered == sent + replaced + unsent + waiting");
+  assert.equal(seen.answers.length, c.answered, "each answer is told once");
+}
+
+afterEach(async () => {
+  await settled();
+  for (const one of opened.splice(0)) {
+    assertLaws(one);
+    one.stream.close();
+    await settled();
+    assertLaws(one);
+    assert.equal(one.stream.counters.unanswered, 0, "a closed stream owes no answer");
+    assert.equal(one.stream.counters.waiting, 0, "nothing waits in a closed stream");
+  }
+});

@@ -1,0 +1,389 @@
+"""The page in a real browser on the real server, with a film for a webcam."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from playwright.async_api import ConsoleMessage, Page, async_playwright, expect
+
+from tests import browser
+from tests.conftest import RunningServer
+from tests.web_client import moving_portrait
+from tests.web_client.models import MARKUP
+
+PICTURE = Path(__file__).parents[2] / "docs" / "page.png"
+PATIENCE_MS = 20_000  # for what takes well under one second on an idle machine
+DESKTOP = {"width": 1280, "height": 800}
+PHONE = {"width": 390, "height": 844}
+NOTHING = "\N{EN DASH}"  # what stands where there is no number yet
+
+# a Chromium that asks nobody outside for anything
+QUIET = (
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-quic",
+    "--no-first-run",
+)
+FAKE_CAMERA = "--use-fake-device-for-media-stream"
+YES_TO_CAMERA = "--use-fake-ui-for-media-stream"
+
+StartServer = Callable[..., RunningServer]
+
+expect.set_options(timeout=PATIENCE_MS)
+
+
+@pytest.fixture(scope="module")
+def chromium() -> str:
+    path = browser.find()
+    if path is None:
+        pytest.fail(f"{browser.ADVICE}, or: make browser", pytrace=False)
+    return path
+
+
+@pytest.fixture(scope="module")
+def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("film") / "portrait.mjpeg"
+    moving_portrait.write(path)
+    return path
+
+
+class Complaints(list[str]):
+    """What a page complains of: errors on its console, and exceptions that nobody caught."""
+
+    def listen(self, page: Page) -> None:
+        page.on("console", self._console)
+        page.on("pageerror", lambda error: self.append(str(error)))
+
+    def _console(self, message: ConsoleMessage) -> None:
+        if message.type == "error":
+            self.append(f"{message.text} {message.location}")
+
+
+@asynccontextmanager
+async def open_page(
+    chromium: str, url: str, *flags: str, complains: bool = False, **options: Any
+) -> AsyncIterator[Page]:
+    """Open the page in a browser of its own; it must complain of nothing unless it `complains`."""
+    complaints = Complaints()
+    async with async_playwright() as playwright:
+        program = await playwright.chromium.launch(executable_path=chromium, args=[*QUIET, *flags])
+        context = await program.new_context(**{"viewport": DESKTOP, **options})
+        page = await context.new_page()
+        page.set_default_timeout(PATIENCE_MS)
+        complaints.listen(page)
+        await page.goto(url)
+        yield page
+        await program.close()
+    assert complains or complaints == []
+
+
+async def count(page: Page, name: str) -> int:
+    text = await page.locator(f"[data-count={name}]").inner_text()
+    return int(text.replace(",", "").replace(NOTHING, "0"))
+
+
+async def count_above(page: Page, name: str, least: int) -> None:
+    """Wait until a counter is above `least`."""
+    await page.evaluate(COUNT_ABOVE, {"name": name, "least": least, "patience": PATIENCE_MS + 100 * least})
+
+
+COUNT_ABOVE = """
+async ({ name, least, patience }) => {
+  const shown = () => Number(document.querySelector(`[data-count=${name}]`).textContent.replace(",", ""));
+  const deadline = performance.now() + patience;
+  while (!(shown() > least)) {
+    if (performance.now() > deadline) throw new Error(`${name} stayed at ${shown()}`);
+    await new Promise(requestAnimationFrame);
+  }
+}
+"""
+
+# The number of the frame shown and the box drawn over it, read from their pixels in one go, once
+# another frame than `before` is shown. The box: all pixels of its very colour.
+SHOWN = """
+async ({ before, bits, block, patience }) => {
+  const stage = document.querySelector("#stage");
+  const answered = document.querySelector("#answered");
+  const overlay = document.querySelector("#overlay");
+  const deadline = performance.now() + patience;
+  for (;;) {
+    await new Promise(requestAnimationFrame);
+    if (performance.now() > deadline) throw new Error("no other frame is shown");
+    if (answered.hidden) continue;
+    const frame = answered.getContext("2d");
+    const scale = answered.width / 640;
+    let number = 0;
+    for (let bit = 0; bit < bits; bit++) {
+      const at = [(bit + 0.5) * block * scale, 0.5 * block * scale];
+      if (frame.getImageData(...at, 1, 1).data[1] > 127) number |= 1 << bit;
+    }
+    if (number === before) continue;
+    const { width, height } = overlay;
+    const { data } = overlay.getContext("2d").getImageData(0, 0, width, height);
+    let [left, top, right, bottom] = [width, height, -1, -1];
+    for (let n = 0; n < data.length; n += 4) {
+      if (data[n] !== 45 || data[n + 1] !== 212 || data[n + 2] !== 191 || data[n + 3] !== 255) continue;
+      const [x, y] = [(n / 4) % width, Math.floor(n / 4 / width)];
+      [left, top] = [Math.min(left, x), Math.min(top, y)];
+      [right, bottom] = [Math.max(right, x + 1), Math.max(bottom, y + 1)];
+    }
+    const pixels = width / stage.clientWidth;
+    const box = right < 0 ? null : [left, top, right - left, bottom - top].map((each) => each / pixels);
+    return { number, box, size: [stage.clientWidth, stage.clientHeight] };
+  }
+}
+"""
+
+
+def on_stage(box: moving_portrait.Box, size: tuple[float, float], *, mirrored: bool) -> moving_portrait.Box:
+    """Where a box of a frame lies on the stage that shows it, as large as fits and centred."""
+    x, y, w, h = box
+    if mirrored:
+        x = moving_portrait.WIDTH - x - w
+    scale = min(size[0] / moving_portrait.WIDTH, size[1] / moving_portrait.HEIGHT)
+    left = (size[0] - moving_portrait.WIDTH * scale) / 2
+    top = (size[1] - moving_portrait.HEIGHT * scale) / 2
+    return left + x * scale, top + y * scale, w * scale, h * scale
+
+
+@pytest.mark.parametrize(
+    ("mirrored", "width", "options"),
+    [
+        (True, "640", {"viewport": DESKTOP, "device_scale_factor": 1}),
+        (False, "320", {"viewport": PHONE, "device_scale_factor": 2}),
+    ],
+    ids=["desktop, mirrored", "phone, small frames"],
+)
+async def test_the_box_follows_the_face(
+    server: RunningServer, chromium: str, film: Path, mirrored: bool, width: str, options: dict[str, Any]
+) -> None:
+    flags = (FAKE_CAMERA, YES_TO_CAMERA, f"--use-file-for-fake-video-capture={film}")
+    async with open_page(chromium, server.url, *flags, **options) as page:
+        await page.get_by_label("Width of frames").select_option(width)
+        await page.get_by_label("Show the answered frame").check()
+        await page.get_by_role("button", name="Webcam").click()
+        mirror = page.get_by_label("Mirror")
+        await expect(mirror).to_be_checked()
+        await mirror.set_checked(mirrored)
+        await expect(page.locator("#faces")).to_have_text("1")
+
+        ask = {
+            "before": -1,
+            "bits": moving_portrait.BITS,
+            "block": moving_portrait.BLOCK,
+            "patience": PATIENCE_MS,
+        }
+        seen = {}
+        while len(seen) < 25:
+            shown = await page.evaluate(SHOWN, ask)
+            ask["before"] = shown["number"]
+            assert shown["box"], f"no box over frame {shown['number']}"
+            truth = on_stage(moving_portrait.face_at(shown["number"]), shown["size"], mirrored=mirrored)
+            seen[shown["number"]] = moving_portrait.overlap(tuple(shown["box"]), truth)
+        assert min(seen.values()) >= 0.5, seen
+        assert await page.evaluate("getComputedStyle(answered).transform") == (
+            "matrix(-1, 0, 0, 1, 0, 0)" if mirrored else "none"
+        )
+
+
+async def test_the_sample_streams_and_the_numbers_live(
+    server: RunningServer, chromium: str, tmp_path: Path
+) -> None:
+    async with open_page(chromium, server.url, color_scheme="light") as page:
+        await page.get_by_role("button", name="Sample").click()
+        await expect(page.locator("#faces")).to_have_text("1")
+        for name in ("captured", "sent", "results"):
+            await count_above(page, name, 100)
+        for name in ("trip-50", "trip-99", "age-50", "age-99", "fresh-50", "fresh-99", "answers"):
+            assert float(await page.locator(f"#{name}").inner_text()) > 0
+        await expect(page.locator("#hold-words")).to_contain_text("hold")
+        assert await page.locator("#camera-notice").is_hidden()
+        if not PICTURE.exists():
+            await count_above(page, "results", 900)  # half a chart
+        picture = tmp_path / "page.png"
+        picture.write_bytes(lighter(await page.screenshot()))
+        await page.get_by_role("button", name="Stop").click()
+        await expect(page.locator("#faces")).to_have_text(NOTHING)
+    assert picture.stat().st_size < 300_000
+    # a new picture in every run would make every run a change; delete the file to renew it
+    if not PICTURE.exists():
+        shutil.copy(picture, PICTURE)
+
+
+def lighter(png: bytes) -> bytes:
+    """Give a picture fewer shades, six apart, which is hardly seen and takes half the bytes."""
+    shades = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR).astype(int)
+    rounded = np.minimum((shades + 3) // 6 * 6, 255).astype(np.uint8)
+    return cv2.imencode(".png", rounded, [cv2.IMWRITE_PNG_COMPRESSION, 9])[1].tobytes()
+
+
+async def test_drops_are_counted_where_they_happen(start_server: StartServer, chromium: str) -> None:
+    server = start_server("--workers", "1", "--model", "slow=tests.web_client.models:Slow")
+    async with open_page(chromium, server.url) as page:
+        await expect(page.get_by_label("Model").first).to_have_value("slow")
+        await page.get_by_role("button", name="Sample").click()
+        await count_above(page, "replaced", 10)
+        await count_above(page, "results", 5)
+        assert await count(page, "superseded") == 0
+        await expect(page.locator("#hold-words")).to_contain_text("Inference holds things up")
+
+        await page.get_by_label("Send every frame").check()
+        await count_above(page, "superseded", 10)
+        await count_above(page, "results", 5)
+        sent, answered = await count(page, "sent"), await count(page, "results")
+        assert answered < sent / 2
+        assert await count(page, "errors") == 0
+
+
+async def test_files_stream(server: RunningServer, chromium: str, tmp_path: Path) -> None:
+    video = tmp_path / "film.webm"
+    moving_portrait.write_video(video)
+    nonsense = tmp_path / "film.mp4"
+    nonsense.write_bytes(b"no film")
+    async with open_page(chromium, server.url) as page:
+        for file in (moving_portrait.SAMPLE, video):
+            async with page.expect_file_chooser() as chooser:
+                await page.get_by_role("button", name="Open file").click()
+            await (await chooser.value).set_files(file)
+            await expect(page.locator("#faces")).to_have_text("1")
+            await count_above(page, "results", 10)
+        await page.locator("#file").set_input_files(nonsense)
+        await expect(page.locator("#camera-words")).to_contain_text("cannot show that file")
+        await expect(page.locator("#faces")).to_have_text(NOTHING)
+
+
+async def test_a_refused_camera_is_said(server: RunningServer, chromium: str) -> None:
+    async with open_page(chromium, server.url, FAKE_CAMERA, permissions=[]) as page:
+        await page.get_by_role("button", name="Webcam").click()
+        await expect(page.locator("#camera-words")).to_contain_text("The camera was refused.")
+        await page.get_by_role("button", name="Sample").click()
+        await expect(page.locator("#faces")).to_have_text("1")
+        await expect(page.locator("#camera-notice")).to_be_hidden()
+
+
+async def test_a_missing_camera_is_said(server: RunningServer, chromium: str) -> None:
+    async with open_page(chromium, server.url, YES_TO_CAMERA) as page:
+        await page.get_by_role("button", name="Webcam").click()
+        await expect(page.locator("#camera-words")).to_contain_text("No camera was found.")
+
+
+async def test_a_page_over_plain_http_says_why_it_has_no_camera(
+    start_server: StartServer, chromium: str
+) -> None:
+    server = start_server("--workers", "1", "--model", "echo", "--allow-host", "elsewhere.test")
+    url = server.url.replace("127.0.0.1", "elsewhere.test")
+    rules = "--host-resolver-rules=MAP elsewhere.test 127.0.0.1"
+    async with open_page(chromium, url, FAKE_CAMERA, YES_TO_CAMERA, rules) as page:
+        await page.get_by_role("button", name="Webcam").click()
+        await expect(page.locator("#camera-words")).to_contain_text("only to pages opened over https")
+
+
+async def test_a_server_that_goes_and_comes_back(start_server: StartServer, chromium: str) -> None:
+    server = start_server("--workers", "1", "--model", "faces")
+    async with open_page(chromium, server.url, complains=True) as page:
+        await page.get_by_role("button", name="Sample").click()
+        await count_above(page, "results", 5)
+        server.stop()
+        notice = page.locator("#camera-notice")
+        await expect(notice).to_contain_text("The server is gone. Next try in")
+        await expect(page.locator("#health")).to_have_text("No answer")
+        await expect(page.locator("#faces")).to_have_text(NOTHING)
+        before = await count(page, "results")
+        server.start()
+        await page.get_by_role("button", name="Try now").click()
+        await expect(notice).to_be_hidden()
+        await count_above(page, "results", before)
+        await expect(page.locator("#health")).to_have_text("Ready")
+
+
+async def test_a_model_that_did_not_load_says_why(start_server: StartServer, chromium: str) -> None:
+    server = start_server("--workers", "1", "--model", "faces=tests.web_client.models:Broken")
+    async with open_page(chromium, server.url, complains=True) as page:
+        await page.get_by_role("button", name="Sample").click()
+        await expect(page.locator("#camera-notice")).to_contain_text("loading it failed with OSError")
+        await expect(page.locator("#health")).to_have_text("Not ready")
+        await page.get_by_role("tab", name="Models").click()
+        row = page.locator("[data-model=faces]")
+        await expect(row.locator(".state")).to_have_text("unavailable")
+        await expect(row).to_contain_text("loading it failed with OSError")
+
+
+async def test_text_is_judged_as_it_is_typed(server: RunningServer, chromium: str) -> None:
+    async with open_page(chromium, f"{server.url}/#text") as page:
+        label = page.locator("#label")
+        await page.get_by_role("button", name="A pushy offer").click()
+        await expect(label).to_have_text("spam")
+        await page.get_by_role("button", name="A note to a friend").click()
+        await expect(label).to_have_text("ham")
+        await expect(page.locator("#scores dt").first).to_have_text("ham")
+        await expect(page.locator("#text-trip")).to_contain_text("answered in")
+        await page.get_by_role("button", name="Clear").click()
+        await expect(label).to_have_text(NOTHING)
+        await page.get_by_label("Your text").press_sequentially("Are we still meeting for lunch on Friday?")
+        await expect(label).to_have_text("ham")
+
+
+async def test_markup_from_a_model_is_text(start_server: StartServer, chromium: str) -> None:
+    server = start_server("--workers", "1", "--model", "hostile=tests.web_client.models:Hostile")
+    async with open_page(chromium, f"{server.url}/#text") as page:
+        await expect(page.locator("#text-model")).to_have_value("hostile")
+        await page.get_by_label("Your text").fill("hello")
+        await expect(page.locator("#label")).to_have_text(MARKUP)
+        await expect(page.locator("#scores dt")).to_have_text(MARKUP)
+        await page.get_by_role("tab", name="Models").click()
+        await expect(page.locator("[data-model=hostile] small")).to_have_text(MARKUP)
+        assert await page.locator("main img, main script").count() == 0
+        assert await page.title() == "Stream inference server"
+
+
+async def test_models_are_shown_with_their_state(server: RunningServer, chromium: str) -> None:
+    async with open_page(chromium, f"{server.url}/#models") as page:
+        for name, kind in (("faces", "image"), ("spam", "text"), ("echo", "bytes")):
+            row = page.locator(f"[data-model={name}]")
+            await expect(row.locator(".state")).to_have_text("ready")
+            await expect(row.locator("[data-label=Input]")).to_have_text(kind)
+
+
+async def test_tabs_work_by_keyboard(server: RunningServer, chromium: str) -> None:
+    async with open_page(chromium, server.url) as page:
+        tabs = page.get_by_role("tab")
+        await tabs.nth(0).focus()
+        for key, name in (
+            ("ArrowRight", "Text"),
+            ("ArrowRight", "Models"),
+            ("ArrowRight", "Camera"),
+            ("ArrowLeft", "Models"),
+            ("Home", "Camera"),
+            ("End", "Models"),
+        ):
+            await page.keyboard.press(key)
+            tab = page.get_by_role("tab", name=name)
+            await expect(tab).to_be_focused()
+            await expect(tab).to_have_attribute("aria-selected", "true")
+            await expect(page.get_by_role("tabpanel", name=name)).to_be_visible()
+            assert await page.get_by_role("tabpanel").count() == 1
+        await page.keyboard.press("Shift+Tab")
+        await page.keyboard.press("Tab")
+        await expect(tab).to_be_focused()
+        assert await page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+async def test_a_phone_scrolls_only_down(server: RunningServer, chromium: str, scheme: str) -> None:
+    async with open_page(chromium, server.url, viewport=PHONE, color_scheme=scheme) as page:
+        await page.get_by_role("button", name="Sample").click()
+        await expect(page.locator("#faces")).to_have_text("1")
+        for name in ("Text", "Models", "Camera"):
+            await page.get_by_role("tab", name=name).click()
+            await expect(page.get_by_role("tabpanel", name=name)).to_be_visible()
+            assert await page.evaluate("document.documentElement.scrollWidth") == PHONE["width"]
+        ground = await page.evaluate("getComputedStyle(document.body).backgroundColor")
+        assert ground == {"light": "rgb(245, 246, 248)", "dark": "rgb(15, 18, 22)"}[scheme]

@@ -1,0 +1,143 @@
+/** Where frames come from: a webcam, a file or the sample. A source shows itself and tells of each frame. */
+
+/**
+ * @typedef {object} Source
+ * @property {HTMLVideoElement | HTMLCanvasElement} element  What shows it, and what frames are drawn from.
+ * @property {boolean} mirrored  Whether people expect to see it as in a mirror.
+ * @property {() => {width: number, height: number}} size
+ * @property {(onFrame: (captured: number) => void) => void} start  Frames come with the time of their capture.
+ * @property {() => void} stop
+ */
+
+/** How often a still picture is sent: what a usual webcam gives. */
+const STILL_FPS = 30;
+
+/** Widest canvas for a still picture: no working size is larger. */
+const STILL_WIDTH = 1280;
+
+/**
+ * Open a webcam. Throws what `getUserMedia` throws, and a `NotSupportedError` where the browser has none for this page.
+ *
+ * @param {string | undefined} deviceId
+ * @param {() => void} onGone  Called when it is unplugged.
+ * @returns {Promise<Source & {deviceId: string | undefined}>}
+ */
+export async function openWebcam(deviceId, onGone) {
+  if (!navigator.mediaDevices) throw new DOMException("no camera for this page", "NotSupportedError");
+  const wanted = deviceId ? { deviceId: { exact: deviceId } } : { facingMode: "user" };
+  const media = await navigator.mediaDevices.getUserMedia({
+    video: { ...wanted, width: { ideal: 1280 }, frameRate: { ideal: 30 } },
+  });
+  const video = makeVideo();
+  video.srcObject = media;
+  await video.play();
+  const [track] = media.getVideoTracks();
+  track?.addEventListener("ended", onGone);
+  const settings = track?.getSettings();
+  const close = () => media.getTracks().forEach((each) => each.stop());
+  return {
+    ...videoSource(video, close),
+    mirrored: settings?.facingMode !== "environment",
+    deviceId: settings?.deviceId,
+  };
+}
+
+/** Open a video or a picture. Throws when the browser cannot show it. @param {File} file @returns {Promise<Source>} */
+export async function openFile(file) {
+  if (file.type.startsWith("image/")) return stillSource(await createImageBitmap(file));
+  const video = makeVideo();
+  const url = URL.createObjectURL(file);
+  video.loop = true;
+  video.src = url;
+  try {
+    await video.play();
+  } catch (error) {
+    URL.revokeObjectURL(url);
+    throw error;
+  }
+  return videoSource(video, () => {
+    video.removeAttribute("src");
+    URL.revokeObjectURL(url);
+  });
+}
+
+/** Open the portrait that comes with the page. @returns {Promise<Source>} */
+export async function openSample() {
+  const response = await fetch("/sample.jpg");
+  if (!response.ok) throw new Error("the server has no sample");
+  return stillSource(await createImageBitmap(await response.blob()));
+}
+
+function makeVideo() {
+  const video = document.createElement("video");
+  video.muted = true;
+  video.playsInline = true;
+  return video;
+}
+
+/** @param {HTMLVideoElement} video @param {() => void} close @returns {Source} */
+function videoSource(video, close) {
+  let running = true;
+  return {
+    element: video,
+    mirrored: false,
+    size: () => ({ width: video.videoWidth, height: video.videoHeight }),
+    start(onFrame) {
+      const next = (/** @type {number} */ now, /** @type {VideoFrameCallbackMetadata} */ { captureTime }) => {
+        if (!running) return;
+        onFrame(Math.min(captureTime ?? now, performance.now()));
+        video.requestVideoFrameCallback(next);
+      };
+      video.requestVideoFrameCallback(next);
+    },
+    stop() {
+      running = false;
+      video.pause();
+      close();
+    },
+  };
+}
+
+/** A picture that drifts slowly, so that the numbers live. @param {ImageBitmap} bitmap @returns {Source} */
+function stillSource(bitmap) {
+  const canvas = document.createElement("canvas");
+  const scale = Math.min(1, STILL_WIDTH / bitmap.width);
+  canvas.width = Math.round(bitmap.width * scale);
+  canvas.height = Math.round(bitmap.height * scale);
+  const context = /** @type {CanvasRenderingContext2D} */ (canvas.getContext("2d"));
+  const drifts = !matchMedia("(prefers-reduced-motion: reduce)").matches;
+  let request = 0;
+
+  const draw = (/** @type {number} */ now) => {
+    const angle = drifts ? now / 4_000 : 0;
+    const zoom = drifts ? 1.08 : 1;
+    const width = canvas.width * zoom;
+    const height = canvas.height * zoom;
+    const x = ((canvas.width - width) * (1 + Math.sin(angle))) / 2;
+    const y = ((canvas.height - height) * (1 + Math.cos(angle * 0.7))) / 2;
+    context.drawImage(bitmap, x, y, width, height);
+  };
+  draw(0);
+
+  return {
+    element: canvas,
+    mirrored: false,
+    size: () => canvas,
+    start(onFrame) {
+      let due = 0;
+      const next = (/** @type {number} */ now) => {
+        request = requestAnimationFrame(next);
+        if (now < due) return;
+        // half a screen's frame early, or every other one would be missed
+        due = Math.max(due + 1_000 / STILL_FPS, now) - 8;
+        draw(now);
+        onFrame(now);
+      };
+      request = requestAnimationFrame(next);
+    },
+    stop() {
+      cancelAnimationFrame(request);
+      bitmap.close();
+    },
+  };
+}
