@@ -239,23 +239,17 @@ class Stream:
 
     async def _until(self, happened: Callable[[], bool]) -> None:
         """Wait until something happened or the stream ended; raise what ended it if that was no `end`."""
-        while not happened() and self.ended is None:
+        while self.ended is None:
             if self._reader.cancelled():
                 raise StreamClosed("this stream was closed; connect again")
-            if self._reader.done():
-                self._reader.result()
+            if happened() or (self._reader.done() and self._reader.result() is None):
                 break
             await self._changed.wait()
 
     def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
-        task.add_done_callback(self._finished)
+        task.add_done_callback(lambda _: self._wake())
         return task
-
-    def _finished(self, task: asyncio.Task[None]) -> None:
-        if not task.cancelled():
-            task.exception()  # whoever waits raises it; if nobody does, nobody wants to know
-        self._wake()
 
     async def _close(self) -> None:
         await _cancel(self._reader, *([self._feeder] if self._feeder else []))
@@ -346,5 +340,5 @@ async def connect(
 
 async def _cancel(*tasks: asyncio.Task[None]) -> None:
     for task in tasks:
-        task.cancel()
+        task.cancel()  # which also says that nobody need hear of its error
     await asyncio.wait(tasks)  # not `await task`: that would take our own cancellation for the task's

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from inference.model import InputKind
 from stream_server import sources
 from stream_server.errors import ConfigError
-from stream_server.sources import Named, folder_files, natural, open_source, split_jpegs
+from stream_server.sources import AFTER_SCAN, Named, folder_files, natural, open_source, split_jpegs
 
 SAMPLE = Path(sources.__file__).parent.parent / "web_client" / "sample.jpg"
 LIMIT = 1 << 20
@@ -52,6 +52,15 @@ def test_what_lies_between_jpegs_is_skipped() -> None:
     assert split(multipart, 100) == [jpeg(16), jpeg(24), jpeg(32)]
     padded = jpeg(16)[:2] + b"\xff\xff\xff" + jpeg(16)[2:]  # T.81, B.1.1.2: any number before a marker
     assert split(padded) == [padded]
+
+
+def test_an_end_within_a_segment_between_scans_is_none() -> None:
+    whole = jpeg(64, progressive=True)
+    second = AFTER_SCAN.search(whole, whole.index(b"\xff\xda") + 12)
+    assert second
+    comment = b"\xff\xfe\x00\x04\xff\xd9"
+    whole = whole[: second.start()] + comment + whole[second.start() :]
+    assert split(whole + jpeg(16)) == [whole, jpeg(16)]
 
 
 def test_what_is_no_jpeg_is_said() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -16,8 +17,9 @@ import pytest
 from stream_server.answers import End, Error, Result, Statistics
 from stream_server.client import Stream, connect
 from stream_server.errors import ConnectFailed, Refused, StreamClosed
-from stream_server.sync_client import SyncStream, connect_sync
+from stream_server.sync_client import SyncStream, _Loop, connect_sync
 from tests.conftest import RunningServer
+from tests.stream_server.peer import Peer, scripted
 
 
 @pytest.fixture(autouse=True)
@@ -115,6 +117,29 @@ def test_any_thread_may_send(server: RunningServer) -> None:
             thread.join()
         stream.end()
         assert [answer.seq for answer in stream] == list(range(1, 9))
+
+
+def test_what_ctrl_c_interrupted_is_not_sent_later() -> None:
+    answer = threading.Event()
+
+    async def late(peer: Peer) -> None:
+        await peer.ready(window=1)
+        await peer.ws.recv()
+        await asyncio.to_thread(answer.wait)
+        await peer.result(1)
+        await peer.serve_on(1)
+
+    with _Loop() as loop:
+        serving = scripted(late)
+        with connect_sync(loop.do(serving.__aenter__()), "echo") as stream:
+            stream.send(b"1")
+            press = (threading.main_thread().ident, signal.SIGINT)
+            threading.Timer(0.2, signal.pthread_kill, press).start()
+            with pytest.raises(KeyboardInterrupt):
+                stream.send(b"2")  # waits for the window
+            answer.set()
+            assert stream.end() == End(1, 1, 0, 0)
+        loop.do(serving.__aexit__(None, None, None))
 
 
 def test_ctrl_c_ends_a_script_and_leaves_nothing_hanging(server: RunningServer) -> None:

@@ -269,9 +269,10 @@ async def test_a_server_that_drains_meanwhile_is_no_success() -> None:
         assert process.stdout
         assert process.stderr
         process.stdin.write(b"one\n")  # and more may come, which nobody waits for
-        answer = json.loads(await process.stdout.readline())
-        words = (await process.stderr.read()).decode()
-        assert await process.wait() == 1
+        async with asyncio.timeout(20):
+            answer = json.loads(await process.stdout.readline())
+            words = (await process.stderr.read()).decode()
+            assert await process.wait() == 1
         process.stdin.close()
     assert answer["seq"] == 1
     assert "is it stopping?" in words
