@@ -55,7 +55,7 @@ class Connection:
     async def run(self, model: str) -> None:
         """Serve the stream until either side ends it."""
         session = self._session
-        stream = self._engine.open(model, session.policy, session.window, self._deliver)
+        stream = self._engine.open(model, session.policy, session.room, self._deliver)
         session.start(stream)
         self._outgoing.set()
         self._pulse = self._loop.call_later(self._timeouts.heartbeat_s / 2, self._beat)
@@ -106,7 +106,7 @@ class Connection:
         while not session.wants_input:
             self._room.clear()
             await self._room.wait()
-            self._heard = self._loop.time()  # its pongs were not read meanwhile
+            self._heard = self._loop.time()  # nobody reads its pongs meanwhile; our own pings wake this
         message = await self._ws.receive()
         now = self._heard = self._loop.time()
         if message.type is WSMsgType.BINARY or message.type is WSMsgType.TEXT:

@@ -28,8 +28,7 @@ PING_INTERVAL_S = 20.0
 """Between pings: proxies cut what is silent for 60 s."""
 
 PING_TIMEOUT_S = 60.0
-"""Longest wait for a pong. A server reads nothing while a stream's window is full, so a live one may owe it
-for as long as a batch takes: 10 s, unless the model asks for more."""
+"""Longest wait for a pong: a network that was away for less than that need not cost the stream."""
 
 CLOSE_TIMEOUT_S = 2.0
 """Longest wait for the other side's close: by then nothing but the farewell is left to lose."""

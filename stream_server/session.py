@@ -44,6 +44,8 @@ class Session:
 
     Attributes:
         policy, window: as agreed.
+        room: the most items the engine shall run of it (`latest`) or let wait (`queue`). That is one more than
+            a queue's window: a client that keeps its window is read all the time, its pongs and its close too.
         max_message_bytes: largest message that it takes.
         close_code: set when the conversation is over.
     """
@@ -52,6 +54,7 @@ class Session:
         self._card = card
         self.policy = options.policy or card.policy
         self.window = options.window or protocol.DEFAULT_WINDOW[self.policy]
+        self.room = self.window if self.policy == "latest" else self.window + 1
         self._max_age_ms = options.max_age_ms
         self._binary = card.input in ("image", "bytes")
         self.max_message_bytes = limits.max_item_bytes if self._binary else limits.max_text_bytes
@@ -81,7 +84,7 @@ class Session:
     @property
     def wants_input(self) -> bool:
         """Whether another message may be read now; if not, TCP slows the sender and nothing is lost."""
-        most = self.window if self.policy == "queue" else MAX_UNANSWERED
+        most = self.room if self.policy == "queue" else MAX_UNANSWERED
         return (
             self.close_code is None
             and len(self._unanswered) < most

@@ -32,7 +32,9 @@ def block(word: str) -> str:
 
 
 def picture_of_a_code(text: str) -> bytes:
-    code = cv2.resize(cv2.QRCodeEncoder.create().encode(text), None, fx=8, fy=8, interpolation=cv2.INTER_NEAREST)
+    code = cv2.resize(
+        cv2.QRCodeEncoder.create().encode(text), None, fx=8, fy=8, interpolation=cv2.INTER_NEAREST
+    )
     framed = cv2.copyMakeBorder(code, 40, 40, 40, 40, cv2.BORDER_CONSTANT, value=255)
     ok, encoded = cv2.imencode(".jpg", np.asarray(framed))
     assert ok
