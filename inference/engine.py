@@ -221,5 +221,5 @@ class Engine:
                 continue
             try:
                 deliver(outcome)
-            except Exception:
+            except Exception:  # it may be anything, and must cost its own stream alone
                 log.exception("stream %d: its owner failed to take an outcome", outcome.item.stream)

@@ -94,7 +94,7 @@ class Connection:
         try:
             while await self._read_one():
                 pass
-        except Exception:
+        except Exception:  # a defect of ours: this stream ends with 1011, the others go on
             log.exception("reading from a stream failed")
             self._session.fail(Broken())
         self._left = True
