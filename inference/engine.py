@@ -120,7 +120,7 @@ class Engine:
 
     def statistics(self) -> Statistics:
         """What became of every item, as it stands now."""
-        return self._scheduler.statistics()
+        return self._scheduler.statistics(self.now())
 
     def tally(self, stream: int) -> Tally:
         """What became of an open stream's items so far."""
@@ -208,7 +208,7 @@ class Engine:
     def batch_done(self, batch: Batch, outcomes: Sequence[Outcome], infer_ms: float) -> None:
         """The pool reports: a batch has run, or died with its worker."""
         cost = infer_ms / 1e3 or self.now() - batch.started
-        self._hand_out(self._scheduler.done(batch, outcomes, cost))
+        self._hand_out(self._scheduler.done(batch, outcomes, cost, self.now()))
 
     def _abandon(self) -> None:
         for model in self._lost:

@@ -19,6 +19,7 @@ from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import TypeAlias
 
+from inference.distribution import Distribution, Recent
 from inference.items import Batch, Dropped, DropReason, Failed, Item, Outcome, Result
 from inference.model import Policy
 
@@ -27,6 +28,10 @@ FIRST_COST = 0.001
 
 COST_MEMORY = 0.2
 """Share of the newest measurement in an estimate: about the last ten items of a stream count."""
+
+
+RECENT = 30.0
+"""Seconds that statistics of now look back: a scrape's usual interval, and long enough for a p99."""
 
 
 class UnknownStream(LookupError):
@@ -69,16 +74,51 @@ class Tally:
 
 
 @dataclass(frozen=True, slots=True)
-class Statistics:
-    """A snapshot: what became of the items of each model, and how many streams each has."""
+class StreamStatistics:
+    """One open stream.
 
-    models: dict[str, Tally]
-    streams: dict[str, int]
+    Attributes:
+        number: the engine's number for it.
+        tally: what became of its items.
+        worker_s: seconds of worker time that its items took.
+        share: its part of the worker time of all open streams of its model, 0 to 1.
+    """
+
+    number: int
+    tally: Tally
+    worker_s: float
+    share: float
+
+
+@dataclass(frozen=True, slots=True)
+class ModelStatistics:
+    """One model: a snapshot.
+
+    Attributes:
+        tally: what became of its items, since the start.
+        peak: most items that waited or ran at once.
+        ages: of the results of the last half minute to a minute, seconds from receipt to result.
+        costs: of the same, seconds of worker time per item.
+        streams: its open streams.
+    """
+
+    tally: Tally
+    peak: int
+    ages: Distribution
+    costs: Distribution
+    streams: tuple[StreamStatistics, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """A snapshot of everything, by model."""
+
+    models: dict[str, ModelStatistics]
 
     @property
     def total(self) -> Tally:
         """All models together."""
-        return sum(self.models.values(), Tally())
+        return sum((model.tally for model in self.models.values()), Tally())
 
 
 Tag: TypeAlias = tuple[float, int]
@@ -94,6 +134,7 @@ class _Stream:
     weight: float
     cost: float
     tally: Tally = field(default_factory=Tally)
+    worker_s: float = 0.0
     waiting: deque[Item] = field(default_factory=deque)
     finish: float = 0.0
     entry: Tag | None = None  # its place in the model's heap, None while it has none
@@ -110,6 +151,10 @@ class _Model:
     max_batch: int
     cost: float = FIRST_COST
     closed: Tally = field(default_factory=Tally)  # of the streams that are no more
+    present: int = 0  # items that wait or run
+    peak: int = 0
+    ages: Recent = field(default_factory=lambda: Recent(RECENT))
+    costs: Recent = field(default_factory=lambda: Recent(RECENT))
     streams: dict[int, _Stream] = field(default_factory=dict)
     heap: list[tuple[Tag, _Stream]] = field(default_factory=list)
 
@@ -160,6 +205,9 @@ class Scheduler:
         stream.tally.received += 1
         stream.tally.waiting += 1
         stream.waiting.append(item)
+        model = stream.model
+        model.present += 1
+        model.peak = max(model.peak, model.present)
         self._queue_up(stream)
         return dropped
 
@@ -175,7 +223,7 @@ class Scheduler:
                 return Batch(model.name, tuple(items), now), dropped
         return None, dropped
 
-    def done(self, batch: Batch, outcomes: Sequence[Outcome], cost: float) -> list[Outcome]:
+    def done(self, batch: Batch, outcomes: Sequence[Outcome], cost: float, now: float) -> list[Outcome]:
         """A batch has run: count it, charge its streams, let them run on.
 
         Args:
@@ -194,8 +242,11 @@ class Scheduler:
             stream.tally.running -= 1
             self._count(stream, outcome)
             stream.finish += (share - stream.cost) / stream.weight
+            stream.worker_s += share
             if isinstance(outcome, Result):
                 stream.cost += COST_MEMORY * (share - stream.cost)
+                model.costs.add(share, now)
+                model.ages.add(now - outcome.item.received, now)
             if stream.open:
                 wanted.append(outcome)
                 self._queue_up(stream)
@@ -240,14 +291,9 @@ class Scheduler:
         """What became of an open stream's items so far."""
         return replace(self._stream(number).tally)
 
-    def statistics(self) -> Statistics:
+    def statistics(self, now: float) -> Statistics:
         """Count everything, as it stands now."""
-        return Statistics(
-            models={
-                m.name: sum((s.tally for s in m.streams.values()), m.closed) for m in self._models.values()
-            },
-            streams={m.name: sum(s.open for s in m.streams.values()) for m in self._models.values()},
-        )
+        return Statistics({model.name: _statistics(model, now) for model in self._models.values()})
 
     def _stream(self, number: int) -> _Stream:
         stream = self._streams.get(number)
@@ -305,6 +351,7 @@ class Scheduler:
 
     def _count(self, stream: _Stream, outcome: Outcome) -> None:
         tally = stream.tally
+        stream.model.present -= 1
         match outcome:
             case Result():
                 tally.results += 1
@@ -318,3 +365,17 @@ class Scheduler:
             model = stream.model
             model.closed += stream.tally
             del model.streams[stream.number], self._streams[stream.number]
+
+
+def _statistics(model: _Model, now: float) -> ModelStatistics:
+    streams = [stream for stream in model.streams.values() if stream.open]
+    used = sum(stream.worker_s for stream in streams) or 1.0
+    return ModelStatistics(
+        tally=sum((stream.tally for stream in model.streams.values()), model.closed + Tally()),
+        peak=model.peak,
+        ages=model.ages.at(now),
+        costs=model.costs.at(now),
+        streams=tuple(
+            StreamStatistics(s.number, replace(s.tally), s.worker_s, s.worker_s / used) for s in streams
+        ),
+    )

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import asdict
 from typing import Any
 
 from aiohttp import web
 
+from inference.distribution import Distribution
 from inference.engine import Engine, ModelStatus
 from inference.model import NAME, ModelCard
+from inference.scheduler import ModelStatistics
 from stream_server.config import Settings
 from stream_server.connection import Connections
 from stream_server.errors import StreamServerError, Unavailable, UnknownModel, meaning
@@ -23,6 +26,9 @@ CALLERS = web.AppKey("callers", set[asyncio.Protocol])
 """The sockets on which a request has come."""
 
 routes = web.RouteTableDef()
+
+MAX_STREAMS_SHOWN = 100
+"""Streams that a model's statistics list, those with the most worker time first: the rest are counted."""
 
 
 def find_model(engine: Engine, name: str, version: str | None) -> ModelCard:
@@ -48,6 +54,20 @@ def find_model(engine: Engine, name: str, version: str | None) -> ModelCard:
     return status.card
 
 
+def find_status(request: web.Request) -> ModelStatus:
+    """Find what is known of the model that a URL names, loaded or not.
+
+    Raises:
+        UnknownModel: there is none.
+    """
+    name = request.match_info["model"]
+    if NAME.fullmatch(name):
+        for status in request.app[ENGINE].models():
+            if status.name == name:
+                return status
+    raise UnknownModel(f"no model {name[:64]!r}")
+
+
 def json_error(error: StreamServerError) -> web.Response:
     """An error as HTTP tells it: the table's status, and the wire's code."""
     means = meaning(error)
@@ -70,6 +90,32 @@ def _describe(status: ModelStatus) -> dict[str, Any]:
         "timeout_ms": card and card.timeout_ms,
         "description": card.description if card else "",
     }
+
+
+def _statistics(known: ModelStatistics) -> dict[str, Any]:
+    heaviest = sorted(known.streams, key=lambda stream: -stream.worker_s)[:MAX_STREAMS_SHOWN]
+    return {
+        **asdict(known.tally),
+        "peak": known.peak,
+        "age_ms": _milliseconds(known.ages),
+        "infer_ms": _milliseconds(known.costs),
+        "open_streams": len(known.streams),
+        "streams": [
+            {
+                "stream": f"s{stream.number}",
+                "share": round(stream.share, 4),
+                "worker_s": round(stream.worker_s, 3),
+                **asdict(stream.tally),
+            }
+            for stream in heaviest
+        ],
+    }
+
+
+def _milliseconds(durations: Distribution) -> dict[str, float]:
+    p50, p99 = durations.quantile(0.5), durations.quantile(0.99)
+    named = {"p50": p50, "p99": min(p99, durations.largest), "max": durations.largest}
+    return {"count": durations.count, **{name: round(s * 1e3, 3) for name, s in named.items()}}
 
 
 @routes.get("/v2/health/live")
@@ -101,12 +147,15 @@ async def models(request: web.Request) -> web.Response:
 @routes.get("/v2/models/{model}")
 async def model(request: web.Request) -> web.Response:
     """One model, with its state."""
-    name = request.match_info["model"]
-    if NAME.fullmatch(name):
-        for status in request.app[ENGINE].models():
-            if status.name == name:
-                return web.json_response(_describe(status))
-    raise UnknownModel(f"no model {name[:64]!r}")
+    return web.json_response(_describe(find_status(request)))
+
+
+@routes.get("/v2/models/{model}/stats")
+async def stats(request: web.Request) -> web.Response:
+    """What became of a model's items, how old its answers are, and who gets how much of the workers."""
+    status = find_status(request)
+    known = request.app[ENGINE].statistics().models.get(status.name)
+    return web.json_response({"model": status.name, **(_statistics(known) if known else {})})
 
 
 @routes.get("/metrics")

@@ -80,16 +80,17 @@ class Metrics(Collector):
         waiting = GaugeMetricFamily("stream_items_waiting", "Items that wait", labels=["model"])
         running = GaugeMetricFamily("stream_items_running", "Items in workers", labels=["model"])
         streams = GaugeMetricFamily("streams", "Open streams", labels=["model"])
-        for model, tally in statistics.models.items():
+        for model, known in statistics.models.items():
+            tally = known.tally
             received.add_metric([model], tally.received)
             results.add_metric([model], tally.results)
             for reason in ("superseded", "expired", "draining", "cancelled"):
                 dropped.add_metric([model, reason], getattr(tally, reason))
             waiting.add_metric([model], tally.waiting)
             running.add_metric([model], tally.running)
-            streams.add_metric([model], statistics.streams[model])
+            streams.add_metric([model], len(known.streams))
         errors = CounterMetricFamily("stream_items_errors", "Items with an error", labels=["model", "code"])
-        untold = {model: tally.errors for model, tally in statistics.models.items()}
+        untold = {model: known.tally.errors for model, known in statistics.models.items()}
         for (model, code), count in self._codes.items():
             errors.add_metric([model, code], count)
             untold[model] -= count

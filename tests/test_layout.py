@@ -85,6 +85,7 @@ def test_the_engine_knows_no_network(name: str) -> None:
 
 
 PURE = {
+    "inference.distribution",
     "inference.items",
     "inference.model",
     "inference.scheduler",

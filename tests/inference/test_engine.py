@@ -140,7 +140,7 @@ class TestAnswers:
         assert [o["length"] for o in outcomes] == list(range(300))
         assert max(o["batch"] for o in outcomes) == 8
         assert engine.statistics().total.results == 300
-        assert engine.statistics().streams == {"length": 0}
+        assert engine.statistics().models["length"].streams == ()
 
     async def test_a_stream_is_answered_by_both_workers(self, start: Start) -> None:
         engine = await start("Twin", workers=2)
@@ -247,7 +247,7 @@ class TestAnswers:
         with pytest.raises(asyncio.CancelledError):
             await call
         assert await outputs(engine, "answer", "twin")
-        assert engine.statistics().streams == {"twin": 0}
+        assert engine.statistics().models["twin"].streams == ()
 
 
 class TestItemFaults:

@@ -24,14 +24,17 @@ class Audited(Scheduler):
         self.opened: set[int] = set()
 
     def audit(self) -> None:
-        statistics = self.statistics()
+        statistics = self.statistics(0.0)
         assert statistics.total.balanced, statistics
-        for tally in statistics.models.values():
+        for model in statistics.models.values():
+            tally = model.tally
             assert tally.balanced, statistics
             assert min(tally.waiting, tally.running) >= 0, statistics
+            assert model.peak >= tally.waiting + tally.running, statistics
+            assert all(stream.tally.balanced for stream in model.streams)
         for stream in self.opened:
             assert self.tally(stream).balanced, (stream, self.tally(stream))
-        assert sum(statistics.streams.values()) == len(self.opened)
+        assert sum(len(model.streams) for model in statistics.models.values()) == len(self.opened)
 
     def open(self, number: int, model: str, policy: Policy, window: int, weight: float = 1.0) -> None:
         super().open(number, model, policy, window, weight)
@@ -50,9 +53,9 @@ class Audited(Scheduler):
         finally:
             self.audit()
 
-    def done(self, batch: Batch, outcomes: Sequence[Outcome], cost: float) -> list[Outcome]:
+    def done(self, batch: Batch, outcomes: Sequence[Outcome], cost: float, now: float = 0.0) -> list[Outcome]:
         try:
-            return super().done(batch, outcomes, cost)
+            return super().done(batch, outcomes, cost, now)
         finally:
             self.audit()
 
@@ -314,7 +317,7 @@ class TestClosing:
             scheduler.offer(item(1, seq))
         scheduler.close(1)
         assert scheduler.take(0.0, ("m",)) == (None, [])
-        assert scheduler.statistics().models["m"] == Tally(received=3, cancelled=3)
+        assert scheduler.statistics(0.0).models["m"].tally == Tally(received=3, cancelled=3)
 
     def test_discards_what_runs_but_counts_it(self, scheduler: Audited) -> None:
         scheduler.open(1, "m", "queue", 3)
@@ -325,10 +328,10 @@ class TestClosing:
         scheduler.offer(item(2, 1))
         batch = take(scheduler)
         scheduler.close(1)
-        assert scheduler.statistics().total.running == 3
+        assert scheduler.statistics(0.0).total.running == 3
         outcomes = [failed(one) if one.seq == 2 else result(one) for one in batch.items]
         assert scheduler.done(batch, outcomes, 0.1) == [result(item(2, 1))]
-        assert scheduler.statistics().models["m"] == Tally(received=3, results=2, errors=1)
+        assert scheduler.statistics(0.0).models["m"].tally == Tally(received=3, results=2, errors=1)
 
     @pytest.mark.parametrize("when", ["never opened", "closed", "closed while it runs"])
     def test_a_stream_that_is_not_open_can_do_nothing(self, scheduler: Audited, when: str) -> None:
@@ -392,7 +395,7 @@ class TestDraining:
         assert scheduler.drain() == []
         assert scheduler.take(0.0, ("m",)) == (None, [])
         assert len(finish(scheduler, running)) == 1
-        assert scheduler.statistics().total == Tally(received=4, results=1, draining=3)
+        assert scheduler.statistics(0.0).total == Tally(received=4, results=1, draining=3)
 
 
 class TestAbandoning:
@@ -409,7 +412,7 @@ class TestAbandoning:
         assert scheduler.abandon("m") == []
         assert take(scheduler, models=("m", "n")).model == "n"
         assert len(finish(scheduler, running)) == 1
-        assert scheduler.statistics().models["m"] == Tally(received=3, results=1, errors=2)
+        assert scheduler.statistics(0.0).models["m"].tally == Tally(received=3, results=1, errors=2)
 
 
 class TestStatistics:
@@ -428,9 +431,35 @@ class TestStatistics:
         assert tally == Tally(received=5, results=1, errors=1, superseded=1, expired=1, waiting=1)
         assert tally.dropped == 2
 
+    def test_tell_the_ages_and_costs_of_results_alone(self, scheduler: Audited) -> None:
+        scheduler.open(1, "m", "queue", 3)
+        for seq in (1, 2, 3):
+            scheduler.offer(item(1, seq))
+        scheduler.add_model("m", 3)
+        batch = take(scheduler)
+        outcomes = [failed(one) if one.seq == 2 else result(one) for one in batch.items]
+        scheduler.done(batch, outcomes, 0.3, now=2.0)
+        model = scheduler.statistics(2.0).models["m"]
+        assert (model.ages.count, model.ages.largest) == (2, 2.0)
+        assert (model.costs.count, model.costs.largest) == (2, pytest.approx(0.1))
+        assert scheduler.statistics(1000.0).models["m"].ages.count == 0
+
+    def test_tell_the_peak_and_each_streams_share(self, scheduler: Audited) -> None:
+        scheduler.open(1, "m", "queue", 3)
+        scheduler.open(2, "m", "latest", 1)
+        for stream, seq in ((1, 1), (1, 2), (2, 1), (2, 2)):
+            scheduler.offer(item(stream, seq))
+        for cost in (0.2, 0.1, 0.1):
+            finish(scheduler, take(scheduler), cost)
+        scheduler.offer(item(1, 3))
+        model = scheduler.statistics(0.0).models["m"]
+        assert model.peak == 3, "two that wait in one stream, one in the other; what was superseded is gone"
+        assert sum(stream.worker_s for stream in model.streams) == pytest.approx(0.4)
+        assert [stream.share for stream in model.streams] == [pytest.approx(0.75), pytest.approx(0.25)]
+
     def test_are_a_snapshot(self, scheduler: Audited) -> None:
         scheduler.open(1, "m", "latest", 1)
-        before, tally = scheduler.statistics(), scheduler.tally(1)
+        before, tally = scheduler.statistics(0.0), scheduler.tally(1)
         scheduler.offer(item(1, 1))
         assert before.total == Tally()
         assert tally == Tally()
@@ -441,12 +470,12 @@ class TestStatistics:
             scheduler.open(stream, model, "queue", 1)
             scheduler.offer(item(stream, 1))
         scheduler.close(3)
-        statistics = scheduler.statistics()
-        assert statistics.models == {
+        statistics = scheduler.statistics(0.0)
+        assert {name: model.tally for name, model in statistics.models.items()} == {
             "m": Tally(received=1, waiting=1),
             "n": Tally(received=2, waiting=1, cancelled=1),
         }
-        assert statistics.streams == {"m": 1, "n": 1}
+        assert [len(model.streams) for model in statistics.models.values()] == [1, 1]
         assert statistics.total == Tally(received=3, waiting=2, cancelled=1)
 
     def test_a_lost_item_would_be_seen(self) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from stream_server import Result, connect
 from tests.conftest import RunningServer
 
 SAMPLES = "tests.inference.sample_models"
@@ -138,3 +139,21 @@ def test_a_model_that_does_not_load_is_told_and_the_others_serve(
     assert (status, model["state"], model["version"]) == (200, "unavailable", None)
     assert "OSError" in model["reason"]
     assert "secret" not in model["reason"], "a client is not told of paths"
+
+
+async def test_statistics_of_a_model(start_server: Callable[..., RunningServer]) -> None:
+    server = start_server("--workers", "1", "--model", "echo", "--model", "faces")
+    async with connect(server.url, model="echo") as busy, connect(server.url, model="echo") as idle:
+        answers = [answer async for answer in busy.process([b"x"] * 20)]
+        status, body = get_json(server, "/v2/models/echo/stats")
+        assert status == 200
+        assert (body["model"], body["received"], body["results"], body["open_streams"]) == ("echo", 20, 20, 2)
+        assert 1 <= body["peak"] <= 17
+        assert body["age_ms"]["count"] == body["infer_ms"]["count"] == 20
+        assert 0 < body["age_ms"]["p50"] <= body["age_ms"]["p99"] <= body["age_ms"]["max"]
+        # the age on the wire goes up to the writing of the answer, so it is a little higher
+        assert body["age_ms"]["max"] <= max(a.age_ms for a in answers if isinstance(a, Result)) * 1.02
+        shares = {stream["stream"]: (stream["share"], stream["results"]) for stream in body["streams"]}
+        assert shares == {busy.ready.stream: (1.0, 20), idle.ready.stream: (0.0, 0)}
+    assert get_json(server, "/v2/models/faces/stats")[1]["received"] == 0
+    assert get_json(server, "/v2/models/nothing/stats")[0] == 404

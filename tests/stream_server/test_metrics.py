@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from inference.distribution import Distribution
 from inference.engine import PoolStatus
 from inference.items import Dropped, Failed, Item, Outcome, Result
-from inference.scheduler import Statistics, Tally
+from inference.scheduler import ModelStatistics, Statistics, StreamStatistics, Tally
 from stream_server.metrics import SECONDS, Metrics
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
@@ -24,7 +25,9 @@ def scrape(metrics: Metrics) -> Samples:
 
 
 def make(tally: Tally, streams: int = 1, pool: PoolStatus | None = None) -> Metrics:
-    statistics = Statistics({"echo": tally}, {"echo": streams})
+    open_streams = tuple(StreamStatistics(number, Tally(), 0.0, 0.0) for number in range(streams))
+    model = ModelStatistics(tally, 0, Distribution(), Distribution(), open_streams)
+    statistics = Statistics({"echo": model})
     return Metrics(lambda: statistics, lambda: pool or PoolStatus(2, 1, 4, (10,)))
 
 
