@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Self, TypeAlias
@@ -189,7 +190,8 @@ class Engine:
         self._lost = []
         for status in self.models():
             if status.card:
-                self._scheduler.add_model(status.name, status.card.max_batch)
+                target = (status.card.latency_target_ms or math.inf) / 1e3
+                self._scheduler.add_model(status.name, status.card.max_batch, target)
                 if status.state == "unavailable":
                     self._lost.append(status.name)
         self._abandon()

@@ -45,7 +45,8 @@ class Model(Protocol):
     """What the worker calls. A user's class need not inherit from it.
 
     Required besides the two methods is ``input``; every other attribute has a default:
-    ``version`` ("1"), ``max_batch`` (1), ``timeout_ms`` (10,000), ``policy`` ("latest" for images, else
+    ``version`` ("1"), ``max_batch`` (1), ``latency_target_ms`` (None: batches grow up to ``max_batch``, else until
+    one takes so long), ``timeout_ms`` (10,000), ``policy`` ("latest" for images, else
     "queue"), and for images ``long_side`` (None: decode at full size; else images arrive no larger than
     this many pixels on their longer side).
     """
@@ -135,6 +136,7 @@ class ModelCard:
         max_batch: most items in one `predict`.
         timeout_ms: longest time for one batch before its worker is ended.
         description: the first line of its docstring.
+        latency_target_ms: how long a batch should take at most; None lets it grow to `max_batch`.
     """
 
     name: str
@@ -144,6 +146,7 @@ class ModelCard:
     max_batch: int
     timeout_ms: int
     description: str
+    latency_target_ms: int | None = None
 
     def __post_init__(self) -> None:
         if self.input not in get_args(InputKind):
@@ -157,6 +160,9 @@ class ModelCard:
             raise ModelError(f"model {self.name}: `max_batch` must be 1 to {MAX_BATCH}")
         if type(self.timeout_ms) is not int or not 1 <= self.timeout_ms <= 3_600_000:
             raise ModelError(f"model {self.name}: `timeout_ms` must be 1 to 3,600,000")
+        target = self.latency_target_ms
+        if target is not None and (type(target) is not int or not 1 <= target <= self.timeout_ms):
+            raise ModelError(f"model {self.name}: `latency_target_ms` must be 1 to its `timeout_ms`")
 
 
 def describe(name: str, model: Model) -> ModelCard:
@@ -178,4 +184,5 @@ def describe(name: str, model: Model) -> ModelCard:
         max_batch=getattr(model, "max_batch", 1),
         timeout_ms=getattr(model, "timeout_ms", DEFAULT_TIMEOUT_MS),
         description=lines[0] if lines else "",
+        latency_target_ms=getattr(model, "latency_target_ms", None),
     )

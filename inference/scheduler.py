@@ -14,6 +14,7 @@ when that has run. Whatever `offer`, `take`, `close` and `drain` return as dropp
 from __future__ import annotations
 
 import heapq
+import math
 from collections import deque
 from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -96,6 +97,7 @@ class ModelStatistics:
 
     Attributes:
         tally: what became of its items, since the start.
+        batch_cap: its largest batch now.
         peak: most items that waited or ran at once.
         ages: of the results of the last half minute to a minute, seconds from receipt to result.
         costs: of the same, seconds of worker time per item.
@@ -103,6 +105,7 @@ class ModelStatistics:
     """
 
     tally: Tally
+    batch_cap: int
     peak: int
     ages: Distribution
     costs: Distribution
@@ -148,7 +151,9 @@ class _Stream:
 @dataclass(slots=True)
 class _Model:
     name: str
-    max_batch: int
+    max_batch: int = 1
+    target: float = math.inf  # seconds that a batch should take at most
+    cap: int = 1  # the largest batch now
     cost: float = FIRST_COST
     closed: Tally = field(default_factory=Tally)  # of the streams that are no more
     present: int = 0  # items that wait or run
@@ -168,10 +173,17 @@ class Scheduler:
         self._virtual = 0.0
         self._order = 0
 
-    def add_model(self, name: str, max_batch: int) -> None:
-        """Make a model known, or change its largest batch."""
-        model = self._models.setdefault(name, _Model(name, max_batch))
-        model.max_batch = max_batch
+    def add_model(self, name: str, max_batch: int, target: float = math.inf) -> None:
+        """Make a model known, or change its largest batch.
+
+        Args:
+            target: seconds that a batch should take at most. Batches then grow from one item as long as they
+                keep to it; without a target they are as large as what waits.
+        """
+        model = self._models.setdefault(name, _Model(name))
+        if (model.max_batch, model.target) != (max_batch, target):
+            model.max_batch, model.target = max_batch, target
+            model.cap = max_batch if target == math.inf else 1
 
     def open(self, number: int, model: str, policy: Policy, window: int, weight: float = 1.0) -> None:
         """Open a stream.
@@ -236,6 +248,7 @@ class Scheduler:
         model = self._models[batch.model]
         if any(isinstance(outcome, Result) for outcome in outcomes):
             model.cost += COST_MEMORY * (share - model.cost)
+        _adapt(model, len(batch.items), cost)
         wanted = []
         for outcome in outcomes:
             stream = self._streams[outcome.item.stream]
@@ -326,7 +339,7 @@ class Scheduler:
         return bool(model.heap)
 
     def _fill(self, model: _Model, now: float, dropped: list[Dropped]) -> Iterator[Item]:
-        room = model.max_batch
+        room = model.cap
         while room and self._head(model):
             entry, stream = heapq.heappop(model.heap)
             stream.entry = None
@@ -367,11 +380,24 @@ class Scheduler:
             del model.streams[stream.number], self._streams[stream.number]
 
 
+def _adapt(model: _Model, size: int, cost: float) -> None:
+    """Fit the largest batch to the target: a little more while full batches keep to it, a tenth less when not.
+
+    Source: additive increase, multiplicative decrease, as in Crankshaw and others: "Clipper: A Low-Latency
+    Online Prediction Serving System", NSDI 2017, section 4.3.
+    """
+    if cost > model.target:
+        model.cap = max(1, min(model.cap, size) * 9 // 10)
+    elif size >= model.cap and model.cap < model.max_batch:
+        model.cap += 1
+
+
 def _statistics(model: _Model, now: float) -> ModelStatistics:
     streams = [stream for stream in model.streams.values() if stream.open]
     used = sum(stream.worker_s for stream in streams) or 1.0
     return ModelStatistics(
         tally=sum((stream.tally for stream in model.streams.values()), model.closed + Tally()),
+        batch_cap=model.cap,
         peak=model.peak,
         ages=model.ages.at(now),
         costs=model.costs.at(now),

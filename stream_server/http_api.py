@@ -87,6 +87,7 @@ def _describe(status: ModelStatus) -> dict[str, Any]:
         "policy": card and card.policy,
         "window": card and DEFAULT_WINDOW[card.policy],
         "max_batch": card and card.max_batch,
+        "latency_target_ms": card and card.latency_target_ms,
         "timeout_ms": card and card.timeout_ms,
         "description": card.description if card else "",
     }
@@ -96,6 +97,7 @@ def _statistics(known: ModelStatistics) -> dict[str, Any]:
     heaviest = sorted(known.streams, key=lambda stream: -stream.worker_s)[:MAX_STREAMS_SHOWN]
     return {
         **asdict(known.tally),
+        "batch_cap": known.batch_cap,
         "peak": known.peak,
         "age_ms": _milliseconds(known.ages),
         "infer_ms": _milliseconds(known.costs),

@@ -140,10 +140,10 @@ WHO_MAY = {
     ),
     "simplejpeg": ("inference.images", "stream_server.drawing", "stream_server.sources"),
     "onnxruntime": ("benchmarks", "inference.models", "inference.training"),
-    "sklearn": ("inference.training",),
+    "sklearn": ("benchmarks", "inference.training"),
     "skl2onnx": ("inference.training",),
-    "multiprocessing": (),
-    "concurrent": ("stream_server.feeding", "stream_server.sync_client"),
+    "multiprocessing": ("benchmarks",),
+    "concurrent": ("benchmarks", "stream_server.feeding", "stream_server.sync_client"),
 }
 """Libraries, and the only places that may import them: the two websocket libraries each on their own side, so that
 every end-to-end test has two implementations meet; image and model libraries never where the loop runs."""

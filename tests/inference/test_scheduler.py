@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import heapq
+import itertools
 import random
 from collections import Counter
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 
@@ -248,6 +249,25 @@ class TestExpiry:
         assert served == [1, 2, 1, 2, 1, 2] or served == [2, 1, 2, 1, 2, 1]
 
 
+def batches_under_load(scheduler: Audited, cost_of: Callable[[int], float], rounds: int) -> list[int]:
+    """Run batches of "m" while three hundred items wait always; their sizes."""
+    streams = range(100, 105)
+    for stream in streams:
+        scheduler.open(stream, "m", "queue", 64)
+    sizes: list[int] = []
+    numbers = itertools.count(1)
+    for _ in range(rounds):
+        for stream in streams:
+            while scheduler.room(stream):
+                scheduler.offer(item(stream, next(numbers)))
+        batch = take(scheduler)
+        finish(scheduler, batch, cost_of(len(batch.items)))
+        sizes.append(len(batch.items))
+    for stream in streams:
+        scheduler.close(stream)
+    return sizes
+
+
 class TestBatches:
     @pytest.mark.parametrize(("waiting", "sizes"), [(1, [1]), (4, [4]), (6, [4, 2]), (9, [4, 4, 1])])
     def test_take_what_waits_up_to_the_limit(
@@ -269,6 +289,38 @@ class TestBatches:
         for turn in range(1, 5):
             batch = take(scheduler)
             assert sorted((one.stream, one.seq) for one in batch.items) == [(s, turn) for s in (1, 2, 3, 4)]
+
+    def test_grow_one_by_one_while_full_ones_keep_to_the_target(self, scheduler: Audited) -> None:
+        scheduler.add_model("m", 4, target=0.02)
+        sizes = batches_under_load(scheduler, cost_of=lambda size: 0.001 * size, rounds=6)
+        assert sizes == [1, 2, 3, 4, 4, 4]
+
+    def test_settle_where_they_take_as_long_as_the_target(self, scheduler: Audited) -> None:
+        scheduler.add_model("m", 256, target=0.02)
+        sizes = batches_under_load(scheduler, cost_of=lambda size: 0.001 * size, rounds=200)
+        assert all(17 <= size <= 21 for size in sizes[30:]), "at most one over, then a tenth back"
+        slower = batches_under_load(scheduler, cost_of=lambda size: 0.01 * size, rounds=200)
+        assert all(1 <= size <= 3 for size in slower[30:])
+
+    def test_do_not_grow_when_less_waits_than_they_hold(self, scheduler: Audited) -> None:
+        scheduler.add_model("m", 8, target=1.0)
+        batches_under_load(scheduler, cost_of=lambda size: 0.001, rounds=3)
+        for seq in range(1001, 1021):
+            scheduler.open(seq, "m", "latest", 1)
+            scheduler.offer(item(seq, 1))
+            finish(scheduler, take(scheduler), 0.001)
+            scheduler.close(seq)
+        assert scheduler.statistics(0.0).models["m"].batch_cap == 4
+
+    def test_keep_what_they_learnt_when_the_same_model_is_loaded_again(self, scheduler: Audited) -> None:
+        scheduler.add_model("m", 8, target=1.0)
+        batches_under_load(scheduler, cost_of=lambda size: 0.001, rounds=3)
+        scheduler.add_model("m", 8, target=1.0)
+        assert scheduler.statistics(0.0).models["m"].batch_cap == 4
+        scheduler.add_model("m", 16, target=1.0)
+        assert scheduler.statistics(0.0).models["m"].batch_cap == 1
+        scheduler.add_model("m", 16)
+        assert scheduler.statistics(0.0).models["m"].batch_cap == 16
 
     def test_hold_items_of_one_model_only(self, scheduler: Audited) -> None:
         scheduler.add_model("m", 8)

@@ -26,7 +26,7 @@ def scrape(metrics: Metrics) -> Samples:
 
 def make(tally: Tally, streams: int = 1, pool: PoolStatus | None = None) -> Metrics:
     open_streams = tuple(StreamStatistics(number, Tally(), 0.0, 0.0) for number in range(streams))
-    model = ModelStatistics(tally, 0, Distribution(), Distribution(), open_streams)
+    model = ModelStatistics(tally, 1, 0, Distribution(), Distribution(), open_streams)
     statistics = Statistics({"echo": model})
     return Metrics(lambda: statistics, lambda: pool or PoolStatus(2, 1, 4, (10,)))
 
