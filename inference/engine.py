@@ -76,6 +76,7 @@ class Engine:
         self._lost: list[str] = []  # models that were ready once and no worker could load again
         self._streams = 0
         self._changed = asyncio.Event()
+        self._expiry: asyncio.TimerHandle | None = None
 
     async def __aenter__(self) -> Self:
         self.start()
@@ -98,6 +99,8 @@ class Engine:
     async def stop(self) -> None:
         """End the workers; whatever still waits or runs gets its outcome first."""
         self.drain()
+        if self._expiry:
+            self._expiry.cancel()
         await self._pool.stop()
         self.drain()  # what came meanwhile
 
@@ -155,6 +158,7 @@ class Engine:
         """
         self._hand_out(self._scheduler.offer(item))
         self.worker_free()
+        self._watch(item.deadline)
         self._abandon()
 
     def drain(self) -> None:
@@ -211,6 +215,20 @@ class Engine:
         """The pool reports: a batch has run, or died with its worker."""
         cost = infer_ms / 1e3 or self.now() - batch.started
         self._hand_out(self._scheduler.done(batch, outcomes, cost, self.now()))
+
+    def _watch(self, deadline: float | None) -> None:
+        """See to it that `_expire` is called by then: items expire also while every worker is busy."""
+        if deadline is None or (self._expiry and self._expiry.when() <= deadline):
+            return
+        if self._expiry:
+            self._expiry.cancel()
+        self._expiry = self._loop.call_at(deadline, self._expire)
+
+    def _expire(self) -> None:
+        self._expiry = None
+        dropped, deadline = self._scheduler.expire(self.now())
+        self._hand_out(dropped)
+        self._watch(deadline)
 
     def _abandon(self) -> None:
         for model in self._lost:

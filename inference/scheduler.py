@@ -8,7 +8,8 @@ items took before and corrected when the item is done, so that a stream of large
 virtual time spans all models, because they share the workers.
 
 The loop that drives it: `offer` what arrives; whenever a worker is free, `take` what it shall run; `done`
-when that has run. Whatever `offer`, `take`, `close` and `drain` return as dropped must be answered so.
+when that has run; `expire` at an item's deadline, for no worker may be free by then. Whatever outcomes any of
+these returns must be delivered.
 """
 
 from __future__ import annotations
@@ -273,12 +274,23 @@ class Scheduler:
         stream.open = False
         while stream.waiting:
             self._drop(stream, stream.waiting.popleft(), "cancelled")
-        if stream.entry:
-            # not left for `take` to clear away: it never comes while no worker holds the model
-            stream.model.heap.remove((stream.entry, stream))
-            heapq.heapify(stream.model.heap)
-            stream.entry = None
+        self._leave(stream)
         self._forget_if_idle(stream)
+
+    def expire(self, now: float) -> tuple[list[Dropped], float | None]:
+        """Drop what has waited too long while no worker was free; and say when to call again, None for never."""
+        dropped: list[Dropped] = []
+        for stream in self._streams.values():
+            kept: deque[Item] = deque()
+            for item in stream.waiting:
+                if item.deadline is not None and item.deadline <= now:
+                    dropped.append(self._drop(stream, item, "expired"))
+                else:
+                    kept.append(item)
+            stream.waiting = kept
+            self._leave(stream)
+        deadlines = (item.deadline for stream in self._streams.values() for item in stream.waiting)
+        return dropped, min((deadline for deadline in deadlines if deadline is not None), default=None)
 
     def drain(self) -> list[Dropped]:
         """Drop everything that waits: there is no time left to run it."""
@@ -320,6 +332,16 @@ class Scheduler:
             stream.finish = max(self._virtual, stream.finish)
             stream.entry = (stream.finish, self._order)
             heapq.heappush(stream.model.heap, (stream.entry, stream))
+
+    def _leave(self, stream: _Stream) -> None:
+        """Give up the place of a stream that has nothing left to run.
+
+        `take` would clear it away, but never comes while no worker holds the model.
+        """
+        if stream.entry and not stream.eligible:
+            stream.model.heap.remove((stream.entry, stream))
+            heapq.heapify(stream.model.heap)
+            stream.entry = None
 
     def _next_model(self, models: Container[str]) -> _Model | None:
         first: _Model | None = None

@@ -166,6 +166,17 @@ class TestAnswers:
         assert [type(o) for o in outcomes] == [Result, *[Dropped] * 8, Result]
         assert {o.reason for o in outcomes if isinstance(o, Dropped)} == {"superseded"}
 
+    async def test_an_item_expires_while_every_worker_is_busy(self, start: Start) -> None:
+        engine = await start("Patient")
+        stream = Stream(engine, "patient")
+        stream.send("sleep 30")
+        stream.send("answer", deadline=engine.now() + 0.1)
+        stream.send("answer", deadline=engine.now() + 0.05)
+        await stream.answered(2)
+        assert stream.outcomes[2] == Dropped(stream.outcomes[2].item, "expired")
+        assert stream.outcomes[3] == Dropped(stream.outcomes[3].item, "expired")
+        assert engine.now() >= stream.outcomes[2].item.deadline
+
     async def test_an_item_past_its_deadline_is_not_started(self, start: Start) -> None:
         engine = await start("Twin")
         stream = Stream(engine, "twin")

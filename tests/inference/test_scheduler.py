@@ -65,6 +65,12 @@ class Audited(Scheduler):
         self.opened.discard(number)
         self.audit()
 
+    def expire(self, now: float) -> tuple[list[Dropped], float | None]:
+        try:
+            return super().expire(now)
+        finally:
+            self.audit()
+
     def drain(self) -> list[Dropped]:
         try:
             return super().drain()
@@ -220,6 +226,30 @@ class TestExpiry:
         assert batch
         assert seqs(batch) == [5]
         assert [d.item.seq for d in dropped] == [4]
+
+    def test_items_expire_while_no_worker_is_free(self, scheduler: Audited) -> None:
+        scheduler.open(1, "m", "queue", 9)
+        scheduler.open(2, "m", "latest", 1)
+        for seq, deadline in enumerate([5.0, None, 2.0, 9.0], 1):
+            scheduler.offer(item(1, seq, deadline))
+        scheduler.offer(item(2, 1, deadline=3.0))
+        assert scheduler.expire(1.0) == ([], 2.0)
+        dropped, again = scheduler.expire(5.0)
+        assert [(one.item.stream, one.item.seq, one.reason) for one in dropped] == [
+            (1, 1, "expired"),
+            (1, 3, "expired"),
+            (2, 1, "expired"),
+        ]
+        assert again == 9.0
+        assert [seqs(take(scheduler, 5.0)) for _ in range(2)] == [[2], [4]]
+        assert scheduler.expire(5.0) == ([], None)
+
+    def test_a_stream_whose_items_all_expired_keeps_no_place(self, scheduler: Audited) -> None:
+        scheduler.open(1, "m", "queue", 9)
+        scheduler.offer(item(1, 1, deadline=1.0))
+        scheduler.expire(1.0)
+        assert scheduler._models["m"].heap == []
+        assert scheduler._streams[1].entry is None
 
     def test_expired_items_of_one_model_do_not_hide_another_model(self, scheduler: Audited) -> None:
         scheduler.add_model("n", 1)
