@@ -143,7 +143,7 @@ async def stream(request: web.Request) -> web.StreamResponse:
         settings.timeouts,
         lambda outcome, now: metrics.observe(name, outcome, now),
     )
-    await request.app[CONNECTIONS].run(connection, name)
+    await request.app[CONNECTIONS].run(connection, name, request.remote or "")
     return ws
 
 
@@ -158,6 +158,9 @@ def open_session(request: web.Request) -> Session:
     connections = request.app[CONNECTIONS]
     if connections.draining:
         raise Draining("the server is shutting down; try again in a moment")
+    if connections.of_peer(request.remote or "") >= settings.limits.max_streams_per_peer:
+        most = settings.limits.max_streams_per_peer
+        raise TooManyStreams(f"your address has its {most} streams; close one, or try again later")
     if len(connections) >= settings.limits.max_streams:
         raise TooManyStreams(f"the server has its {settings.limits.max_streams} streams; try again later")
     parts = request.match_info

@@ -37,11 +37,14 @@ class Limits:
         max_text_bytes: largest text message. It is parsed on the event loop: the worst JSON of this size
             takes it about 10 ms.
         max_streams: most streams at once. Each takes a file descriptor and about 50 KiB.
+        max_streams_per_peer: most of them from one address, so that one client cannot take them all. Behind a
+            proxy every client has the proxy's address.
     """
 
     max_item_bytes: int = 8 << 20
     max_text_bytes: int = 128 << 10
     max_streams: int = 1000
+    max_streams_per_peer: int = 250
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Callable
 
 from aiohttp import WSMsgType, web
@@ -161,18 +162,27 @@ class Connections:
 
     def __init__(self) -> None:
         self._open: dict[Connection, asyncio.Future[None]] = {}
+        self._peers: Counter[str] = Counter()
         self.draining = False
 
     def __len__(self) -> int:
         return len(self._open)
 
-    async def run(self, connection: Connection, model: str) -> None:
+    def of_peer(self, peer: str) -> int:
+        """How many come from one address."""
+        return self._peers[peer]
+
+    async def run(self, connection: Connection, model: str, peer: str) -> None:
         """Serve one stream, as one of these."""
         closed = self._open[connection] = asyncio.get_running_loop().create_future()
+        self._peers[peer] += 1
         try:
             await connection.run(model)
         finally:
             del self._open[connection]
+            self._peers[peer] -= 1
+            if not self._peers[peer]:
+                del self._peers[peer]
             closed.set_result(None)
 
     def drain(self, grace_ms: int, retry_after_ms: int) -> None:

@@ -240,10 +240,11 @@ async def test_the_subprotocol_is_chosen_among_others_and_nothing_is_compressed(
         assert not ws.compress
 
 
+@pytest.mark.parametrize("limit", ["max_streams", "max_streams_per_peer"])
 async def test_a_stream_too_many_is_refused_until_another_ends(
-    start_server: Callable[..., RunningServer],
+    limit: str, start_server: Callable[..., RunningServer]
 ) -> None:
-    server = start_server("--workers=1", "--model=echo", "--set=limits.max_streams=2")
+    server = start_server("--workers=1", "--model=echo", f"--set=limits.{limit}=2")
     url = server.url + "/v2/models/echo/stream"
     async with asyncio.timeout(WAIT), aiohttp.ClientSession() as session, AsyncExitStack() as stack:
         first, _ = [await stack.enter_async_context(session.ws_connect(url)) for _ in range(2)]
@@ -254,6 +255,25 @@ async def test_a_stream_too_many_is_refused_until_another_ends(
             await asyncio.sleep(0.01)
         async with session.ws_connect(url) as again:
             assert json.loads(await again.receive_str())["type"] == "ready"
+
+
+async def test_the_streams_of_one_address_are_not_those_of_another(
+    start_server: Callable[..., RunningServer],
+) -> None:
+    server = start_server("--workers=1", "--model=echo", "--set=limits.max_streams_per_peer=1")
+    url = server.url + "/v2/models/echo/stream"
+    elsewhere = aiohttp.TCPConnector(local_addr=("127.0.0.2", 0))
+    async with (
+        asyncio.timeout(WAIT),
+        aiohttp.ClientSession() as here,
+        aiohttp.ClientSession(connector=elsewhere) as there,
+        here.ws_connect(url) as one,
+        there.ws_connect(url) as other,
+    ):
+        for ws in (one, other):
+            assert json.loads(await ws.receive_str())["type"] == "ready"
+        error, _ = await refusal(server, "/v2/models/echo/stream")
+        assert error["message"].startswith("your address has its 1 streams")
 
 
 async def test_a_model_that_does_not_load_is_unavailable_and_others_serve(

@@ -47,7 +47,7 @@ def test_every_key_can_be_set() -> None:
         ),
         allow_host=("cameras.example.org",),
         allow_origin=("https://example.org",),
-        limits=Limits(7, 7, 7),
+        limits=Limits(7, 7, 7, 7),
         timeouts=Timeouts(7, 7, 7, 7, 7),
     )
 
