@@ -9,13 +9,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Self, TypeAlias
 
 from inference.items import Batch, Item, Outcome
 from inference.model import ModelCard, ModelError, ModelSource, Policy
 from inference.pool import ModelState, Pool
+from inference.sandbox import Mode
 from inference.scheduler import Scheduler, Statistics, Tally
 
 log = logging.getLogger(__name__)
@@ -40,12 +41,17 @@ class ModelStatus:
 
 @dataclass(frozen=True, slots=True)
 class PoolStatus:
-    """The workers now: how many slots, how many can work, how many deaths so far, and their processes."""
+    """The workers now: how many slots, how many can work, how many deaths so far, and their processes.
+
+    Attributes:
+        sandbox: its features, each with "on" or what is wrong; empty when it is off or no worker has told.
+    """
 
     slots: int
     ready: int
     deaths: int
     pids: tuple[int, ...]
+    sandbox: Mapping[str, str] = field(default_factory=dict)
 
 
 class Engine:
@@ -59,18 +65,26 @@ class Engine:
     Args:
         sources: the models; their names are different.
         workers: how many processes; every one holds all models.
+        sandbox, worker_memory_mb: as the pool takes them.
 
     Raises:
         ModelError: two models have one name.
     """
 
-    def __init__(self, sources: Sequence[ModelSource], workers: int) -> None:
+    def __init__(
+        self,
+        sources: Sequence[ModelSource],
+        workers: int,
+        *,
+        sandbox: Mode = "auto",
+        worker_memory_mb: int = 0,
+    ) -> None:
         names = [source.name for source in sources]
         if len(set(names)) < len(names):
             raise ModelError(f"two models have the same name; give one another with name=... ({names})")
         self._names = names
         self._loop = asyncio.get_running_loop()
-        self._pool = Pool(sources, workers, self)
+        self._pool = Pool(sources, workers, self, sandbox=sandbox, worker_memory_mb=worker_memory_mb)
         self._scheduler = Scheduler()
         self._deliver: dict[int, Deliver] = {}
         self._lost: list[str] = []  # models that were ready once and no worker could load again
@@ -120,6 +134,7 @@ class Engine:
             sum(slot.ready for slot in slots),
             sum(slot.deaths for slot in slots),
             tuple(slot.pid for slot in slots if slot.pid is not None),
+            self._pool.features,
         )
 
     def statistics(self) -> Statistics:

@@ -54,7 +54,10 @@ class Model(Protocol):
     input: InputKind
 
     def load(self) -> None:
-        """Read weights, build sessions. Called once, in the worker, before the first `predict`."""
+        """Read weights, build sessions. Called once, in the worker, before the first `predict`.
+
+        What needs files or the network belongs here: after it the worker's sandbox is closed.
+        """
 
     def predict(self, items: Sequence[Any], /) -> Sequence[Any]:
         """Answer a batch.

@@ -17,6 +17,7 @@ from inference.channel import Channel, Header
 from inference.items import Batch, Failed, Item, Outcome, Result
 from inference.model import ModelCard, ModelError, ModelSource
 from inference.process import WorkerProcess
+from inference.sandbox import Mode, missing
 
 log = logging.getLogger(__name__)
 
@@ -96,7 +97,7 @@ class Slot:
             self._restart()
             return
         self._channel = Channel(self._process.sock, loop, self._received, self._lost)
-        self._channel.send({"models": [asdict(source) for source in self._pool.loadable()]})
+        self._channel.send(self._pool.setup())
         self._timer = loop.call_later(LOAD_TIMEOUT, self._end, f"loading took over {LOAD_TIMEOUT:.0f} s")
 
     def submit(self, batch: Batch) -> None:
@@ -136,6 +137,8 @@ class Slot:
                     self._answered(header, body)
                 case "loading":
                     self._loading = self._pool.known(header["model"])
+                case "sandbox" if not self._ready:
+                    self._pool.sealed(dict(header["features"]))
                 case "loaded":
                     card = ModelCard(**header["card"])
                     self.cards[card.name] = card
@@ -242,13 +245,29 @@ class Pool:
         sources: the models.
         workers: how many slots.
         owner: who is told about free workers and finished batches.
+        sandbox: whether what a worker may do is fenced once it has loaded, and whether it must be.
+        worker_memory_mb: cap on a worker's address space, models included, in MiB; 0 is none.
+
+    Attributes:
+        features: what the sandbox has here, each with "on" or what is wrong; empty until a worker has told.
     """
 
-    def __init__(self, sources: Sequence[ModelSource], workers: int, owner: Owner) -> None:
+    def __init__(
+        self,
+        sources: Sequence[ModelSource],
+        workers: int,
+        owner: Owner,
+        *,
+        sandbox: Mode = "auto",
+        worker_memory_mb: int = 0,
+    ) -> None:
         self.loop = asyncio.get_running_loop()
         self.owner = owner
         self.stopping = False
         self._sources = {source.name: source for source in sources}
+        self.features: dict[str, str] = {}
+        self._sandbox = sandbox
+        self._worker_memory_mb = worker_memory_mb
         self._cards: dict[str, ModelCard] = {}
         self._reasons: dict[str, str] = {}
         self._load_deaths = dict.fromkeys(self._sources, 0)
@@ -293,9 +312,20 @@ class Pool:
         """A model's card, None until a worker has loaded it; it outlives the workers."""
         return self._cards.get(model)
 
-    def loadable(self) -> list[ModelSource]:
-        """What a new worker is to load."""
-        return [s for s in self._sources.values() if self._load_deaths[s.name] < LOAD_DEATHS]
+    def setup(self) -> Header:
+        """What a new worker is to load, and within which limits."""
+        loadable = [s for s in self._sources.values() if self._load_deaths[s.name] < LOAD_DEATHS]
+        return {
+            "models": [asdict(source) for source in loadable],
+            "sandbox": self._sandbox,
+            "memory_mb": self._worker_memory_mb,
+        }
+
+    def sealed(self, features: dict[str, str]) -> None:
+        """A worker has closed its sandbox, as far as it could."""
+        if features != self.features and missing(features):
+            log.warning("the workers' sandbox is not whole: %s", missing(features))
+        self.features = features
 
     def known(self, model: str) -> str:
         """Give a model's name back if it is one of this pool's.

@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any, TypeAlias
 
+from inference import sandbox
 from inference.channel import MAX_ANSWER, Header, WorkerChannel
 from inference.model import InputKind, ItemError, Model, ModelError, ModelSource, describe
 
@@ -168,12 +169,12 @@ def sample_item(kind: InputKind, long_side: int | None) -> Any:
 
 
 def load(channel: WorkerChannel, sources: Sequence[ModelSource]) -> dict[str, LoadedModel]:
-    """Load each model, reporting as it goes, so that the server knows which one a death belongs to."""
+    """Load each model, saying which and what failed, so that the server knows whose a death was."""
     loaded: dict[str, LoadedModel] = {}
     for source in sources:
         channel.send({"type": "loading", "model": source.name})
         try:
-            model = loaded[source.name] = LoadedModel(source)
+            loaded[source.name] = LoadedModel(source)
         except ModelError as exc:
             channel.send({"type": "failed", "model": source.name, "reason": str(exc)})
         except Exception as exc:  # a user's code may raise anything
@@ -181,10 +182,39 @@ def load(channel: WorkerChannel, sources: Sequence[ModelSource]) -> dict[str, Lo
             # clients read the reason, and an exception's own words may hold paths
             reason = f"loading it failed with {type(exc).__name__}; the server's log has the traceback"
             channel.send({"type": "failed", "model": source.name, "reason": reason})
-        else:
-            channel.send({"type": "loaded", "card": asdict(model.card)})
-    channel.send({"type": "ready"})
     return loaded
+
+
+def code_of(sources: Sequence[ModelSource]) -> list[str]:
+    """Give the folders of the models' own packages, or the files of modules that are in none."""
+    places: list[str] = []
+    for source in sources:
+        top = sys.modules.get(source.reference.partition(":")[0].partition(".")[0])
+        places += getattr(top, "__path__", None) or filter(None, [getattr(top, "__file__", None)])
+    return places
+
+
+def begin(channel: WorkerChannel, setup: Header) -> dict[str, LoadedModel]:
+    """Load the models, close the sandbox behind them, and say which are ready."""
+    sources = [ModelSource(**source) for source in setup["models"]]
+    mode: sandbox.Mode = setup["sandbox"]
+    if setup["memory_mb"]:
+        sandbox.limit_memory(setup["memory_mb"])
+    if mode != "off":
+        sandbox.separate()
+    models = load(channel, sources)
+    if mode != "off":
+        features = sandbox.seal(code_of(sources))
+        channel.send({"type": "sandbox", "features": features})
+        if mode == "require" and (lacking := sandbox.missing(features)):
+            reason = f"its sandbox is not whole: {lacking}"
+            for name in models:
+                channel.send({"type": "failed", "model": name, "reason": reason})
+            models = {}
+    for model in models.values():
+        channel.send({"type": "loaded", "card": asdict(model.card)})
+    channel.send({"type": "ready"})
+    return models
 
 
 def answer(models: dict[str, LoadedModel], header: Header, body: memoryview) -> tuple[Header, list[bytes]]:
@@ -225,7 +255,7 @@ def main(fd: int, parent: int) -> None:
     message = channel.receive()
     if message is None:
         return
-    models = load(channel, [ModelSource(**source) for source in message[0]["models"]])
+    models = begin(channel, message[0])
     while (message := channel.receive()) is not None:
         channel.send(*answer(models, *message))
 

@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from inference.model import ModelError, ModelSource
 from stream_server.errors import ConfigError
@@ -71,6 +71,11 @@ def shipped_models() -> tuple[ModelSource, ...]:
     return tuple(ModelSource(name, reference) for name, reference in SHIPPED.items())
 
 
+def cores() -> int:
+    """How many cores this process may use: a container or taskset may leave fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     """Everything the server is started with.
@@ -81,14 +86,19 @@ class Settings:
         allow_host: host names, besides addresses and localhost, under which browsers may reach it.
         allow_origin: origins, besides its own, whose pages may use it: ``https://example.org``.
         models: what it serves.
+        sandbox: what workers may do once they have loaded: "auto" takes from them what this machine can,
+            "require" serves only if that is everything, "off" takes nothing.
+        worker_memory_mb: cap on a worker's address space, models included, in MiB; 0 is none.
     """
 
     host: str = "127.0.0.1"
     port: int = 8080
-    workers: int = field(default_factory=lambda: os.cpu_count() or 1)
+    workers: int = field(default_factory=cores)
     allow_host: tuple[str, ...] = ()
     allow_origin: tuple[str, ...] = ()
     models: tuple[ModelSource, ...] = field(default_factory=shipped_models)
+    sandbox: Literal["auto", "require", "off"] = "auto"
+    worker_memory_mb: int = 0
     limits: Limits = field(default_factory=Limits)
     timeouts: Timeouts = field(default_factory=Timeouts)
 
@@ -102,6 +112,8 @@ class Settings:
             raise ConfigError(f"port {self.port} is none; ports are 0 to 65535")
         if not 1 <= self.workers <= 1024:
             raise ConfigError(f"workers = {self.workers}; use 1 to 1024, one per core is best")
+        if self.worker_memory_mb < 0:
+            raise ConfigError(f"worker_memory_mb = {self.worker_memory_mb}; use 0 for no cap, or MiB")
         for group in (self.limits, self.timeouts):
             for item in fields(group):
                 if not 0 < getattr(group, item.name) < math.inf:  # TOML has nan and inf
@@ -179,6 +191,10 @@ def _typed(value: Any, hint: Any, where: str) -> Any:
         if not isinstance(value, (list, tuple)) or not all(isinstance(v, kind) for v in value):
             raise ConfigError(f"{where} must be a list of {kind.__name__}")
         return tuple(value)
+    if get_origin(hint) is Literal:
+        if value not in get_args(hint):
+            raise ConfigError(f"{where} must be one of {', '.join(get_args(hint))}, not {value!r}")
+        return value
     # a whole number is a fine duration, and true is no number
     wanted = (int, float) if hint is float else hint
     if not isinstance(value, wanted) or (isinstance(value, bool) and hint is not bool):

@@ -128,14 +128,16 @@ async def live(_: web.Request) -> web.Response:
 
 @routes.get("/v2/health/ready")
 async def ready(request: web.Request) -> web.Response:
-    """Whether every model answers and new streams are welcome; 503 where not, with each model's state."""
-    statuses = request.app[ENGINE].models()
+    """Whether every model answers and new streams are welcome; 503 where not, with the state of what it needs."""
+    engine = request.app[ENGINE]
+    statuses = engine.models()
     draining = request.app[CONNECTIONS].draining
     is_ready = not draining and all(status.state == "ready" for status in statuses)
     body = {
         "ready": is_ready,
         "draining": draining,
         "models": {status.name: status.state for status in statuses},
+        "sandbox": dict(engine.workers().sandbox),
     }
     return web.json_response(body, status=200 if is_ready else 503)
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Coroutine
 from aiohttp import web
 
 from inference.engine import Engine, ModelStatus
+from inference.sandbox import missing
 from stream_server.app import make_app
 from stream_server.config import Settings
 from stream_server.errors import ConfigError
@@ -33,7 +34,12 @@ class Server:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._engine = Engine(settings.models, settings.workers)
+        self._engine = Engine(
+            settings.models,
+            settings.workers,
+            sandbox=settings.sandbox,
+            worker_memory_mb=settings.worker_memory_mb,
+        )
         self._app = make_app(settings, self._engine)
         self._runner = web.AppRunner(self._app, access_log=None, shutdown_timeout=1.0)
         self._hurrying: asyncio.Task[None] | None = None
@@ -47,7 +53,7 @@ class Server:
         """Listen, start the workers, and come back when every model is ready or unavailable.
 
         Raises:
-            ConfigError: the address cannot be used.
+            ConfigError: the address cannot be used, or the sandbox that was required is not whole.
         """
         await self._runner.setup()
         host, port = self._settings.host, self._settings.port
@@ -63,6 +69,9 @@ class Server:
         host, port = self._runner.addresses[0][:2]
         self.url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
         await self._engine.warm()
+        lacking = missing(self._engine.workers().sandbox)
+        if self._settings.sandbox == "require" and lacking:
+            raise ConfigError(f"the sandbox is not whole: {lacking}; serve without with --sandbox auto")
 
     async def drain(self) -> None:
         """Refuse what is new and answer what was accepted, for at most ``drain_s`` seconds."""

@@ -52,6 +52,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     add("--allow-origin", action="append", metavar="URL", help="let pages of this origin use the server")
     add("--allow-host", action="append", metavar="NAME", help="answer to this host name too")
+    add(
+        "--sandbox",
+        choices=("auto", "require", "off"),
+        help="take from workers, once they have loaded, files, network and processes: what this machine can "
+        "(auto, the default), or refuse to start where that is not everything (require)",
+    )
     add("--self-check", action="store_true", help="stream a sample portrait through it once it is ready")
     add("-v", "--verbose", action="store_true", help="log a line per stream")
     parser.epilog = EPILOG
@@ -101,7 +107,7 @@ def document(args: argparse.Namespace) -> dict[str, Any]:
     server = values.setdefault("server", {})
     if not isinstance(server, dict):
         raise ConfigError("server must be a table: [server]")
-    for key in ("host", "port", "workers", "models", "allow_origin", "allow_host"):
+    for key in ("host", "port", "workers", "models", "allow_origin", "allow_host", "sandbox"):
         if getattr(args, key) is not None:
             server[key] = getattr(args, key)
     return values

@@ -61,7 +61,7 @@ async def spawned() -> Spawn:
 async def loaded(process: WorkerProcess) -> None:
     """Talk to a worker without models until it waits for work."""
     channel = WorkerChannel(process.sock)
-    channel.send({"models": []})
+    channel.send({"models": [], "sandbox": "off", "memory_mb": 0})
     message = await asyncio.to_thread(channel.receive)
     assert message
     assert message[0] == {"type": "ready"}
@@ -169,9 +169,8 @@ async def test_a_folder_of_our_name_beside_a_users_model_does_not_hide_us(
     monkeypatch.chdir(tmp_path)
     process, ended = await spawned()
     channel = WorkerChannel(process.sock)
-    await asyncio.to_thread(
-        channel.send, {"models": [{"name": "mine", "reference": "mine:Mine", "options": {}}]}
-    )
+    mine = {"name": "mine", "reference": "mine:Mine", "options": {}}
+    await asyncio.to_thread(channel.send, {"models": [mine], "sandbox": "off", "memory_mb": 0})
     said = [(await asyncio.to_thread(channel.receive) or ({},))[0].get("type") for _ in range(3)]
     process.sock.close()
     assert said == ["loading", "loaded", "ready"]

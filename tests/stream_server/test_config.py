@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import re
 from dataclasses import FrozenInstanceError, fields
 from typing import Any
@@ -11,14 +10,14 @@ from typing import Any
 import pytest
 
 from inference.model import ModelSource
-from stream_server.config import SHIPPED, Limits, Settings, Timeouts, named_model, read_settings
+from stream_server.config import SHIPPED, Limits, Settings, Timeouts, cores, named_model, read_settings
 from stream_server.errors import ConfigError
 
 
 def test_an_empty_document_gives_the_defaults() -> None:
     settings = read_settings({})
     assert settings == Settings()
-    assert (settings.host, settings.port, settings.workers) == ("127.0.0.1", 8080, os.cpu_count())
+    assert (settings.host, settings.port, settings.workers) == ("127.0.0.1", 8080, cores())
     assert [model.name for model in settings.models] == ["faces", "spam", "echo"]
     assert settings.allow_host == settings.allow_origin == ()
 
@@ -32,6 +31,8 @@ def test_every_key_can_be_set() -> None:
             "models": ["echo", "mine=my.module:Model"],
             "allow_host": ["cameras.example.org"],
             "allow_origin": ["https://example.org"],
+            "sandbox": "require",
+            "worker_memory_mb": 4000,
         },
         "limits": {field.name: 7 for field in fields(Limits)},
         "timeouts": {field.name: 7 for field in fields(Timeouts)},
@@ -47,6 +48,8 @@ def test_every_key_can_be_set() -> None:
         ),
         allow_host=("cameras.example.org",),
         allow_origin=("https://example.org",),
+        sandbox="require",
+        worker_memory_mb=4000,
         limits=Limits(7, 7, 7, 7),
         timeouts=Timeouts(7, 7, 7, 7, 7),
     )
@@ -78,6 +81,8 @@ def test_options_of_a_shipped_model_need_no_list_of_models() -> None:
         ({"server": {"port": 65536}}, "port 65536 is none"),
         ({"server": {"workers": 0}}, "workers = 0; use 1 to 1024"),
         ({"server": {"workers": 1025}}, "workers = 1025"),
+        ({"server": {"sandbox": "on"}}, "sandbox in [server] must be one of auto, require, off, not 'on'"),
+        ({"server": {"worker_memory_mb": -1}}, "worker_memory_mb = -1; use 0 for no cap, or MiB"),
         ({"server": {"host": 5}}, "host in [server] must be str"),
         ({"server": {"host": ""}}, "host is empty; use 127.0.0.1"),
         ({"server": {"allow_origin": ["https://Example.org"]}}, "'https://Example.org' is no origin"),

@@ -50,7 +50,9 @@ def get_json(server: RunningServer, path: str) -> tuple[int, Any]:
 
 def test_it_is_live_and_ready(server: RunningServer) -> None:
     assert get_json(server, "/v2/health/live") == (200, {"live": True})
-    assert get_json(server, "/v2/health/ready") == (
+    status, body = get_json(server, "/v2/health/ready")
+    assert "no_new_privileges" in body.pop("sandbox")
+    assert (status, body) == (
         200,
         {"ready": True, "draining": False, "models": dict.fromkeys(("faces", "spam", "echo"), "ready")},
     )

@@ -37,7 +37,7 @@ def test_every_flag_is_a_setting() -> None:
         *("--host", "0.0.0.0", "--port", "80", "--workers", "8"),
         *("--model", "faces", "--model", "mine=my.module:Mine"),
         *("--allow-origin", "https://a.example", "--allow-origin", "https://b.example"),
-        *("--allow-host", "a.example"),
+        *("--allow-host", "a.example", "--sandbox", "off"),
         *(
             "--set",
             "models.faces.long_side=320",
@@ -48,6 +48,7 @@ def test_every_flag_is_a_setting() -> None:
         ),
     )
     assert (made.host, made.port, made.workers) == ("0.0.0.0", 80, 8)
+    assert made.sandbox == "off"
     assert made.allow_origin == ("https://a.example", "https://b.example")
     assert made.allow_host == ("a.example",)
     assert made.models == (
