@@ -8,21 +8,16 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import re
 import statistics
-import subprocess
-import sys
 import time
 from dataclasses import dataclass
-from importlib import resources
 
-import psutil
-
+from benchmarks.payloads import FRAME_BYTES, portrait
+from benchmarks.programs import STREAM_SERVER, cpu, running
 from stream_server.answers import Result
 from stream_server.client import connect
 
 STREAMS = 8
-ECHO_BYTES = 42_000  # a 640x480 JPEG of a webcam
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +38,6 @@ class Cost:
     rss_mb: tuple[float, float]
 
 
-def cpu(process: psutil.Process) -> float:
-    """CPU seconds of one process."""
-    times = process.cpu_times()
-    return times.user + times.system
-
-
 async def load(url: str, model: str, payload: bytes, count: int) -> None:
     """Stream `count` items over all streams together."""
 
@@ -63,29 +52,18 @@ async def load(url: str, model: str, payload: bytes, count: int) -> None:
 
 def measure(model: str, payload: bytes, count: int) -> Cost:
     """Start a server, warm it, stream to it, stop it."""
-    started = time.perf_counter()
-    command = [sys.executable, "-m", "stream_server", "serve", "--port", "0", "--workers", "2"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
-        try:
-            assert server.stdout
-            found = re.search(r"ready at (\S+)", server.stdout.readline())
-            ready_s = time.perf_counter() - started
-            if not found:
-                raise RuntimeError("the server did not start")
-            url = found.group(1)
-            asyncio.run(load(url, model, payload, max(STREAMS, count // 10)))
-            parent = psutil.Process(server.pid)
-            workers = parent.children()
-            before = cpu(parent), sum(map(cpu, workers))
-            begun = time.perf_counter()
-            asyncio.run(load(url, model, payload, count))
-            seconds = time.perf_counter() - begun
-            own, theirs = cpu(parent) - before[0], sum(map(cpu, workers)) - before[1]
-            rss = parent.memory_info().rss / 1e6, sum(w.memory_info().rss for w in workers) / 1e6
-        finally:
-            server.terminate()
+    with running(*STREAM_SERVER, "--port", "0") as server:
+        asyncio.run(load(server.url, model, payload, max(STREAMS, count // 10)))
+        before = cpu(server.process), server.cpu()
+        begun = time.perf_counter()
+        asyncio.run(load(server.url, model, payload, count))
+        seconds = time.perf_counter() - begun
+        own, tree = cpu(server.process) - before[0], server.cpu() - before[1]
+        rss = [process.memory_info().rss / 1e6 for process in (server.process, *server.workers)]
     items = count // STREAMS * STREAMS
-    return Cost(own / items * 1e3, (own + theirs) / items * 1e3, items / seconds, ready_s, rss)
+    return Cost(
+        own / items * 1e3, tree / items * 1e3, items / seconds, server.ready_s, (rss[0], sum(rss[1:]))
+    )
 
 
 def main() -> None:
@@ -93,8 +71,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=3, help="rounds of each model (default 3)")
     args = parser.parse_args()
-    portrait = (resources.files("web_client") / "sample.jpg").read_bytes()
-    work = {"echo": (bytes(ECHO_BYTES), 8000), "faces": (portrait, 400)}
+    work = {"echo": (bytes(FRAME_BYTES), 8000), "faces": (portrait()[0], 400)}
     rounds: dict[str, list[Cost]] = {model: [] for model in work}
     for _ in range(args.rounds):
         for model, (payload, count) in work.items():

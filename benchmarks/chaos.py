@@ -1,0 +1,154 @@
+"""Killing: workers in the middle of their work, then the server itself; it kills only what it has started."""
+
+from __future__ import annotations
+
+import os
+import random
+import socket
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from urllib.parse import urlsplit
+
+from websockets.sync.client import connect
+
+from benchmarks.generator import LATE_S, Generator, Load, RunFailed
+from benchmarks.ledger import Account
+from benchmarks.programs import STREAM_SERVER, Process, Program, running, runs, serving, waits
+from benchmarks.report import Figure, Say, none, run
+
+STREAMS, FRAMES = 16, 50_000
+WINDOW = 4
+KILL_EVERY_S = 0.5
+RUN_S = 90.0
+"""Limits the run: 50,000 frames take about ten seconds."""
+
+PARENTS = 20
+GONE_S = 1.0
+"""How long a worker may outlive its server."""
+
+SEED = 3
+
+
+def measure(say: Say) -> list[Figure]:
+    """Kill workers under load, then servers."""
+    return [*_workers(say), *_parents(say)]
+
+
+def _workers(say: Say) -> list[Figure]:
+    say(f"{FRAMES:,} frames while a worker is killed every {KILL_EVERY_S} s")
+    with serving("echo", quiet=True) as server:
+        count = FRAMES // STREAMS
+        load = Load(server.url, "echo", "numbered", STREAMS, RUN_S, "queue", window=WINDOW, count=count)
+        with Generator(load) as generator:
+            generator.connect()
+            begun = time.perf_counter()
+            generator.go()
+            kills = _kill_workers(server, generator)
+            seconds = time.perf_counter() - begun
+            accounts = generator.accounts()
+    return _accounted(accounts, kills, seconds)
+
+
+def _kill_workers(server: Program, generator: Generator) -> int:
+    """Kill one worker at a random moment of every `KILL_EVERY_S` until the run is over; how many it was."""
+    # a run that fails must be one that can be run again
+    chance = random.Random(SEED)  # noqa: S311
+    begun = time.monotonic()
+    for kills in range(int((RUN_S + LATE_S) / KILL_EVERY_S)):
+        moment = begun + (kills + chance.random()) * KILL_EVERY_S
+        if generator.done_within(max(0.0, moment - time.monotonic())):
+            return kills
+        if workers := server.workers:  # there is none while both are being started again
+            chance.choice(workers).kill()
+    raise RunFailed("the streams have not ended")
+
+
+def _accounted(accounts: list[Account], kills: int, seconds: float) -> list[Figure]:
+    errors: Counter[str] = Counter()
+    for account in accounts:
+        errors.update(account.errors)
+    results = sum(account.results for account in accounts)
+    with_workers = errors.pop("worker_lost", 0)
+    unsent = FRAMES // STREAMS * STREAMS - sum(account.sent for account in accounts)
+    return [
+        none(
+            "chaos: frames lost",
+            unsent + sum(account.lost for account in accounts),
+            f"of {FRAMES:,} in {seconds:.1f} s; {kills} kills, {results:,} results, {with_workers} worker_lost",
+        ),
+        none("chaos: answered twice", sum(account.duplicated for account in accounts)),
+        none("chaos: out of order", sum(account.disordered for account in accounts)),
+        none(
+            "chaos: wrong answers, strays, and miscounted by `end`",
+            sum(account.wrong + account.strays + account.miscounted for account in accounts),
+        ),
+        none("chaos: errors other than worker_lost", errors.total(), ", ".join(errors)),
+    ]
+
+
+def _parents(say: Say) -> list[Figure]:
+    survivors = unbound = port = 0
+    slowest = 0.0
+    models = ("--model", "echo", "--model", "hanging=benchmarks.hanging:Hanging")
+    for number in range(PARENTS):
+        hangs = number % 2 == 1
+        say(f"kill -9 of the server, {number + 1} of {PARENTS}" + (", a worker hangs" if hangs else ""))
+        # the port that the last one had
+        with running(*STREAM_SERVER, "--port", str(port), *models, quiet=True) as server, ExitStack() as held:
+            port = urlsplit(server.url).port or 0
+            workers = server.workers
+            if hangs:
+                held.enter_context(_hanging(server, workers))
+            server.process.kill()
+            killed = time.monotonic()
+            while (alive := list(filter(runs, workers))) and time.monotonic() < killed + GONE_S:
+                time.sleep(0.001)
+            slowest = max(slowest, time.monotonic() - killed)
+            survivors += len(alive)
+            unbound += not _binds(port)
+            for worker in alive:
+                worker.kill()
+    return [
+        none(
+            f"kill -9 of the server: workers alive after {GONE_S:.0f} s",
+            survivors,
+            f"{PARENTS} times, in every second one hangs; the last gone after {slowest * 1e3:.0f} ms",
+        ),
+        none("kill -9 of the server: times the port does not bind again", unbound, f"of {PARENTS}"),
+    ]
+
+
+@contextmanager
+def _hanging(server: Program, workers: Sequence[Process]) -> Iterator[None]:
+    """Hold a stream open for whose item a worker hangs."""
+    before = [waits(worker) for worker in workers]
+    url = server.url.replace("http", "ws", 1) + "/v2/models/hanging/stream"
+    # the server does not live to answer the close
+    with connect(url, close_timeout=0) as ws:
+        ws.recv()
+        ws.send(b"hang")
+        deadline = time.monotonic() + GONE_S
+        # one that has taken it waits in there, not for an item any more
+        while [waits(worker) for worker in workers] == before:
+            if time.monotonic() > deadline:
+                raise RunFailed("no worker took the item that hangs")
+            time.sleep(0.01)
+        yield
+
+
+def _binds(port: int) -> bool:
+    """Whether a server can listen on a port: with the option that asyncio's servers have, too."""
+    with socket.socket() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, os.name == "posix")
+        try:
+            sock.bind(("127.0.0.1", port))
+            sock.listen()
+        except OSError:
+            return False
+    return True
+
+
+if __name__ == "__main__":
+    run({"chaos": measure}, __doc__)

@@ -1,0 +1,66 @@
+"""What bringing a frame to a worker and its answer back costs: the null model, beside the standard pool."""
+
+from __future__ import annotations
+
+import statistics
+
+from benchmarks.generator import Load
+from benchmarks.payloads import FRAME_BYTES
+from benchmarks.programs import BASELINE, Program, Run, drive, running, serving
+from benchmarks.report import Figure, Say, run
+
+STREAMS = 8
+WINDOWS = 1, 4
+"""Frames in flight of a stream. With one nothing can be sent ahead, which is the dearest case."""
+
+ROUNDS = 3
+SECONDS = 2.5
+
+
+def measure(say: Say) -> list[Figure]:
+    """Measure both servers in turn at each window."""
+    with serving("echo") as server, running(*BASELINE, "echo") as baseline:
+
+        def closed(program: Program, window: int, seconds: float = SECONDS) -> Run:
+            return drive(
+                program, [Load(program.url, "echo", "frame", STREAMS, seconds, "queue", window=window)]
+            )
+
+        say("warming up")
+        for program in (server, baseline):
+            closed(program, 1, 1.0)
+        rounds: dict[int, list[tuple[Run, Run]]] = {window: [] for window in WINDOWS}
+        for number in range(ROUNDS):
+            for window in WINDOWS:
+                say(f"round {number + 1} of {ROUNDS}: {STREAMS} streams, {window} in flight")
+                rounds[window].append((closed(server, window), closed(baseline, window)))
+    return [figure for window in WINDOWS for figure in _figures(window, rounds[window])]
+
+
+def _figures(window: int, rounds: list[tuple[Run, Run]]) -> list[Figure]:
+    name = f"dispatch, {window} in flight"
+    costs = [(1e3 / ours.per_cpu, 1e3 / theirs.per_cpu) for ours, theirs in rounds]
+    ours, theirs = zip(*costs, strict=True)
+    rates = [statistics.median(run.rate for run in runs) for runs in zip(*rounds, strict=True)]
+    return [
+        Figure(
+            f"{name}: CPU per frame, to the baseline's",
+            tuple(a / b for a, b in costs),
+            "x",
+            "<=",
+            0.4,
+            f"the baseline's {statistics.median(theirs):.3f} ms; {rates[0]:,.0f} and {rates[1]:,.0f} frames/s",
+        ),
+        Figure(
+            f"{name}: CPU per frame of the whole tree",
+            tuple(ours),
+            "ms",
+            "<=",
+            0.3,
+            f"frames of {FRAME_BYTES:,} bytes",
+        ),
+    ]
+
+
+if __name__ == "__main__":
+    run({"dispatch": measure}, __doc__)

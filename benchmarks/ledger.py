@@ -1,0 +1,96 @@
+"""A client's own account of a stream, settled after it: what was sent, what came back, what is missing. No I/O."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(slots=True)
+class Account:
+    """What became of one stream's items, as its client saw it.
+
+    Attributes:
+        sent, results, dropped: items.
+        errors: items by their error's code.
+        lost: items without an answer.
+        duplicated: answers to an item that had one.
+        disordered: answers that came after the answer to a later item.
+        wrong: results that do not fit their item.
+        strays: messages that answer no item that was sent.
+        miscounted: by how many items the server's `end` differs from this account; all of them without an `end`.
+        answers: per result seconds since the start of the run, its `age_ms` and milliseconds since the item was
+            due to be sent.
+    """
+
+    sent: int
+    results: int = 0
+    dropped: int = 0
+    errors: dict[str, int] = field(default_factory=dict)
+    lost: int = 0
+    duplicated: int = 0
+    disordered: int = 0
+    wrong: int = 0
+    strays: int = 0
+    miscounted: int = 0
+    answers: list[tuple[float, float, float]] = field(default_factory=list)
+
+    @property
+    def unaccounted(self) -> int:
+        """Items that the two sides' books do not explain."""
+        return self.lost + self.duplicated + self.strays + self.miscounted
+
+
+def settle(
+    due: Sequence[float],
+    messages: Sequence[tuple[float, str]],
+    expected: Sequence[Mapping[str, Any]] = (),
+) -> Account:
+    """Go through a stream's messages after `ready`, in the order they came.
+
+    Args:
+        due: when each item was to be sent, in seconds since the start of the run.
+        messages: when each came, on the same clock, and its text.
+        expected: the outputs that the items' results must have, over and over; none to let any pass.
+    """
+    account = Account(len(due))
+    end: dict[str, Any] = {}
+    seen: set[int] = set()
+    latest = 0
+    errors: Counter[str] = Counter()
+    for at, text in messages:
+        message = json.loads(text)
+        seq = message.get("seq", 0)
+        if message["type"] == "end":
+            end = message
+            continue
+        if not 1 <= seq <= len(due):
+            account.strays += 1
+            continue
+        account.duplicated += seq in seen
+        account.disordered += seq < latest
+        seen.add(seq)
+        latest = max(latest, seq)
+        match message["type"]:
+            case "result":
+                account.results += 1
+                account.answers.append((at, message["age_ms"], (at - due[seq - 1]) * 1e3))
+                if expected and message["outputs"] != expected[(seq - 1) % len(expected)]:
+                    account.wrong += 1
+            case "dropped":
+                account.dropped += 1
+            case _:
+                errors[message["code"]] += 1
+    account.errors = dict(errors)
+    account.lost = len(due) - len(seen)
+    counted = {
+        "received": account.sent,
+        "results": account.results,
+        "dropped": account.dropped,
+        "errors": errors.total(),
+    }
+    account.miscounted = max(abs(end[name] - count) for name, count in counted.items()) if end else len(due)
+    return account

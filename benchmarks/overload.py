@@ -1,0 +1,162 @@
+"""More cameras than the machine carries: how fresh, fair and complete the `faces` model's answers stay."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from benchmarks.generator import Load
+from benchmarks.ledger import Account
+from benchmarks.measures import jain, part, percentile
+from benchmarks.programs import Program, Run, drive, serving
+from benchmarks.report import Figure, Say, none, run
+
+STREAMS, FPS = 24, 15.0
+SECONDS = 20.0
+SHORT_SECONDS = 4.0
+"""Of the runs that are there to be compared with each other."""
+
+IDLE_FPS, IDLE_SECONDS = 10.0, 3.0
+OTHERS, FLOOD = 20, 100.0
+ROUNDS, FIFTHS = 3, 5
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """Runs next to each other, so that what disturbs one disturbs its neighbours.
+
+    Attributes:
+        loops: cameras that wait for each answer, before the overload and between it and the flood.
+        overload: cameras that send whatever is answered.
+        flood: fewer of them, and beside them one that sends `FLOOD` times as much.
+    """
+
+    loops: tuple[Run, Run]
+    overload: Run
+    flood: Run
+
+    @property
+    def efficiency(self) -> float:
+        """Answers per CPU second under overload, to the closed loops'."""
+        return self.overload.per_cpu / statistics.mean(loop.per_cpu for loop in self.loops)
+
+    @property
+    def fair(self) -> float:
+        """Answers per second that each of the flooded cameras would have if the flood were a camera like them."""
+        return min(FPS, statistics.mean(loop.rate for loop in self.loops) / (OTHERS + 1))
+
+    @property
+    def others(self) -> list[float]:
+        """Answers per second of each of the flooded cameras."""
+        return [account.results / self.flood.seconds for account in self.flood.accounts[0]]
+
+
+def measure(say: Say) -> list[Figure]:
+    """Measure an idle server, then rounds of closed loops, overload and flood."""
+    with serving("faces") as server:
+        say("warming up")
+        drive(server, [_load(server, 4, 1.0)])
+        say("one camera on an idle server")
+        idle = drive(server, [_load(server, 1, IDLE_SECONDS, IDLE_FPS)])
+        rounds = [_round(say, server, number) for number in range(ROUNDS)]
+    return [*_freshness(idle, rounds[0].overload), *_sharing(rounds)]
+
+
+def _load(server: Program, streams: int, seconds: float, rate: float | None = None, seed: int = 1) -> Load:
+    return Load(server.url, "faces", "portrait", streams, seconds, "latest", rate, seed=seed)
+
+
+def _round(say: Say, server: Program, number: int) -> Round:
+    seconds = SHORT_SECONDS if number else SECONDS
+    closed = _load(server, STREAMS, SHORT_SECONDS)
+    head = f"round {number + 1} of {ROUNDS}"
+    say(f"{head}: {STREAMS} cameras that wait for each answer")
+    before = drive(server, [closed])
+    say(f"{head}: {STREAMS} cameras of {FPS:.0f} frames a second, for {seconds:.0f} s")
+    overload = drive(server, [_load(server, STREAMS, seconds, FPS)])
+    say(f"{head}: {STREAMS} cameras that wait for each answer")
+    between = drive(server, [closed])
+    say(f"{head}: {OTHERS} cameras beside one that sends {FLOOD:.0f} times as much")
+    others = _load(server, OTHERS, SHORT_SECONDS, FPS)
+    greedy = _load(server, 1, SHORT_SECONDS, FPS * FLOOD, seed=2)
+    return Round((before, between), overload, drive(server, [others, greedy]))
+
+
+def ages(streams: Sequence[Account]) -> list[tuple[float, float]]:
+    """Give when each result came, in seconds, and its age in milliseconds."""
+    return [(at, age) for account in streams for at, age, _ in account.answers]
+
+
+def _freshness(idle: Run, overload: Run) -> list[Figure]:
+    moments = ages(overload.streams)
+    idle_ms = statistics.median(age for _, age in ages(idle.streams))
+    first, last = (percentile(part(moments, FIFTHS, n, SECONDS), 99) for n in (0, FIFTHS - 1))
+    outside = [late - age for account in overload.streams for _, age, late in account.answers]
+    return [
+        Figure(
+            "overload: age p99",
+            (percentile([age for _, age in moments], 99),),
+            "ms",
+            "<=",
+            1e3 / FPS + 4 * idle_ms,
+            f"idle {idle_ms:.1f} ms; {overload.rate:.0f} answers/s to {STREAMS * FPS:.0f}; "
+            f"{percentile(outside, 99):.0f} ms more outside the server",
+        ),
+        Figure(
+            "overload: age p99, last fifth to first",
+            (last / first,),
+            "",
+            "<=",
+            1.2,
+            f"{first:.0f} ms, then {last:.0f} ms",
+        ),
+        Figure(
+            "overload: Jain index of answers per stream",
+            (jain([account.results for account in overload.streams]),),
+            "",
+            ">=",
+            0.99,
+        ),
+    ]
+
+
+def _sharing(rounds: Sequence[Round]) -> list[Figure]:
+    floods = [round_.flood for round_ in rounds]
+    runs = [run for round_ in rounds for run in (*round_.loops, round_.overload, round_.flood)]
+    loops, overloads = (
+        statistics.median(run.per_cpu for run in some)
+        for some in ([r.loops[0] for r in rounds], [r.overload for r in rounds])
+    )
+    greedy = statistics.median(flood.accounts[1][0].sent / SHORT_SECONDS for flood in floods)
+    equal = statistics.median(
+        statistics.mean(r.others) * (OTHERS + 1) / r.flood.rate for r in rounds if r.flood.results
+    )
+    return [
+        Figure(
+            "overload: answers per CPU second, to a closed loop's",
+            tuple(round_.efficiency for round_ in rounds),
+            "",
+            ">=",
+            0.95,
+            f"{overloads:.0f} to {loops:.0f}",
+        ),
+        Figure(
+            "flood: the others' answers, to their fair share",
+            tuple(statistics.mean(round_.others) / round_.fair for round_ in rounds),
+            "",
+            ">=",
+            0.95,
+            f"flood {greedy:.0f}/s; of what was answered the others have {equal:.2f} of an equal part; "
+            f"programs not measured used up to {max(run.foreign for run in runs):.1f} cores",
+        ),
+        none(
+            "overload, flood: frames unaccounted for",
+            sum(run.unaccounted for run in runs),
+            f"of {sum(account.sent for run in runs for account in run.streams):,}",
+        ),
+    ]
+
+
+if __name__ == "__main__":
+    run({"overload": measure}, __doc__)

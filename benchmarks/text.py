@@ -1,0 +1,77 @@
+"""Text from many clients: what the `spam` model's answers cost beside one `predict_proba` a text, and how soon."""
+
+from __future__ import annotations
+
+import statistics
+
+from benchmarks.generator import Load
+from benchmarks.measures import percentile
+from benchmarks.payloads import TEXTS
+from benchmarks.programs import BASELINE, Run, drive, running, serving
+from benchmarks.report import Figure, Say, none, run
+
+STREAMS = 64
+ROUNDS = 3
+SECONDS = 3.0
+HALF_SECONDS = 4.0
+
+
+def measure(say: Say) -> list[Figure]:
+    """Measure both servers in turn, then ours with half the load that it carried."""
+    with serving("spam") as server, running(*BASELINE, "spam") as baseline:
+
+        def closed(url: str, seconds: float) -> Load:
+            return Load(url, "spam", "texts", STREAMS, seconds)
+
+        say("warming up")
+        for program in (server, baseline):
+            drive(program, [closed(program.url, 1.0)])
+        ours: list[Run] = []
+        theirs: list[Run] = []
+        halves: list[Run] = []
+        for number in range(ROUNDS):
+            say(f"round {number + 1} of {ROUNDS}: {STREAMS} streams that wait for each answer")
+            ours.append(drive(server, [closed(server.url, SECONDS)]))
+            theirs.append(drive(baseline, [closed(baseline.url, SECONDS)]))
+            say(f"round {number + 1} of {ROUNDS}: half of that rate, on a schedule")
+            rate = ours[-1].rate / 2 / STREAMS
+            halves.append(
+                drive(server, [Load(server.url, "spam", "texts", STREAMS, HALF_SECONDS, rate=rate)])
+            )
+    return _figures(ours, theirs, halves)
+
+
+def _figures(ours: list[Run], theirs: list[Run], halves: list[Run]) -> list[Figure]:
+    size = statistics.median(map(len, TEXTS))
+    per_cpu = [statistics.median(run.per_cpu for run in runs) for runs in (ours, theirs)]
+    rate = statistics.median(run.rate for run in ours)
+    waits = [[late for account in half.streams for _, _, late in account.answers] for half in halves]
+    ages = [[age for account in half.streams for _, age, _ in account.answers] for half in halves]
+    streams = [account for run in (*ours, *halves) for account in run.streams]
+    return [
+        Figure(
+            "text: answers per CPU second, to the baseline's",
+            tuple(a.per_cpu / b.per_cpu for a, b in zip(ours, theirs, strict=True)),
+            "x",
+            ">=",
+            10.0,
+            f"{per_cpu[0]:,.0f} to {per_cpu[1]:,.0f}; {rate:,.0f}/s; texts of {size:.0f} characters",
+        ),
+        Figure(
+            "text: p99 at half that rate, due to answered",
+            tuple(percentile(wait, 99) for wait in waits),
+            "ms",
+            "<=",
+            25.0,
+            f"by the server's age_ms {statistics.median(percentile(age, 99) for age in ages):.1f} ms",
+        ),
+        none(
+            "text: items unaccounted for",
+            sum(account.unaccounted for account in streams),
+            f"of {sum(account.sent for account in streams):,}",
+        ),
+    ]
+
+
+if __name__ == "__main__":
+    run({"text": measure}, __doc__)
