@@ -9,6 +9,7 @@ There is no pickle: a worker that turned hostile can send the other end nothing 
 
 from __future__ import annotations
 
+import errno
 import json
 import socket
 import struct
@@ -32,6 +33,10 @@ MAX_ANSWER = 64 << 20
 
 READ_SIZE = 256 << 10
 """What one read takes from a socket: Linux queues about 208 KiB on a socket pair."""
+
+_received = memoryview(bytearray(READ_SIZE))
+"""Where every channel reads to, one at a time on the loop: a buffer of its own for each read would be mapped and
+unmapped by malloc, which costs more than the reading."""
 
 
 def _refuse_constant(name: str) -> NoReturn:
@@ -59,7 +64,7 @@ class Unpacker:
         self._buffer = bytearray()
         self._max_body = max_body
 
-    def feed(self, data: bytes) -> Iterator[tuple[Header, memoryview]]:
+    def feed(self, data: Buffer) -> Iterator[tuple[Header, memoryview]]:
         """Take bytes as they come, give the messages that are whole.
 
         Raises:
@@ -94,6 +99,9 @@ class Channel:
     Args:
         on_message: called with the header and body of each message.
         on_lost: called once, when the other end has closed or broken the framing, with the reason.
+
+    Attributes:
+        unread: the other end closed before it had read all that was sent.
     """
 
     def __init__(
@@ -112,6 +120,7 @@ class Channel:
         self._unsent: deque[memoryview] = deque()
         self._writing = False
         self._open = True
+        self.unread = False
         loop.add_reader(sock, self._readable)
 
     def send(self, header: Header, body: Sequence[Buffer] = ()) -> None:
@@ -125,6 +134,11 @@ class Channel:
         self._unsent.extend(map(memoryview, buffers))
         if not self._writing:
             self._flush()
+
+    def finish(self) -> None:
+        """Read what is left of a worker that has ended, up to the loss."""
+        while self._open and self._readable():
+            pass
 
     def close(self) -> None:
         """Close this end; the worker reads the end of the stream and exits. Callbacks cease."""
@@ -141,6 +155,7 @@ class Channel:
         except BlockingIOError:
             sent = 0
         except OSError as exc:
+            self.unread = True
             # the reader hears of it as well, but a caller of send must not be called back from within
             self._loop.call_soon(self._lose, f"cannot write to it: {exc.strerror}")
             return
@@ -155,24 +170,28 @@ class Channel:
             else:
                 self._loop.remove_writer(self._sock)
 
-    def _readable(self) -> None:
+    def _readable(self) -> bool:
+        """Pass on what can be read; whether there was anything."""
         try:
-            data = self._sock.recv(READ_SIZE)
+            count = self._sock.recv_into(_received)
         except BlockingIOError:
-            return
+            return False
         except OSError as exc:
+            # Linux says so when the other end of a socket pair closes with unread bytes in it (unix_release_sock)
+            self.unread = self.unread or exc.errno == errno.ECONNRESET
             self._lose(f"cannot read from it: {exc.strerror}")
-            return
-        if not data:
+            return False
+        if not count:
             self._lose("it closed its end")
-            return
+            return False
         try:
-            for header, body in self._unpacker.feed(data):
+            for header, body in self._unpacker.feed(_received[:count]):
                 self._on_message(header, body)
                 if not self._open:
-                    return  # the callback closed it
+                    break  # the callback closed it
         except ChannelError as exc:
             self._lose(f"it broke the framing: {exc}")
+        return self._open
 
     def _lose(self, reason: str) -> None:
         if self._open:
@@ -186,17 +205,35 @@ class WorkerChannel:
     def __init__(self, sock: socket.socket) -> None:
         sock.setblocking(True)
         self._sock = sock
+        self._buffer = memoryview(bytearray(READ_SIZE))
+        self._ahead = self._buffer[:0]  # what was read of the next message
 
     def receive(self) -> tuple[Header, memoryview] | None:
-        """Wait for a message; None when the server has gone."""
-        prefix = self._exactly(PREFIX.size)
-        if prefix is None:
-            return None
-        head, body = PREFIX.unpack(prefix)
-        whole = self._exactly(head + body)
-        if whole is None:
-            return None
-        return _header(whole[:head]), whole[head:]
+        """Wait for a message; None when the server has gone. The body is good until the next call."""
+        view = self._buffer
+        got = len(self._ahead)
+        view[:got] = bytes(self._ahead)  # it may overlap
+        while got < PREFIX.size:
+            if not (n := self._read(view[got:])):
+                return None
+            got += n
+        head, body = PREFIX.unpack_from(view)
+        end = PREFIX.size + head + body
+        if end > len(view):
+            view = memoryview(bytearray(end))
+            view[:got] = self._buffer[:got]
+        while got < end:
+            if not (n := self._read(view[got:])):
+                return None
+            got += n
+        self._ahead = view[end:got] if got > end else self._buffer[:0]  # which holds no large one alive
+        return _header(view[PREFIX.size : PREFIX.size + head]), view[PREFIX.size + head : end]
+
+    def _read(self, into: memoryview) -> int:
+        try:
+            return self._sock.recv_into(into)
+        except ConnectionResetError:
+            return 0
 
     def send(self, header: Header, body: Sequence[Buffer] = ()) -> None:
         """Send a message whole."""
@@ -204,16 +241,3 @@ class WorkerChannel:
         sent = self._sock.sendmsg(buffers)
         if sent < sum(map(len, buffers)):
             self._sock.sendall(b"".join(buffers)[sent:])
-
-    def _exactly(self, count: int) -> memoryview | None:
-        view = memoryview(bytearray(count))
-        got = 0
-        while got < count:
-            try:
-                n = self._sock.recv_into(view[got:], count - got)
-            except ConnectionResetError:
-                return None
-            if not n:
-                return None
-            got += n
-        return view

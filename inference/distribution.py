@@ -59,9 +59,14 @@ class Distribution:
 
 @dataclass(slots=True)
 class Recent:
-    """The distribution of what was added in the last `span` to twice `span` seconds."""
+    """The distribution of what was added in the last `span` to twice `span` seconds.
+
+    Attributes:
+        known: whether anything was ever added.
+    """
 
     span: float
+    known: bool = False
     _since: float = -math.inf
     _current: Distribution = field(default_factory=Distribution)
     _before: Distribution = field(default_factory=Distribution)
@@ -70,6 +75,7 @@ class Recent:
         """Count one that is known since `now`."""
         self._turn(now)
         self._current.add(seconds)
+        self.known = True
 
     def at(self, now: float) -> Distribution:
         """What is recent now."""

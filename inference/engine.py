@@ -13,11 +13,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Self, TypeAlias
 
+from inference.groups import Group, divide
 from inference.items import Batch, Item, Outcome
 from inference.model import ModelCard, ModelError, ModelSource, Policy
-from inference.pool import ModelState, Pool
-from inference.sandbox import Mode
-from inference.scheduler import Scheduler, Statistics, Tally
+from inference.pool import ModelState, Pool, WorkerOptions
+from inference.scheduler import Scheduler
+from inference.statistics import Statistics, Tally
 
 log = logging.getLogger(__name__)
 
@@ -41,10 +42,17 @@ class ModelStatus:
 
 @dataclass(frozen=True, slots=True)
 class PoolStatus:
-    """The workers now: how many slots, how many can work, how many deaths so far, and their processes.
+    """The workers now, of all groups.
 
     Attributes:
+        slots: places of workers that get work.
+        ready: of these, those that can work.
+        deaths, recycled: workers that ended unasked, and those that were replaced, since the start.
+        serving: the processes of those that can work.
+        pids: all processes, spares and those that load included.
         sandbox: its features, each with "on" or what is wrong; empty when it is off or no worker has told.
+        spares: workers that are ready to take a lost one's place.
+        resident_mb: resident memory of all of them together, in MiB.
     """
 
     slots: int
@@ -52,6 +60,10 @@ class PoolStatus:
     deaths: int
     pids: tuple[int, ...]
     sandbox: Mapping[str, str] = field(default_factory=dict)
+    spares: int = 0
+    recycled: int = 0
+    resident_mb: int = 0
+    serving: tuple[int, ...] = ()
 
 
 class Engine:
@@ -64,31 +76,38 @@ class Engine:
 
     Args:
         sources: the models; their names are different.
-        workers: how many processes; every one holds all models.
-        sandbox, worker_memory_mb: as the pool takes them.
+        workers: how many processes; every one holds all models that are in no group.
+        options: how the workers are kept.
+        groups: models that have workers of their own.
 
     Raises:
-        ModelError: two models have one name.
+        ModelError: two models have one name, or a group is wrong.
     """
 
     def __init__(
         self,
         sources: Sequence[ModelSource],
         workers: int,
-        *,
-        sandbox: Mode = "auto",
-        worker_memory_mb: int = 0,
+        options: WorkerOptions | None = None,
+        groups: Sequence[Group] = (),
     ) -> None:
-        names = [source.name for source in sources]
-        if len(set(names)) < len(names):
-            raise ModelError(f"two models have the same name; give one another with name=... ({names})")
-        self._names = names
         self._loop = asyncio.get_running_loop()
-        self._pool = Pool(sources, workers, self, sandbox=sandbox, worker_memory_mb=worker_memory_mb)
+        self._names = [source.name for source in sources]
         self._scheduler = Scheduler()
+        self._pools: list[Pool] = []
+        self._pool_of: dict[str, Pool] = {}
+        self._group_of: dict[str, str] = {}
+        for group in divide(sources, workers, groups):
+            members = [source for source in sources if source.name in group.models]
+            pool = Pool(members, group.workers, self, options or WorkerOptions())
+            self._pools.append(pool)
+            self._pool_of.update(dict.fromkeys(group.models, pool))
+            self._group_of.update(dict.fromkeys(group.models, group.name))
+            self._scheduler.add_group(group.name, group.workers)
         self._deliver: dict[int, Deliver] = {}
         self._lost: list[str] = []  # models that were ready once and no worker could load again
         self._streams = 0
+        self._dispatching = False
         self._changed = asyncio.Event()
         self._expiry: asyncio.TimerHandle | None = None
 
@@ -102,7 +121,8 @@ class Engine:
 
     def start(self) -> None:
         """Start the workers. Items may be offered once their model is ready."""
-        self._pool.start()
+        for pool in self._pools:
+            pool.start()
 
     async def warm(self) -> None:
         """Wait until every model is ready or unavailable."""
@@ -115,26 +135,39 @@ class Engine:
         self.drain()
         if self._expiry:
             self._expiry.cancel()
-        await self._pool.stop()
+        await asyncio.gather(*(pool.stop() for pool in self._pools))
         self.drain()  # what came meanwhile
 
     def now(self) -> float:
         """The time on the clock of items, in seconds."""
         return self._loop.time()
 
+    def renew(self) -> None:
+        """Replace every worker by a new one, one after the other and each when it is idle: nothing is lost."""
+        for pool in self._pools:
+            pool.renew(all_workers=True)
+
     def models(self) -> list[ModelStatus]:
         """What is known of each model, in the order they were given."""
-        return [ModelStatus(name, self._pool.card(name), *self._pool.state(name)) for name in self._names]
+        return [
+            ModelStatus(name, self._pool_of[name].card(name), *self._pool_of[name].state(name))
+            for name in self._names
+        ]
 
     def workers(self) -> PoolStatus:
         """How the workers are."""
-        slots = self._pool.slots
+        slots = [slot for pool in self._pools for slot in pool.slots]
+        serving = [slot for slot in slots if slot.serving]
         return PoolStatus(
-            len(slots),
-            sum(slot.ready for slot in slots),
+            len(serving),
+            sum(slot.ready for slot in serving),
             sum(slot.deaths for slot in slots),
             tuple(slot.pid for slot in slots if slot.pid is not None),
-            self._pool.features,
+            self._pools[0].features,
+            sum(slot.ready for slot in slots if not slot.serving),
+            sum(slot.recycled for slot in slots),
+            sum(slot.resident_mb for slot in slots),
+            tuple(slot.pid for slot in serving if slot.ready and slot.pid is not None),
         )
 
     def statistics(self) -> Statistics:
@@ -145,18 +178,23 @@ class Engine:
         """What became of an open stream's items so far."""
         return self._scheduler.tally(stream)
 
-    def open(self, model: str, policy: Policy, window: int, deliver: Deliver) -> int:
+    def admits(self, model: str, weight: float = 1.0) -> bool:
+        """Forecast whether a model that has a card can have one more stream and keep what was promised to all."""
+        return self._scheduler.admits(model, weight, self.now())
+
+    def open(self, model: str, policy: Policy, window: int, deliver: Deliver, *, weight: float = 1.0) -> int:
         """Open a stream to a model that has a card.
 
         Args:
             window: for `latest` the most items running at once, for `queue` the most waiting.
             deliver: called on the loop with each item's outcome.
+            weight: its share of the workers, relative to others.
 
         Returns:
             The stream's number, for its items.
         """
         self._streams += 1
-        self._scheduler.open(self._streams, model, policy, window)
+        self._scheduler.open(self._streams, model, policy, window, weight)
         self._deliver[self._streams] = deliver
         return self._streams
 
@@ -166,13 +204,15 @@ class Engine:
         del self._deliver[stream]
 
     def offer(self, item: Item) -> None:
-        """Take an item in and start on it if a worker is free.
+        """Take an item in, and start on it with whatever else the loop has just read if a worker is free.
 
         Raises:
             StreamFull: a queue stream offers more than its window.
         """
         self._hand_out(self._scheduler.offer(item))
-        self.worker_free()
+        if not self._dispatching:  # once for all items that the loop has read at a time: they make batches
+            self._dispatching = True
+            self._loop.call_soon(self._dispatch)
         self._watch(item.deadline)
         self._abandon()
 
@@ -208,9 +248,17 @@ class Engine:
         """The pool reports: a model was loaded, or could not be."""
         self._lost = []
         for status in self.models():
-            if status.card:
-                target = (status.card.latency_target_ms or math.inf) / 1e3
-                self._scheduler.add_model(status.name, status.card.max_batch, target)
+            card = status.card
+            if card:
+                self._scheduler.add_model(
+                    card.name,
+                    card.max_batch,
+                    (card.latency_target_ms or math.inf) / 1e3,
+                    min_rate=card.min_rate,
+                    group=self._group_of[card.name],
+                )
+                if infer_ms := self._pool_of[card.name].infer_ms(card.name):
+                    self._scheduler.expect(card.name, infer_ms / 1e3)
                 if status.state == "unavailable":
                     self._lost.append(status.name)
         self._abandon()
@@ -218,18 +266,32 @@ class Engine:
 
     def worker_free(self) -> None:
         """The pool reports: a worker can take a batch."""
-        for slot in self._pool.slots:
-            if not slot.free:
-                continue
-            batch, dropped = self._scheduler.take(self.now(), slot.cards)
-            if batch is not None:
-                slot.submit(batch)
-            self._hand_out(dropped)  # after it: who is told may offer the next item, and find the slot taken
+        for pool in self._pools:
+            free = [slot for slot in pool.slots if slot.free]
+            for number, slot in enumerate(free):
+                if not slot.free:  # any more, since somebody was told of an outcome below
+                    continue
+                batch, dropped = self._scheduler.take(self.now(), slot.cards, len(free) - number)
+                if batch is not None:
+                    slot.submit(batch)
+                # after it: who is told may offer the next item, and find the slot taken
+                self._hand_out(dropped)
+
+    def _dispatch(self) -> None:
+        self._dispatching = False
+        self.worker_free()
 
     def batch_done(self, batch: Batch, outcomes: Sequence[Outcome], infer_ms: float) -> None:
-        """The pool reports: a batch has run, or died with its worker."""
-        cost = infer_ms / 1e3 or self.now() - batch.started
-        self._hand_out(self._scheduler.done(batch, outcomes, cost, self.now()))
+        """The pool reports: a batch has run."""
+        self._hand_out(self._scheduler.done(batch, outcomes, infer_ms / 1e3, self.now()))
+
+    def batch_lost(self, batch: Batch, *, timed_out: bool, unread: bool) -> None:
+        """The pool reports: a worker ended with a batch, or before it had read it."""
+        now = self.now()
+        if unread:
+            self._hand_out(self._scheduler.returned(batch))
+        else:
+            self._hand_out(self._scheduler.lost(batch, now - batch.started, now, timed_out=timed_out))
 
     def _watch(self, deadline: float | None) -> None:
         """See to it that `_expire` is called by then: items expire also while every worker is busy."""

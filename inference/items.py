@@ -9,6 +9,10 @@ DropReason: TypeAlias = Literal["superseded", "expired", "draining", "cancelled"
 """Why nobody started on an item. "cancelled" never reaches a wire: it means that the client has gone."""
 
 
+POISON = "poison"
+"""Code of the error that ends a stream whose items have ended too many workers."""
+
+
 @dataclass(frozen=True, slots=True)
 class Item:
     """One frame or one text, as its sender encoded it.

@@ -25,6 +25,10 @@ DEFAULT_TIMEOUT_MS = 10_000
 """How long a batch may take before its worker is ended: far above any model a camera can use."""
 
 
+MAX_RATE = 1000
+"""Most items per second that a stream may be promised: far above any camera."""
+
+
 class ModelError(Exception):
     """A model that cannot be imported, described or loaded. The message says what to change."""
 
@@ -46,7 +50,8 @@ class Model(Protocol):
 
     Required besides the two methods is ``input``; every other attribute has a default:
     ``version`` ("1"), ``max_batch`` (1), ``latency_target_ms`` (None: batches grow up to ``max_batch``, else until
-    one takes so long), ``timeout_ms`` (10,000), ``policy`` ("latest" for images, else
+    one takes so long), ``min_rate`` (0: items per second that each stream is promised; a new stream is refused
+    where the workers cannot keep that for all), ``timeout_ms`` (10,000), ``policy`` ("latest" for images, else
     "queue"), and for images ``long_side`` (None: decode at full size; else images arrive no larger than
     this many pixels on their longer side).
     """
@@ -140,6 +145,7 @@ class ModelCard:
         timeout_ms: longest time for one batch before its worker is ended.
         description: the first line of its docstring.
         latency_target_ms: how long a batch should take at most; None lets it grow to `max_batch`.
+        min_rate: items per second that each stream is promised; 0 promises nothing.
     """
 
     name: str
@@ -150,6 +156,7 @@ class ModelCard:
     timeout_ms: int
     description: str
     latency_target_ms: int | None = None
+    min_rate: float = 0.0
 
     def __post_init__(self) -> None:
         if self.input not in get_args(InputKind):
@@ -166,6 +173,8 @@ class ModelCard:
         target = self.latency_target_ms
         if target is not None and (type(target) is not int or not 1 <= target <= self.timeout_ms):
             raise ModelError(f"model {self.name}: `latency_target_ms` must be 1 to its `timeout_ms`")
+        if type(self.min_rate) not in (int, float) or not 0 <= self.min_rate <= MAX_RATE:
+            raise ModelError(f"model {self.name}: `min_rate` must be 0 to {MAX_RATE:,} items per second")
 
 
 def describe(name: str, model: Model) -> ModelCard:
@@ -188,4 +197,5 @@ def describe(name: str, model: Model) -> ModelCard:
         timeout_ms=getattr(model, "timeout_ms", DEFAULT_TIMEOUT_MS),
         description=lines[0] if lines else "",
         latency_target_ms=getattr(model, "latency_target_ms", None),
+        min_rate=getattr(model, "min_rate", 0.0),
     )

@@ -11,6 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from inference.output import DUMP_SIGNAL, Output
+
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
 
@@ -53,28 +55,37 @@ class WorkerProcess:
 
     def __init__(self, loop: AbstractEventLoop, on_exit: Callable[[int], None]) -> None:
         self.sock, theirs = socket.socketpair()
+        readable, printed = os.pipe()
         try:
             self._process = subprocess.Popen(  # noqa: S603  # our own module, no shell
                 [sys.executable, "-P", "-m", "inference.worker", str(theirs.fileno()), str(os.getpid())],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
-                stdout=2,  # a model that prints must not mix into what the server prints
+                stdout=printed,  # a model that prints must not mix into what the server prints
+                stderr=printed,
                 env={**os.environ, **ENVIRONMENT, "PYTHONPATH": search_path()},
                 process_group=0,  # a Ctrl-C is the server's, and would find a worker that still imports unprepared
             )
         except BaseException:
             self.sock.close()
+            os.close(readable)
             raise
         finally:
             theirs.close()
+            os.close(printed)
         self._loop = loop
         self._on_exit = on_exit
+        self._output = Output(readable, self._process.pid, loop)
         self._watch()
 
     @property
     def pid(self) -> int:
         """The process's number."""
         return self._process.pid
+
+    def dump(self) -> None:
+        """Let it write where it is, also from inside native code, to its error output."""
+        self._process.send_signal(DUMP_SIGNAL)
 
     def kill(self) -> None:
         """End it now. SIGKILL, because a worker inside native code hears nothing else."""
@@ -87,12 +98,17 @@ class WorkerProcess:
         else:  # not Linux: a thread that does nothing but wait
 
             def wait() -> None:
-                status = self._process.wait()
-                self._loop.call_soon_threadsafe(self._on_exit, status)
+                self._process.wait()
+                self._loop.call_soon_threadsafe(self._reaped)
 
             threading.Thread(target=wait, daemon=True, name=f"wait-{self.pid}").start()
 
     def _ended(self, pidfd: int) -> None:
         self._loop.remove_reader(pidfd)
         os.close(pidfd)
-        self._on_exit(self._process.wait())
+        self._reaped()
+
+    def _reaped(self) -> None:
+        status = self._process.wait()
+        self._output.close()
+        self._on_exit(status)

@@ -7,6 +7,7 @@ that closes. This module imports nothing heavy: what a model needs comes with th
 from __future__ import annotations
 
 import ctypes
+import faulthandler
 import json
 import logging
 import os
@@ -15,12 +16,15 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, TypeAlias
 
 from inference import sandbox
 from inference.channel import MAX_ANSWER, Header, WorkerChannel
 from inference.model import InputKind, ItemError, Model, ModelError, ModelSource, describe
+from inference.output import DUMP_SIGNAL
 
 log = logging.getLogger("inference.worker")
 
@@ -28,6 +32,14 @@ PR_SET_PDEATHSIG = 1
 
 MAX_CODE, MAX_MESSAGE = 64, 240
 """Longest error of an item, in characters: 256 of them in the worst JSON, 12 bytes each, fit `MAX_HEADER`."""
+
+OOM_SCORE = 500
+"""Added to the server's, out of 1000: when memory runs out, the kernel ends a worker, which is replaced."""
+
+PAGE = os.sysconf("SC_PAGE_SIZE")
+
+LOOK_S = 0.1
+"""Seconds between looks at the memory: a leak grows no faster than that matters, and a look costs 3 us."""
 
 Answer: TypeAlias = bytes | ItemError
 """One item's outputs as JSON, or why it has none."""
@@ -44,6 +56,30 @@ def die_with_parent(parent: int) -> None:
         sys.exit(0)
 
 
+def volunteer_for_the_kernel() -> None:
+    """Ask Linux to end this process rather than the server when memory runs out (proc_pid_oom_score_adj(5))."""
+    with suppress(OSError):  # not Linux, or not permitted
+        adjustment = Path("/proc/self/oom_score_adj")
+        adjustment.write_text(str(min(int(adjustment.read_text()) + OOM_SCORE, 1000)))
+
+
+class Memory:
+    """Tells this process's resident memory, also once the sandbox is closed."""
+
+    def __init__(self) -> None:
+        self._fd = os.open("/proc/self/statm", os.O_RDONLY) if sys.platform == "linux" else -1
+        self._looked = -LOOK_S
+        self._resident_mb = 0
+
+    def resident_mb(self) -> int:
+        """MiB that are resident, as of the last `LOOK_S`; 0 if this is not Linux. Source: proc_pid_statm(5)."""
+        now = time.monotonic()
+        if self._fd >= 0 and now - self._looked >= LOOK_S:
+            self._looked = now
+            self._resident_mb = int(os.pread(self._fd, 256, 0).split()[1]) * PAGE >> 20
+        return self._resident_mb
+
+
 def plain(value: Any) -> Any:
     """Turn a numpy scalar or array into what JSON holds.
 
@@ -56,8 +92,16 @@ def plain(value: Any) -> Any:
     return to_list()
 
 
+_outputs = json.JSONEncoder(allow_nan=False, default=plain)
+
+
 class LoadedModel:
-    """A model that is ready to answer, with the decoding its kind of item needs."""
+    """A model that is ready to answer, with the decoding its kind of item needs.
+
+    Attributes:
+        infer_ms: what its second inference took, without decoding: the first also pays for what happens once. 0
+            where there is no sample to infer.
+    """
 
     def __init__(self, source: ModelSource) -> None:
         self._model: Model = source.build()
@@ -66,7 +110,7 @@ class LoadedModel:
         self._model.load()
         if "cv2" in sys.modules:
             sys.modules["cv2"].setNumThreads(1)
-        self._warm()
+        self.infer_ms = self._warm()
 
     def answer(self, payloads: Sequence[memoryview]) -> list[Answer]:
         """Answer a batch: as many answers as payloads, in their order; nothing escapes but a dying process."""
@@ -110,16 +154,20 @@ class LoadedModel:
         if isinstance(output, Exception):
             return ItemError("model_error", f"the model failed with {type(output).__name__}")
         try:
-            return json.dumps(output, allow_nan=False, default=plain).encode()
+            return _outputs.encode(output).encode()
         except (TypeError, ValueError, RecursionError) as exc:
             log.warning("model %s answered what JSON cannot hold: %s", self.card.name, exc)
             return ItemError("bad_output", "the model's answer is nothing JSON can hold")
 
-    def _warm(self) -> None:
-        """Run once, so that no client waits for what happens only the first time."""
+    def _warm(self) -> float:
+        """Run twice, so that no client waits for what happens only the first time; what the second took."""
         sample = sample_item(self.card.input, getattr(self._model, "long_side", None))
-        if sample is not None:
-            self._predict([sample])
+        if sample is None:
+            return 0.0
+        self._predict([sample])
+        started = time.perf_counter()
+        self._predict([sample])
+        return (time.perf_counter() - started) * 1e3
 
 
 def decoder(kind: InputKind, long_side: int | None) -> Callable[[memoryview], Any]:
@@ -194,7 +242,7 @@ def code_of(sources: Sequence[ModelSource]) -> list[str]:
     return places
 
 
-def begin(channel: WorkerChannel, setup: Header) -> dict[str, LoadedModel]:
+def begin(channel: WorkerChannel, setup: Header, memory: Memory) -> dict[str, LoadedModel]:
     """Load the models, close the sandbox behind them, and say which are ready."""
     sources = [ModelSource(**source) for source in setup["models"]]
     mode: sandbox.Mode = setup["sandbox"]
@@ -212,8 +260,8 @@ def begin(channel: WorkerChannel, setup: Header) -> dict[str, LoadedModel]:
                 channel.send({"type": "failed", "model": name, "reason": reason})
             models = {}
     for model in models.values():
-        channel.send({"type": "loaded", "card": asdict(model.card)})
-    channel.send({"type": "ready"})
+        channel.send({"type": "loaded", "card": asdict(model.card), "infer_ms": model.infer_ms})
+    channel.send({"type": "ready", "resident_mb": memory.resident_mb()})
     return models
 
 
@@ -250,14 +298,19 @@ def main(fd: int, parent: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     die_with_parent(parent)
-    logging.basicConfig(format="%(levelname)s %(name)s[%(process)d]: %(message)s")
+    volunteer_for_the_kernel()
+    faulthandler.enable()  # a segmentation fault leaves its traceback in the server's log, and so does a hang
+    faulthandler.register(DUMP_SIGNAL)
+    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
+    memory = Memory()
     channel = WorkerChannel(socket.socket(fileno=fd))
     message = channel.receive()
     if message is None:
         return
-    models = begin(channel, message[0])
+    models = begin(channel, message[0], memory)
     while (message := channel.receive()) is not None:
-        channel.send(*answer(models, *message))
+        header, outputs = answer(models, *message)
+        channel.send({**header, "resident_mb": memory.resident_mb()}, outputs)
 
 
 if __name__ == "__main__":

@@ -9,9 +9,10 @@ import math
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import MISSING, dataclass, field, fields, replace
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
+from inference.groups import Group, divide
 from inference.model import ModelError, ModelSource
 from stream_server.errors import ConfigError
 
@@ -24,6 +25,16 @@ SHIPPED = {
 
 ORIGIN = re.compile(r"https?://[a-z0-9.:\[\]_-]+")
 """An origin as browsers write it (RFC 6454 section 6.2): lower case, and nothing after the port."""
+
+RANGES = {
+    "port": (0, 65535, "0 takes a free one"),
+    "workers": (1, 1024, "one per core is best"),
+    "spares": (0, 16, "one is enough, unless workers are lost in series"),
+    "worker_memory_mb": (0, 1 << 30, "MiB, 0 is no cap"),
+    "recycle_mb": (0, 1 << 30, "MiB, 0 is never"),
+    "recycle_batches": (0, 1 << 60, "0 is never"),
+}
+"""Whole numbers in [server]: the least, the most, and what to know."""
 
 T = TypeVar("T")
 
@@ -39,12 +50,18 @@ class Limits:
         max_streams: most streams at once. Each takes a file descriptor and about 50 KiB.
         max_streams_per_peer: most of them from one address, so that one client cannot take them all. Behind a
             proxy every client has the proxy's address.
+        max_weight: largest weight that a stream may ask for. With 1 nobody can take more than an equal share, and
+            a modest client can ask for less.
+        max_superseded_per_s: how many items of one stream are read only to be dropped for a newer one, before it
+            is read more slowly. No camera has so many frames; to read more takes time from the other streams.
     """
 
     max_item_bytes: int = 8 << 20
     max_text_bytes: int = 128 << 10
     max_streams: int = 1000
     max_streams_per_peer: int = 250
+    max_weight: float = 1.0
+    max_superseded_per_s: float = 100.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,13 +99,18 @@ class Settings:
 
     Attributes:
         host, port: where it listens; port 0 takes a free one.
-        workers: how many worker processes; every one holds all models.
+        workers: how many worker processes; every one holds all models that are in no group.
         allow_host: host names, besides addresses and localhost, under which browsers may reach it.
         allow_origin: origins, besides its own, whose pages may use it: ``https://example.org``.
         models: what it serves.
         sandbox: what workers may do once they have loaded: "auto" takes from them what this machine can,
             "require" serves only if that is everything, "off" takes nothing.
         worker_memory_mb: cap on a worker's address space, models included, in MiB; 0 is none.
+        spares: workers, of each group, that are kept ready and idle to take a lost one's place.
+        recycle_mb: a worker is replaced when its memory has grown by so many MiB since it was ready; 0 is never.
+            No model that was measured grows by a fifth of the default.
+        recycle_batches: a worker is replaced after so many batches; 0 is never.
+        groups: models that have workers of their own.
     """
 
     host: str = "127.0.0.1"
@@ -99,6 +121,10 @@ class Settings:
     models: tuple[ModelSource, ...] = field(default_factory=shipped_models)
     sandbox: Literal["auto", "require", "off"] = "auto"
     worker_memory_mb: int = 0
+    spares: int = 1
+    recycle_mb: int = 512
+    recycle_batches: int = 0
+    groups: tuple[Group, ...] = ()
     limits: Limits = field(default_factory=Limits)
     timeouts: Timeouts = field(default_factory=Timeouts)
 
@@ -108,16 +134,23 @@ class Settings:
         for origin in self.allow_origin:
             if not ORIGIN.fullmatch(origin):
                 raise ConfigError(f"{origin!r} is no origin; write it as browsers do: https://example.org")
-        if not 0 <= self.port <= 65535:
-            raise ConfigError(f"port {self.port} is none; ports are 0 to 65535")
-        if not 1 <= self.workers <= 1024:
-            raise ConfigError(f"workers = {self.workers}; use 1 to 1024, one per core is best")
-        if self.worker_memory_mb < 0:
-            raise ConfigError(f"worker_memory_mb = {self.worker_memory_mb}; use 0 for no cap, or MiB")
-        for group in (self.limits, self.timeouts):
-            for item in fields(group):
-                if not 0 < getattr(group, item.name) < math.inf:  # TOML has nan and inf
+        for name, (least, most, hint) in RANGES.items():
+            _check_range(name, getattr(self, name), least, most, hint)
+        for group in self.groups:
+            _check_range(f"workers in [groups.{group.name}]", group.workers, *RANGES["workers"])
+        try:
+            divide(self.models, self.workers, self.groups)
+        except ModelError as exc:
+            raise ConfigError(str(exc)) from exc
+        for table in (self.limits, self.timeouts):
+            for item in fields(table):
+                if not 0 < getattr(table, item.name) < math.inf:  # TOML has nan and inf
                     raise ConfigError(f"{item.name} must be above 0, and finite")
+
+
+def _check_range(name: str, value: int, least: int, most: int, hint: str) -> None:
+    if not least <= value <= most:
+        raise ConfigError(f"{name} = {value}; use {least} to {most:,}: {hint}")
 
 
 def named_model(text: str) -> ModelSource:
@@ -138,20 +171,29 @@ def read_settings(document: Mapping[str, Any]) -> Settings:
     """Make settings from a parsed TOML document.
 
     It has the tables ``[server]`` (the plain fields of `Settings`; ``models`` is a list of what ``--model``
-    takes), ``[limits]``, ``[timeouts]`` and ``[models.NAME]``, which holds that model's options.
+    takes), ``[limits]``, ``[timeouts]``, ``[models.NAME]``, which holds that model's options, and
+    ``[groups.NAME]`` with the fields of `Group`.
 
     Raises:
         ConfigError: a key is unknown, or a value is of the wrong type or out of range.
     """
-    unknown = set(document) - {"server", "limits", "timeouts", "models"}
+    tables = ("server", "limits", "timeouts", "models", "groups")
+    unknown = set(document) - set(tables)
     if unknown:
-        raise ConfigError(f"unknown table [{min(unknown)}]; there are server, limits, timeouts and models")
+        raise ConfigError(f"unknown table [{min(unknown)}]; there are {', '.join(tables)}")
     values = dict(_table(document, "server"))
-    for name in ("limits", "timeouts"):
+    for name in ("limits", "timeouts", "groups"):
         if name in values:
             raise ConfigError(f"unknown key {name!r} in [server]; it is a table of its own: [{name}]")
     names = _typed(values.pop("models", list(SHIPPED)), tuple[str, ...], "models in [server]")
     values["models"] = _with_options([named_model(name) for name in names], _table(document, "models"))
+    groups = _table(document, "groups")
+    for name in groups:
+        if "name" in _table(groups, name):
+            raise ConfigError(f"unknown key 'name' in [groups.{name}]; there are models and workers")
+    values["groups"] = tuple(
+        _build(Group, {**_table(groups, name), "name": name}, f"groups.{name}") for name in groups
+    )
     values["limits"] = _build(Limits, _table(document, "limits"), "limits")
     values["timeouts"] = _build(Timeouts, _table(document, "timeouts"), "timeouts")
     return _build(Settings, values, "server")
@@ -182,6 +224,9 @@ def _build(cls: type[T], values: Mapping[str, Any], where: str) -> T:
         if key not in known:
             raise ConfigError(f"unknown key {key!r} in [{where}]; there are {', '.join(sorted(known))}")
         checked[key] = _typed(value, hints[key], f"{key} in [{where}]")
+    for item in fields(cls):  # type: ignore[arg-type]  # as above
+        if item.name not in checked and item.default is MISSING and item.default_factory is MISSING:
+            raise ConfigError(f"[{where}] needs {item.name!r}")
     return cls(**checked)
 
 

@@ -9,9 +9,11 @@
     │   ├── UnknownModel         no such model or version
     │   ├── Forbidden            an Origin or Host that may not use this server
     │   ├── Idle                 nothing heard for too long
-    │   └── TooManyStreams       over the number this server allows
+    │   ├── TooManyStreams       over the number this server allows
+    │   └── Poison               items that end one worker after the other
     ├── ServerFault          we cannot serve now
     │   ├── Unavailable          the model did not start, or has no worker yet
+    │   ├── Overloaded           one stream more, and the others would not get what they were promised
     │   ├── Draining             the server is shutting down
     │   └── Broken               a defect of the server itself
     ├── ConfigError          you misused us: a flag or a settings file is wrong
@@ -27,6 +29,8 @@ Errors of single items (`inference.items.Failed`) are values, not exceptions: th
 from __future__ import annotations
 
 from dataclasses import dataclass
+
+from inference.items import POISON
 
 
 class StreamServerError(Exception):
@@ -69,12 +73,20 @@ class TooManyStreams(ClientFault):
     """Over the number of streams this server allows."""
 
 
+class Poison(ClientFault):
+    """Items that end one worker after the other."""
+
+
 class ServerFault(StreamServerError):
     """The server cannot serve this now."""
 
 
 class Unavailable(ServerFault):
     """The model did not start, or has no worker yet."""
+
+
+class Overloaded(ServerFault):
+    """One stream more, and the others would not get what they were promised."""
 
 
 class Draining(ServerFault):
@@ -103,12 +115,16 @@ class Refused(ClientError):
     Attributes:
         code: the stable word of the table below.
         retryable: whether trying again later can help.
+        retry_after_ms: how long the server asks to be left alone first; None where it does not say.
     """
 
-    def __init__(self, code: str, message: str, *, retryable: bool) -> None:
+    def __init__(
+        self, code: str, message: str, *, retryable: bool, retry_after_ms: int | None = None
+    ) -> None:
         super().__init__(f"{code}: {message}")
         self.code = code
         self.retryable = retryable
+        self.retry_after_ms = retry_after_ms
 
 
 class ConnectionLost(ClientError):
@@ -136,13 +152,18 @@ class Meaning:
         close: the websocket close code (RFC 6455 section 7.4), or None where the stream lives on.
         status: the HTTP status of the same error.
         retryable: whether the same request can succeed later.
+        retry_after_ms: how long to wait with that at least; None where a client knows as well as we do.
     """
 
     code: str
     close: int | None
     status: int
     retryable: bool
+    retry_after_ms: int | None = None
 
+
+RETRY_AFTER_MS = 5000
+"""What a client is told to wait that found no room: some stream must end first, and nobody knows when."""
 
 MEANINGS: dict[type[StreamServerError], Meaning] = {
     Malformed: Meaning("malformed", None, 400, retryable=False),
@@ -153,7 +174,9 @@ MEANINGS: dict[type[StreamServerError], Meaning] = {
     Forbidden: Meaning("forbidden", 4403, 403, retryable=False),
     Idle: Meaning("idle", 4408, 408, retryable=True),
     TooManyStreams: Meaning("too_many_streams", 4429, 429, retryable=True),
+    Poison: Meaning(POISON, 1011, 422, retryable=False),
     Unavailable: Meaning("model_unavailable", 1013, 503, retryable=True),
+    Overloaded: Meaning("overloaded", 1013, 503, retryable=True, retry_after_ms=RETRY_AFTER_MS),
     Draining: Meaning("draining", 1001, 503, retryable=True),
     Broken: Meaning("internal", 1011, 500, retryable=True),
 }

@@ -11,7 +11,7 @@ from aiohttp import web
 from inference.distribution import Distribution
 from inference.engine import Engine, ModelStatus
 from inference.model import NAME, ModelCard
-from inference.scheduler import ModelStatistics
+from inference.statistics import ModelStatistics
 from stream_server.config import Settings
 from stream_server.connection import Connections
 from stream_server.errors import StreamServerError, Unavailable, UnknownModel, meaning
@@ -72,7 +72,8 @@ def json_error(error: StreamServerError) -> web.Response:
     """An error as HTTP tells it: the table's status, and the wire's code."""
     means = meaning(error)
     body = {"error": str(error), "code": means.code, "retryable": means.retryable}
-    return web.json_response(body, status=means.status)
+    headers = {"Retry-After": f"{means.retry_after_ms / 1e3:.0f}"} if means.retry_after_ms else None
+    return web.json_response(body, status=means.status, headers=headers)
 
 
 def _describe(status: ModelStatus) -> dict[str, Any]:
@@ -88,6 +89,7 @@ def _describe(status: ModelStatus) -> dict[str, Any]:
         "window": card and DEFAULT_WINDOW[card.policy],
         "max_batch": card and card.max_batch,
         "latency_target_ms": card and card.latency_target_ms,
+        "min_rate": card and card.min_rate,
         "timeout_ms": card and card.timeout_ms,
         "description": card.description if card else "",
     }

@@ -5,6 +5,7 @@ Labels are the names of served models and closed sets of words, never anything a
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -14,7 +15,8 @@ from prometheus_client.registry import Collector
 
 from inference.engine import PoolStatus
 from inference.items import Failed, Outcome, Result
-from inference.scheduler import Statistics
+from inference.statistics import Statistics
+from stream_server.errors import StreamServerError, meaning
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -46,6 +48,7 @@ class Metrics(Collector):
         self._infer = self._histogram("infer", "Time of an item's batch in its worker")
         self._times: dict[str, _Times] = {}
         self._codes: dict[tuple[str, str], int] = {}
+        self._refused: Counter[str] = Counter()
 
     def _histogram(self, name: str, text: str) -> Histogram:
         return Histogram(f"stream_{name}_seconds", text, ["model"], buckets=SECONDS, registry=self._registry)
@@ -65,6 +68,10 @@ class Metrics(Collector):
             key = (model, outcome.code)
             self._codes[key] = self._codes.get(key, 0) + 1
 
+    def refuse(self, error: StreamServerError) -> None:
+        """Note that a stream was refused."""
+        self._refused[meaning(error).code] += 1
+
     def render(self) -> bytes:
         """Everything, as a scraper reads it."""
         return generate_latest(self._registry)
@@ -80,6 +87,14 @@ class Metrics(Collector):
         waiting = GaugeMetricFamily("stream_items_waiting", "Items that wait", labels=["model"])
         running = GaugeMetricFamily("stream_items_running", "Items in workers", labels=["model"])
         streams = GaugeMetricFamily("streams", "Open streams", labels=["model"])
+        retried = CounterMetricFamily(
+            "stream_items_retried",
+            "Times an item ran once more because its worker had ended",
+            labels=["model"],
+        )
+        discarded = CounterMetricFamily(
+            "stream_items_discarded", "Results and errors whose client had gone", labels=["model"]
+        )
         for model, known in statistics.models.items():
             tally = known.tally
             received.add_metric([model], tally.received)
@@ -89,6 +104,8 @@ class Metrics(Collector):
             waiting.add_metric([model], tally.waiting)
             running.add_metric([model], tally.running)
             streams.add_metric([model], len(known.streams))
+            retried.add_metric([model], tally.retried)
+            discarded.add_metric([model], tally.discarded)
         errors = CounterMetricFamily("stream_items_errors", "Items with an error", labels=["model", "code"])
         untold = {model: known.tally.errors for model, known in statistics.models.items()}
         for (model, code), count in self._codes.items():
@@ -96,8 +113,20 @@ class Metrics(Collector):
             untold[model] -= count
         for model, count in untold.items():  # their clients had gone
             errors.add_metric([model, "undelivered"], count)
-        yield from (received, results, dropped, errors, waiting, running, streams)
+        yield from (received, results, dropped, errors, waiting, running, streams, retried, discarded)
+        refused = CounterMetricFamily("stream_refusals", "Streams that were refused", labels=["code"])
+        for code, count in self._refused.items():
+            refused.add_metric([code], count)
+        yield refused
         pool = self._workers()
-        yield GaugeMetricFamily("stream_workers", "Worker slots", value=pool.slots)
-        yield GaugeMetricFamily("stream_workers_ready", "Workers that can work", value=pool.ready)
+        for name, text, value in (
+            ("stream_workers", "Worker slots", pool.slots),
+            ("stream_workers_ready", "Workers that can work", pool.ready),
+            ("stream_workers_spare", "Workers ready to take a lost one's place", pool.spares),
+            ("stream_workers_resident_bytes", "Resident memory of all workers", pool.resident_mb << 20),
+        ):
+            yield GaugeMetricFamily(name, text, value=value)
         yield CounterMetricFamily("stream_worker_deaths", "Workers that ended unasked", value=pool.deaths)
+        yield CounterMetricFamily(
+            "stream_worker_recycles", "Workers replaced between batches", value=pool.recycled
+        )

@@ -10,6 +10,7 @@ from collections.abc import Callable, Coroutine
 from aiohttp import web
 
 from inference.engine import Engine, ModelStatus
+from inference.pool import WorkerOptions
 from inference.sandbox import missing
 from stream_server.app import make_app
 from stream_server.config import Settings
@@ -37,8 +38,14 @@ class Server:
         self._engine = Engine(
             settings.models,
             settings.workers,
-            sandbox=settings.sandbox,
-            worker_memory_mb=settings.worker_memory_mb,
+            WorkerOptions(
+                settings.sandbox,
+                settings.worker_memory_mb,
+                settings.spares,
+                settings.recycle_mb,
+                settings.recycle_batches,
+            ),
+            settings.groups,
         )
         self._app = make_app(settings, self._engine)
         self._runner = web.AppRunner(self._app, access_log=None, shutdown_timeout=1.0)
@@ -72,6 +79,11 @@ class Server:
         lacking = missing(self._engine.workers().sandbox)
         if self._settings.sandbox == "require" and lacking:
             raise ConfigError(f"the sandbox is not whole: {lacking}; serve without with --sandbox auto")
+
+    def renew(self) -> None:
+        """Replace the workers one after the other, each when it is idle: no stream notices."""
+        log.warning("replacing every worker, one after the other")
+        self._engine.renew()
 
     async def drain(self) -> None:
         """Refuse what is new and answer what was accepted, for at most ``drain_s`` seconds."""
@@ -109,7 +121,10 @@ class Server:
 
 
 async def serve(settings: Settings, on_ready: Callable[[Server], None]) -> None:
-    """Serve until SIGTERM or Ctrl-C, then drain; a second signal cuts the drain short."""
+    """Serve until SIGTERM or Ctrl-C, then drain; a second signal cuts the drain short.
+
+    SIGHUP renews the workers.
+    """
     loop = asyncio.get_running_loop()
     asked, insisted = asyncio.Event(), asyncio.Event()
 
@@ -119,6 +134,8 @@ async def serve(settings: Settings, on_ready: Callable[[Server], None]) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
     server = Server(settings)
+    if hasattr(signal, "SIGHUP"):
+        loop.add_signal_handler(signal.SIGHUP, server.renew)
     try:
         if await _unless(asked, server.start()):
             on_ready(server)

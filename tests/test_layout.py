@@ -85,10 +85,13 @@ def test_the_engine_knows_no_network(name: str) -> None:
 
 
 PURE = {
+    "inference.backlog",
     "inference.distribution",
+    "inference.groups",
     "inference.items",
     "inference.model",
     "inference.scheduler",
+    "inference.statistics",
     "stream_server.answers",
     "stream_server.config",
     "stream_server.errors",
@@ -111,6 +114,7 @@ WHO_MAY = {
         "benchmarks",
         "inference.engine",
         "inference.pool",
+        "inference.slot",
         "stream_server.app",
         "stream_server.client",
         "stream_server.commands",

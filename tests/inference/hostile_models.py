@@ -153,7 +153,7 @@ class Hostile:
         return called(libc.syscall(ctypes.c_long(0x40000000 + 39)))
 
     def memory(self, gigabytes: int) -> int:
-        return len(bytearray(gigabytes << 30))
+        return len(bytes(gigabytes << 30))  # zeros that the kernel need not write
 
     def interfaces(self) -> list[str]:
         lines = Path("/proc/self/net/dev").read_text().splitlines()[2:]
@@ -198,9 +198,6 @@ class Hostile:
         return count
 
     def crash(self) -> None:
-        import faulthandler
-
-        faulthandler.enable()
         ctypes.string_at(0)
 
 

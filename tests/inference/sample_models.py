@@ -8,12 +8,13 @@ import os
 import signal
 import socket
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from inference.channel import PREFIX, WorkerChannel
+from inference.channel import MAX_ANSWER, MAX_HEADER, PREFIX, WorkerChannel
 from inference.model import ItemError
 
 
@@ -83,7 +84,8 @@ class Obeys(Length):
         os.kill(os.getpid(), signal.SIGSTOP)
 
     def hang(self) -> None:
-        ctypes.CDLL(None).sleep(60)
+        while True:  # in native code, which a signal interrupts
+            ctypes.CDLL(None).sleep(60)
 
     def interrupt(self) -> Any:
         os.kill(os.getpid(), signal.SIGINT)
@@ -95,8 +97,27 @@ class Obeys(Length):
             print(words)
         return "printed"
 
-    def environment(self, name: str) -> Any:
-        return os.environ.get(name)
+    def flood(self, megabytes: str) -> Any:
+        """Print lines of 64 characters, on both outputs in turn."""
+        lines = (b"x" * 63 + b"\n") * 1024
+        for n in range(int(megabytes) * 16):
+            sent = 0
+            while sent < len(lines):
+                sent += os.write(1 + n % 2, lines[sent:])
+        return {"pid": os.getpid()}
+
+    def poison(self, name: str) -> None:
+        print("poison", name)
+        os._exit(1)
+
+    def allocate(self, megabytes: str) -> Any:
+        return len(bytes(int(megabytes) << 20))  # zeros that the kernel need not write
+
+    def fill(self, megabytes: str) -> Any:
+        return len(bytearray(b"x") * (int(megabytes) << 20))
+
+    def imported(self, module: str) -> Any:
+        return module in sys.modules
 
     def write(self, what: str) -> Any:
         """Write to the worker's own socket, in place of what the worker would."""
@@ -109,6 +130,10 @@ class Obeys(Length):
         elif what == "half":
             sock.sendall(PREFIX.pack(10, 10) + b"{")
             os._exit(0)
+        elif what == "long-header":
+            sock.sendall(PREFIX.pack(MAX_HEADER + 1, 0))
+        elif what == "long-body":
+            sock.sendall(PREFIX.pack(2, MAX_ANSWER + 1) + b"{}")
         else:
             WorkerChannel(sock).send(json.loads(what))
         time.sleep(0.2)
@@ -269,6 +294,57 @@ class LoadsOnce(LoadExits):
         return super().predict(items)
 
 
+class Repaired(LoadExits):
+    """Cannot be loaded as long as a file is there; leaves the time of each attempt in another."""
+
+    def __init__(self, marks: str, cause: str, how: str = "raise") -> None:
+        super().__init__(marks)
+        self.cause = Path(cause)
+        self.how = how
+
+    def load(self) -> None:
+        with self.marks.open("a") as file:
+            file.write(f"{time.monotonic()}\n")
+        if self.cause.exists():
+            if self.how == "exit":
+                os._exit(7)
+            raise OSError("the weights are not there yet")
+
+
+class Libraries(Length):
+    """Computes with OpenCV, and answers how many threads OpenCV may have."""
+
+    def predict(self, items: Sequence[bytes], /) -> Sequence[Any]:
+        import cv2
+        import numpy as np
+
+        for _ in range(20):
+            cv2.GaussianBlur(np.ones((480, 640, 3), np.uint8), (31, 31), 5)
+        return [cv2.getNumThreads()] * len(items)
+
+    def load(self) -> None:
+        import cv2  # noqa: F401  # a worker limits what is imported when its models are loaded
+
+
+class Drifts(Length):
+    """Takes 10 ms for an item, and for every tenth ten times as long."""
+
+    max_batch = 1
+    count = 0
+
+    def predict(self, items: Sequence[bytes], /) -> Sequence[Any]:
+        self.count += 1
+        time.sleep(0.01 if self.count % 10 else 0.1)
+        return super().predict(items)
+
+
+class Lingers(Patient):
+    """Starts a thread that its process waits for, so that it does not end when its socket closes."""
+
+    def load(self) -> None:
+        threading.Thread(target=threading.Event().wait).start()
+
+
 class WarmingFails(Length):
     """Fails on the first item, which is the one that warms it up."""
 
@@ -279,6 +355,34 @@ class WarmingFails(Length):
             self.warm = True
             raise ValueError("cold")
         return super().predict(items)
+
+
+class WarmsUp(Length):
+    """Takes half a second for the first item, and a tenth of that for every other."""
+
+    warm = False
+
+    def predict(self, items: Sequence[bytes], /) -> Sequence[Any]:
+        time.sleep(0.05 if self.warm else 0.5)
+        self.warm = True
+        return super().predict(items)
+
+
+class Hoards(Length):
+    """Takes as many MiB of memory as an item says and keeps them, until one says to release them."""
+
+    max_batch = 1
+
+    def load(self) -> None:
+        self.kept: list[bytearray] = []
+        sys.modules["__main__"].LOOK_S = 0.0  # the worker then tells its memory anew with every answer
+
+    def predict(self, items: Sequence[bytes], /) -> Sequence[Any]:
+        if items == [b"release"]:
+            self.kept.clear()
+        elif items != [b"\0"]:
+            self.kept.append(bytearray(b"x") * (int(items[0]) << 20))
+        return [{"kept": len(self.kept), "pid": os.getpid()}] * len(items)
 
 
 class Options(Length):

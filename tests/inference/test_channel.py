@@ -321,6 +321,50 @@ async def test_a_peer_that_goes_in_the_middle_of_a_write_is_lost_once(pair: Pair
     assert len(heard.lost) == 1
 
 
+@pytest.mark.parametrize(("reads", "unread"), [(0, True), (5, True), (None, False)])
+async def test_a_loss_tells_whether_all_had_been_read(pair: Pair, reads: int | None, unread: bool) -> None:
+    heard = Heard()
+    server = channel(pair[0], heard)
+    server.send({"a": 1}, [bytes(100)])
+    if reads is None:
+        assert WorkerChannel(pair[1]).receive()
+    elif reads:
+        pair[1].recv(reads)
+    pair[1].close()
+    await heard.until(lost=1)
+    assert server.unread is unread
+
+
+async def test_what_cannot_be_written_is_unread(pair: Pair) -> None:
+    heard = Heard()
+    server = channel(pair[0], heard)
+    pair[1].close()
+    server.send({}, [b"late"])
+    assert server.unread
+    await heard.until(lost=1)
+
+
+async def test_finishing_passes_on_what_was_said_last_and_then_the_loss(pair: Pair) -> None:
+    heard = Heard()
+    server = channel(pair[0], heard)
+    for part in pack({"a": 1}), pack({"b": 2}, [bytes(READ_SIZE // 2)]):
+        pair[1].sendall(b"".join(part))
+    pair[1].close()
+    server.finish()
+    assert [header for header, _ in heard.messages] == [{"a": 1}, {"b": 2}]
+    assert heard.lost == ["it closed its end"]
+    server.finish()
+    assert len(heard.lost) == 1
+
+
+async def test_finishing_waits_for_nothing(pair: Pair) -> None:
+    heard = Heard()
+    server = channel(pair[0], heard)
+    server.finish()
+    assert heard.lost == []
+    server.close()
+
+
 async def test_closing_stops_the_callbacks(pair: Pair) -> None:
     heard = Heard()
     server = channel(pair[0], heard)

@@ -60,3 +60,23 @@ def test_recent_forgets_after_twice_its_span_and_not_before_once() -> None:
     assert recent.at(122.0).largest == 2.0
     assert recent.at(122.0).count == 1
     assert recent.at(500.0).count == 0
+
+
+def test_nothing_is_known_until_something_was_added() -> None:
+    recent = Recent(span=10.0)
+    assert not recent.known
+    recent.add(1.0, 0.0)
+    assert recent.known
+
+
+def test_what_is_no_longer_recent_is_still_known() -> None:
+    recent = Recent(span=10.0)
+    recent.add(1.0, 100.0)
+    assert recent.at(500.0).count == 0
+    assert recent.known
+
+
+def test_asking_makes_nothing_known() -> None:
+    recent = Recent(span=10.0)
+    assert recent.at(100.0).count == 0
+    assert not recent.known

@@ -6,21 +6,23 @@ import asyncio
 import contextlib
 import json
 import os
-import select
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
+from inference import pool as pool_module
+from inference import slot as slot_module
 from inference.engine import Engine
+from inference.groups import Group
 from inference.items import Dropped, Failed, Item, Outcome, Result
 from inference.model import ModelError, ModelSource, Policy
+from inference.pool import WorkerOptions
+from tests.inference.test_pool import pending_timers
 
 SAMPLES = "tests.inference.sample_models"
 
@@ -33,21 +35,24 @@ def source(cls: str, **options: Any) -> ModelSource:
 
 @pytest.fixture
 async def start() -> AsyncIterator[Start]:
-    """Start engines; afterwards law 1 holds, and no process, zombie or file descriptor of theirs is left."""
+    """Start engines; afterwards law 1 holds, and no process, zombie, descriptor, task or timer is left."""
     me = psutil.Process()
     children, fds = set(me.children(recursive=True)), me.num_fds()
+    timers = pending_timers()
     engines = []
     unhandled: list[dict[str, Any]] = []  # an exception in a callback ends no test by itself
     asyncio.get_running_loop().set_exception_handler(lambda _, context: unhandled.append(context))
 
-    async def start(*models: str | ModelSource, workers: int = 1) -> Engine:
+    async def start(
+        *models: str | ModelSource, workers: int = 1, groups: Sequence[Group] = (), **options: Any
+    ) -> Engine:
         sources = [model if isinstance(model, ModelSource) else source(model) for model in models]
-        engine = Engine(sources, workers)
+        engine = Engine(sources, workers, WorkerOptions(**options), groups)
         engines.append(engine)
         engine.start()
         async with asyncio.timeout(30):
             await engine.warm()
-        await restarted(engine, workers)
+        await restarted(engine)
         return engine
 
     yield start
@@ -61,6 +66,8 @@ async def start() -> AsyncIterator[Start]:
     assert unhandled == []
     assert set(me.children(recursive=True)) == children
     assert me.num_fds() == fds
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+    assert pending_timers() <= timers
 
 
 async def infer(engine: Engine, payload: bytes | str, model: str = "obeys") -> Outcome:
@@ -108,6 +115,12 @@ class Stream:
         self.engine.offer(Item(self.number, self.sent, payload.encode(), self.engine.now(), deadline))
         assert self.engine.tally(self.number).balanced
 
+    async def running(self, how_many: int = 1) -> None:
+        """Wait until so many of its items have been started on."""
+        async with asyncio.timeout(20):
+            while self.engine.tally(self.number).running < how_many:
+                await asyncio.sleep(0)
+
     async def answered(self, how_many: int | None = None) -> list[Outcome]:
         async with asyncio.timeout(20):
             while len(self.outcomes) < (self.sent if how_many is None else how_many):
@@ -116,9 +129,14 @@ class Stream:
         return [self.outcomes[seq] for seq in sorted(self.outcomes)]
 
 
-async def restarted(engine: Engine, slots: int = 1) -> None:
+async def restarted(engine: Engine) -> None:
+    """Wait until every worker can work, and every spare."""
+    await until(lambda: all(slot.ready for pool in engine._pools for slot in pool.slots))
+
+
+async def until(condition: Callable[[], Any]) -> None:
     async with asyncio.timeout(20):
-        while engine.workers().ready < slots:
+        while not condition():
             await asyncio.sleep(0.01)
 
 
@@ -162,6 +180,7 @@ class TestAnswers:
         stream = Stream(engine, "twin", "latest", 1)
         for _ in range(10):
             stream.send("sleep 0.05")
+            await stream.running()
         outcomes = await stream.answered()
         assert [type(o) for o in outcomes] == [Result, *[Dropped] * 8, Result]
         assert {o.reason for o in outcomes if isinstance(o, Dropped)} == {"superseded"}
@@ -170,6 +189,7 @@ class TestAnswers:
         engine = await start("Patient")
         stream = Stream(engine, "patient")
         stream.send("sleep 30")
+        await stream.running()
         stream.send("answer", deadline=engine.now() + 0.1)
         stream.send("answer", deadline=engine.now() + 0.05)
         await stream.answered(2)
@@ -181,6 +201,7 @@ class TestAnswers:
         engine = await start("Twin")
         stream = Stream(engine, "twin")
         stream.send("sleep 0.1")
+        await stream.running()
         stream.send("answer", engine.now() + 0.01)
         stream.send("answer")
         first, second, third = await stream.answered()
@@ -202,6 +223,7 @@ class TestAnswers:
         stream = Stream(engine, "twin")
         for _ in range(3):
             stream.send("sleep 0.02")
+            await stream.running()
         engine.close(stream.number)
         assert await outputs(engine, "answer", "twin")
         assert stream.outcomes == {}
@@ -268,6 +290,7 @@ class TestItemFaults:
         orders = ["sleep 0.05", "answer a", "fail", "answer b", "refuse", "give_refusal", "give_error"]
         for order in [*orders, "fail MemoryError"]:
             stream.send(order)
+            await stream.running()
         _, a, fail, b, refuse, given, error, memory = await stream.answered()
         assert isinstance(a, Result)
         assert a.batch == 7
@@ -373,33 +396,52 @@ class TestItemFaults:
 
 class TestWorkerFaults:
     @pytest.mark.parametrize("order", ["exit 0", "exit 9", "quit", "segfault"])
-    async def test_a_death_costs_the_items_in_that_worker(self, start: Start, order: str) -> None:
+    async def test_an_item_that_ends_its_worker_is_tried_twice_and_costs_no_other(
+        self, start: Start, order: str
+    ) -> None:
         engine = await start("Twin", workers=2)
-        before = set(engine.workers().pids)
         stream = Stream(engine, "twin")
         for each in ["sleep 0.2", order, "answer", "answer", "answer"]:
             stream.send(each)
         first, lost, *others = await stream.answered()
         assert isinstance(first, Result)
         assert isinstance(lost, Failed)
-        assert (lost.code, lost.retryable) == ("worker_lost", True)
+        assert (lost.code, lost.retryable) == ("worker_lost", False)
         assert all(isinstance(other, Result) for other in others)
-        await restarted(engine, 2)
-        workers = engine.workers()
-        assert workers.deaths == 1
-        assert len(set(workers.pids) & before) == 1
+        assert engine.tally(stream.number).retried == 1
+        await restarted(engine)
+        assert engine.workers().deaths == 2
         assert engine.models()[0].state == "ready"
 
-    async def test_a_killed_worker_is_replaced(self, start: Start) -> None:
+    async def test_of_a_batch_that_is_lost_each_item_runs_once_more_alone(self, start: Start) -> None:
+        engine = await start("Obeys")
+        stream = Stream(engine, "obeys")
+        for order in ["sleep 0.05", "answer a", "exit 1", "answer b", "answer c"]:
+            stream.send(order)
+            await stream.running()
+        _, a, lost, b, c = await stream.answered()
+        assert [(o.batch, json.loads(o.outputs)["answer"]) for o in (a, b, c) if isinstance(o, Result)] == [
+            (1, ["a"]),
+            (1, ["b"]),
+            (1, ["c"]),
+        ]
+        assert isinstance(lost, Failed)
+        assert (lost.code, lost.retryable) == ("worker_lost", False)
+        assert engine.tally(stream.number).retried == 4
+        assert engine.workers().deaths == 2
+
+    async def test_a_worker_killed_from_outside_is_replaced_and_costs_nothing(self, start: Start) -> None:
         engine = await start("Patient", workers=2)
         stream = Stream(engine, "patient")
         stream.send("sleep 0.3")
         stream.send("sleep 0.3")
+        await stream.running(2)
         killed = engine.workers().pids[0]
         os.kill(killed, signal.SIGKILL)
         outcomes = await stream.answered()
-        assert sorted(type(o).__name__ for o in outcomes) == ["Failed", "Result"]
-        await restarted(engine, 2)
+        assert [type(o) for o in outcomes] == [Result, Result]
+        assert engine.tally(stream.number).retried == 1
+        await restarted(engine)
         assert killed not in engine.workers().pids
         assert not psutil.pid_exists(killed)
 
@@ -424,7 +466,7 @@ class TestWorkerFaults:
         assert isinstance(hung, Failed)
         assert (hung.code, hung.retryable) == ("timeout", False)
         assert all(isinstance(other, Result) for other in others)
-        await restarted(engine, 2)
+        await restarted(engine)
         assert await outputs(engine, "answer", "twin")
         assert engine.workers().deaths == 1
 
@@ -433,12 +475,16 @@ class TestWorkerFaults:
         engine = await start("Patient", workers=2)
         stream = Stream(engine, "patient", "latest", 1)
         stream.send("exit 1")
+        await stream.running()
         stream.send("answer")
-        await stream.answered(1)
+        (first,) = await stream.answered(1)
+        assert isinstance(first, Failed)
+        assert (first.code, first.retryable) == ("worker_lost", True), "a newer one waits: it is not worth it"
         assert engine.tally(stream.number).running == 1
         assert engine.workers().ready == 1
         _, second = await stream.answered()
         assert isinstance(second, Result)
+        assert engine.tally(stream.number).retried == 0
 
     async def test_signals_of_a_terminal_do_not_end_a_worker(self, start: Start) -> None:
         engine = await start("Obeys")
@@ -456,36 +502,42 @@ class TestWorkerFaults:
             "close",
             '{"no":"type"}',
             '{"type":"greeting"}',
-            '{"type":"ready"}',
+            '{"type":"ready","resident_mb":1}',
             '{"type":"loading","model":"stranger"}',
             '{"type":"loading","model":["twin"]}',
             '{"type":"failed","model":"stranger","reason":"x"}',
-            '{"type":"loaded","card":{"name":"twin"}}',
+            '{"type":"loaded","card":{"name":"twin"},"infer_ms":1}',
+            '{"type":"loaded","card":{"name":"twin","version":"1","input":"bytes","policy":"queue","max_batch":1,'
+            '"timeout_ms":1,"description":""},"infer_ms":1}',
             '{"type":"answers"}',
-            '{"type":"answers","infer_ms":1,"items":[]}',
-            '{"type":"answers","infer_ms":1,"items":[1,1]}',
-            '{"type":"answers","infer_ms":1,"items":["x"]}',
-            '{"type":"answers","infer_ms":1,"items":[5]}',
-            '{"type":"answers","infer_ms":1,"items":[-1]}',
-            '{"type":"answers","infer_ms":1e300,"items":[{"code":"c","message":"m"}]}',
-            '{"type":"answers","infer_ms":-5,"items":[{"code":"c","message":"m"}]}',
+            '{"type":"answers","infer_ms":0,"items":[],"resident_mb":1}',
+            '{"type":"answers","infer_ms":0,"items":[1,1],"resident_mb":1}',
+            '{"type":"answers","infer_ms":0,"items":["x"],"resident_mb":1}',
+            '{"type":"answers","infer_ms":0,"items":[5],"resident_mb":1}',
+            '{"type":"answers","infer_ms":0,"items":[-1],"resident_mb":1}',
+            '{"type":"answers","infer_ms":1e300,"items":[{"code":"c","message":"m"}],"resident_mb":1}',
+            '{"type":"answers","infer_ms":-5,"items":[{"code":"c","message":"m"}],"resident_mb":1}',
+            '{"type":"answers","infer_ms":0,"items":[{"code":"c","message":"m"}]}',
+            '{"type":"answers","infer_ms":0,"items":[{"code":"c","message":"m"}],"resident_mb":-1}',
+            '{"type":"answers","infer_ms":0,"items":[{"code":"c","message":"m"}],"resident_mb":true}',
+            '{"type":"answers","infer_ms":0,"items":[{"code":"c","message":"m"}],"resident_mb":"1"}',
         ],
     )
     async def test_a_worker_that_talks_nonsense_is_replaced(self, start: Start, written: str) -> None:
         engine = await start("Twin")
         before = engine.workers().pids
         failed = await failure(engine, f"write {written}", "twin")
-        assert failed.code == "worker_lost"
+        assert (failed.code, failed.retryable) == ("worker_lost", False)
         await restarted(engine)
         assert engine.workers().pids != before
-        assert engine.workers().deaths == 1
+        assert engine.workers().deaths == 2
         assert await outputs(engine, "answer", "twin")
         assert [(s.name, s.state) for s in engine.models()] == [("twin", "ready")]
 
     async def test_a_worker_that_answers_unasked_gets_no_more_work(self, start: Start) -> None:
         """The genuine answer follows the forged one, when there is no batch to answer."""
         engine = await start("Twin")
-        forged = '{"type":"answers","infer_ms":0,"items":[{"code":"forged","message":"m"}]}'
+        forged = '{"type":"answers","infer_ms":0,"items":[{"code":"forged","message":"m"}],"resident_mb":1}'
         assert (await failure(engine, f"write {forged}", "twin")).code == "forged"
         async with asyncio.timeout(10):
             while not engine.workers().deaths:
@@ -495,23 +547,25 @@ class TestWorkerFaults:
 
     async def test_many_deaths_leave_nothing(self, start: Start) -> None:
         engine = await start("Twin", workers=2)
-        stream = Stream(engine, "twin")
-        for _ in range(12):
+        streams = [Stream(engine, "twin") for _ in range(6)]
+        for stream in streams:
             stream.send("exit 1")
-        codes = {o.code for o in await stream.answered() if isinstance(o, Failed)}
-        assert codes == {"worker_lost"}
-        await restarted(engine, 2)
+        codes = [o.code for stream in streams for o in await stream.answered() if isinstance(o, Failed)]
+        assert codes == ["worker_lost"] * 6
+        await restarted(engine)
+        assert engine.workers().deaths == 12
         assert await outputs(engine, "answer", "twin")
         assert [p.status() for p in psutil.Process().children() if p.status() == psutil.STATUS_ZOMBIE] == []
 
-    async def test_what_a_model_prints_stays_off_the_servers_output(
-        self, start: Start, capfd: pytest.CaptureFixture[str]
+    async def test_what_a_model_prints_is_in_the_log_and_not_on_the_servers_output(
+        self, start: Start, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
     ) -> None:
         engine = await start("Obeys")
         assert await outputs(engine, "print hello-from-a-model 100") == "printed"
-        out, err = capfd.readouterr()
-        assert out == ""
-        assert err.count("hello-from-a-model") == 100
+        (pid,) = engine.workers().pids
+        await until(lambda: caplog.messages.count(f"{pid}: hello-from-a-model") == 100)
+        assert capfd.readouterr() == ("", "")
+        assert {(r.name, r.levelname) for r in caplog.records} == {("inference.worker", "WARNING")}
 
 
 class TestLoading:
@@ -584,6 +638,10 @@ class TestLoading:
         assert (late.code, late.retryable) == ("model_unavailable", True)
         assert (await outputs(engine, b"abc", "length"))["length"] == 3
 
+    async def test_no_model_at_all_is_refused(self) -> None:
+        with pytest.raises(ModelError, match="no model to run"):
+            Engine([], 1)
+
     async def test_two_models_of_one_name_are_refused(self) -> None:
         with pytest.raises(ModelError, match="same name"):
             Engine([source("Length"), source("Length")], 1)
@@ -610,12 +668,194 @@ class TestOwners:
         caplog.clear()
 
 
+@contextlib.asynccontextmanager
+async def load_on(engine: Engine, model: str, order: str = "sleep 0.005") -> AsyncIterator[Stream]:
+    """Keep all workers busy with a stream of short items; after it each of them has its result."""
+    stream = Stream(engine, model)
+    enough = False
+
+    async def send() -> None:
+        while not enough:
+            while stream.sent - len(stream.outcomes) < 8:
+                stream.send(order)
+            await stream.answered(len(stream.outcomes) + 1)
+
+    sending = asyncio.create_task(send())
+    try:
+        yield stream
+    finally:
+        enough = True
+        await sending
+    outcomes = await stream.answered()
+    assert {type(outcome) for outcome in outcomes} == {Result}
+    assert len(outcomes) == stream.sent
+
+
+class TestReplacing:
+    @pytest.mark.parametrize(("workers", "spares"), [(2, 0), (1, 1), (1, 0)])
+    async def test_renewing_under_load_loses_nothing(self, start: Start, workers: int, spares: int) -> None:
+        engine = await start("Twin", workers=workers, spares=spares)
+        before = set(engine.workers().pids)
+        async with load_on(engine, "twin") as stream:
+            await stream.answered(20)
+            engine.renew()
+            await until(lambda: engine.workers().recycled == workers + spares)
+            await restarted(engine)
+            await stream.answered(len(stream.outcomes) + 20)
+        assert not before & set(engine.workers().pids)
+        assert engine.workers().deaths == 0
+        assert engine.tally(stream.number).retried == 0
+        pids = [json.loads(o.outputs)["pid"] for o in await stream.answered() if isinstance(o, Result)]
+        assert pids[0] in before
+        assert pids[-1] not in before
+
+    async def test_recycling_under_load_loses_nothing(
+        self, start: Start, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(slot_module, "RECYCLE_PAUSE", 0.0)
+        engine = await start("Twin", workers=2, spares=1, recycle_batches=25)
+        served = []
+        async with load_on(engine, "twin") as stream:
+            while engine.workers().recycled < 5:
+                await stream.answered(len(stream.outcomes) + 1)
+                served.append(engine.workers().ready)
+        assert min(served) == 2, "there was always a spare to take the place"
+        assert engine.workers().deaths == 0
+        assert engine.tally(stream.number).retried == 0
+
+    async def test_a_spare_takes_over_from_a_killed_worker_without_a_cold_start(self, start: Start) -> None:
+        engine = await start("Patient", spares=1)
+        serving, warm = engine.workers().pids
+        assert engine.workers().spares == 1
+        stream = Stream(engine, "patient")
+        stream.send("sleep 0.3")
+        await stream.running()
+        stream.send("answer")
+        os.kill(serving, signal.SIGKILL)
+        await stream.answered()
+        pids = [json.loads(o.outputs)["pid"] for o in await stream.answered() if isinstance(o, Result)]
+        assert pids == [warm, warm]
+        await restarted(engine)
+        workers = engine.workers()
+        assert (workers.slots, workers.ready, workers.spares, workers.deaths) == (1, 1, 1, 1)
+        assert await outputs(engine, "answer", "patient") == {"answer": [], "pid": warm}
+
+    async def test_what_workers_hold_is_added_up(self, start: Start) -> None:
+        engine = await start("Hoards", workers=2)
+        before = engine.workers().resident_mb
+        assert (await outputs(engine, "64", "hoards"))["kept"] == 1
+        assert 64 <= engine.workers().resident_mb - before < 128
+        real = sum(psutil.Process(pid).memory_info().rss for pid in engine.workers().pids)
+        assert engine.workers().resident_mb == pytest.approx(real / 2**20, abs=16)
+
+
+class TestSecondTries:
+    @pytest.mark.parametrize("how", ["raise", "exit"])
+    async def test_a_model_comes_back_without_a_restart_and_the_others_never_notice(
+        self, start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+    ) -> None:
+        monkeypatch.setattr(pool_module, "FIRST_RETRY", 0.2)
+        monkeypatch.setattr(slot_module, "LAST_BACKOFF", 0.05)
+        cause, marks = tmp_path / "cause", tmp_path / "marks"
+        cause.touch()
+        repaired = source("Repaired", marks=str(marks), cause=str(cause), how=how)
+        engine = await start(repaired, "Twin", workers=2)
+        tried = len(marks.read_text().splitlines())
+        async with load_on(engine, "twin"):
+            await until(lambda: len(marks.read_text().splitlines()) > tried)
+            assert engine.models()[0].state == "unavailable"
+            with pytest.raises(ModelError, match="is not ready"):
+                await engine.infer("repaired", b"abc")
+            cause.unlink()
+            await until(lambda: engine.models()[0].state == "ready")
+            assert engine.models()[0].reason is None
+            assert (await outputs(engine, b"abc", "repaired"))["length"] == 3
+            await until(lambda: all("repaired" in slot.cards for slot in engine._pools[0].slots))
+
+    async def test_renewing_tries_again_too(self, start: Start, tmp_path: Path) -> None:
+        cause = tmp_path / "cause"
+        cause.touch()
+        engine = await start(
+            source("Repaired", marks=str(tmp_path / "marks"), cause=str(cause), how="exit"), "Length"
+        )
+        assert engine.models()[0].state == "unavailable"
+        cause.unlink()
+        engine.renew()
+        await until(lambda: engine.models()[0].state == "ready")
+        assert (await outputs(engine, b"abc", "repaired"))["length"] == 3
+        assert (await outputs(engine, b"abc", "length"))["length"] == 3
+
+
+class TestGroups:
+    async def test_each_group_has_its_own_workers(self, start: Start) -> None:
+        slow = Group("slow", ("patient",), 2)
+        engine = await start("Twin", "Patient", "Length", groups=[slow])
+        assert engine.workers().slots == 3
+        ours = {(await outputs(engine, "answer", "twin"))["pid"] for _ in range(5)}
+        stream = Stream(engine, "patient")
+        for _ in range(4):
+            stream.send("sleep 0.05")
+        theirs = {json.loads(o.outputs)["pid"] for o in await stream.answered() if isinstance(o, Result)}
+        assert (len(ours), len(theirs)) == (1, 2)
+        assert ours | theirs == set(engine.workers().pids)
+        assert not ours & theirs
+        assert (await outputs(engine, b"abc", "length"))["length"] == 3
+        assert [(s.name, s.state) for s in engine.models()] == [
+            ("twin", "ready"),
+            ("patient", "ready"),
+            ("length", "ready"),
+        ]
+
+    async def test_a_hang_in_one_group_leaves_the_others_throughput_alone(self, start: Start) -> None:
+        engine = await start("Twin", "Patient", groups=[Group("slow", ("patient",))])
+        (hung,) = (slot.pid for slot in engine._pools[1].slots)
+        stuck = Stream(engine, "patient")
+        for _ in range(3):
+            stuck.send("hang")
+        await stuck.running()
+        async with load_on(engine, "twin") as stream:
+            await stream.answered(100)
+        assert stuck.outcomes == {}
+        assert engine.tally(stuck.number).running == 1
+        assert engine.tally(stuck.number).waiting == 2
+        assert hung in engine.workers().pids
+
+    async def test_a_death_in_one_group_is_no_death_in_another(self, start: Start) -> None:
+        engine = await start("Twin", "Patient", spares=1, groups=[Group("slow", ("patient",))])
+        (ours, theirs) = ([slot.pid for slot in pool.slots] for pool in engine._pools)
+        assert (await failure(engine, "exit 1", "patient")).code == "worker_lost"
+        await restarted(engine)
+        assert [slot.pid for slot in engine._pools[0].slots] == ours
+        assert not {slot.pid for slot in engine._pools[1].slots} & set(theirs)
+        assert (engine.workers().slots, engine.workers().spares, engine.workers().deaths) == (2, 2, 2)
+
+    async def test_renewing_renews_every_group(self, start: Start) -> None:
+        engine = await start("Twin", "Patient", groups=[Group("slow", ("patient",))])
+        before = set(engine.workers().pids)
+        engine.renew()
+        await until(lambda: engine.workers().recycled == 2)
+        await restarted(engine)
+        assert not before & set(engine.workers().pids)
+
+    @pytest.mark.parametrize(
+        ("groups", "message"),
+        [
+            ([Group("slow", ("absent",))], "group slow has no model 'absent' to hold"),
+            ([Group("a", ("twin",)), Group("b", ("twin",))], "model twin is in two groups"),
+        ],
+    )
+    async def test_groups_that_are_wrong_are_refused(self, groups: list[Group], message: str) -> None:
+        with pytest.raises(ModelError, match=message):
+            Engine([source("Twin")], 1, groups=groups)
+
+
 class TestStopping:
     async def test_everything_that_waits_or_runs_has_an_outcome(self, start: Start) -> None:
         engine = await start("Patient", workers=2)
         stream = Stream(engine, "patient")
         for _ in range(5):
             stream.send("sleep 30")
+        await stream.running(2)
         async with asyncio.timeout(10):
             await engine.stop()
         outcomes = await stream.answered()
@@ -627,6 +867,7 @@ class TestStopping:
         engine = await start("Patient")
         stream = Stream(engine, "patient")
         stream.send("sleep 30")
+        await stream.running()
         stopping = asyncio.create_task(engine.stop())
         await asyncio.sleep(0)  # it has begun, and its worker is not yet reaped
         stream.send("answer")
@@ -648,6 +889,12 @@ class TestStopping:
         async with asyncio.timeout(10):
             await engine.stop()
 
+    async def test_stopping_forgets_that_a_model_was_to_be_tried_again(self, start: Start) -> None:
+        engine = await start("LoadRaises", "Length", workers=2)
+        assert any("_try_again" in timer for timer in pending_timers())
+        await engine.stop()
+        assert not any("_try_again" in timer for timer in pending_timers())
+
     async def test_stopping_between_two_attempts_to_start_leaves_nothing(
         self, start: Start, tmp_path: Path
     ) -> None:
@@ -664,38 +911,3 @@ class TestStopping:
         async with Engine([source("Length")], 1) as engine:
             assert engine.models()[0].state == "ready"
         assert engine.workers().pids == ()
-
-
-PARENT = """
-import asyncio, sys
-from inference.engine import Engine
-from inference.model import ModelSource
-
-async def main():
-    async with Engine([ModelSource("patient", "tests.inference.sample_models:Patient")], 2) as engine:
-        if sys.argv[1]:
-            call = asyncio.create_task(engine.infer("patient", sys.argv[1].encode()))
-            await asyncio.sleep(0.1)
-        print(*engine.workers().pids, flush=True)
-        await asyncio.sleep(60)
-
-asyncio.run(main())
-"""
-
-
-@pytest.mark.parametrize("doing", ["", "spin", "hang", "sleep 60"])
-def test_a_killed_parent_leaves_no_worker(doing: str) -> None:
-    parent = subprocess.Popen([sys.executable, "-c", PARENT, doing], stdout=subprocess.PIPE, text=True)
-    assert parent.stdout
-    with parent.stdout:
-        pids = [int(pid) for pid in parent.stdout.readline().split()]
-    assert len(pids) == 2
-    watches = [os.pidfd_open(pid) for pid in pids]  # readable when it has ended, reaped or not
-    parent.kill()
-    parent.wait()
-    ended = [bool(select.select([watch], [], [], 2)[0]) for watch in watches]
-    for watch in watches:
-        with contextlib.suppress(ProcessLookupError):
-            signal.pidfd_send_signal(watch, signal.SIGKILL)
-        os.close(watch)
-    assert ended == [True, True]

@@ -64,7 +64,11 @@ async def loaded(process: WorkerProcess) -> None:
     channel.send({"models": [], "sandbox": "off", "memory_mb": 0})
     message = await asyncio.to_thread(channel.receive)
     assert message
-    assert message[0] == {"type": "ready"}
+    assert message[0]["type"] == "ready"
+
+
+def link_of(fd: Path) -> str:
+    return str(fd.readlink())
 
 
 async def test_it_exits_when_its_socket_closes(spawned: Spawn) -> None:
@@ -125,20 +129,56 @@ async def test_it_inherits_its_own_socket_and_no_other_descriptor(spawned: Spawn
     second, second_ended = await spawned()
     await loaded(first)
     await loaded(second)
-    links = [fd.readlink().name for fd in Path(f"/proc/{second.pid}/fd").iterdir()]
+    links = [link_of(fd) for fd in Path(f"/proc/{second.pid}/fd").iterdir()]
     for process, ended in ((first, first_ended), (second, second_ended)):
         process.sock.close()
         assert await ended.status() == 0
     ours.close()
     theirs.close()
     assert len([link for link in links if link.startswith("socket:")]) == 1
+    assert len({link for link in links if link.startswith("pipe:")}) == 1, "its own output"
 
 
-async def test_its_standard_output_is_the_servers_error_output(spawned: Spawn) -> None:
+async def test_both_its_outputs_are_one_pipe_and_its_input_is_empty(spawned: Spawn) -> None:
     process, ended = await spawned()
     await loaded(process)
-    out, err = (Path(f"/proc/{process.pid}/fd/{n}").readlink() for n in (1, 2))
-    assert out == err == Path("/proc/self/fd/2").readlink()
+    nothing, out, err = (link_of(Path(f"/proc/{process.pid}/fd/{n}")) for n in (0, 1, 2))
+    process.sock.close()
+    await ended.status()
+    assert nothing == "/dev/null"
+    assert out == err
+    assert out.startswith("pipe:")
+
+
+async def test_its_last_words_are_logged_before_its_end_is_told(
+    spawned: Spawn, caplog: pytest.LogCaptureFixture
+) -> None:
+    process, ended = await spawned()
+    await loaded(process)
+    WorkerChannel(process.sock).send({"model": "none", "lengths": []})
+    assert await ended.status() == 1
+    process.sock.close()
+    assert f"{process.pid}: KeyError: 'none'" in caplog.messages
+    assert {record.name for record in caplog.records} == {"inference.worker"}
+
+
+async def test_it_can_be_made_to_log_where_it_is_and_goes_on(
+    spawned: Spawn, caplog: pytest.LogCaptureFixture
+) -> None:
+    process, ended = await spawned()
+    await loaded(process)
+    process.dump()
+    async with asyncio.timeout(10):
+        while not any(message.endswith(" in main") for message in caplog.messages):
+            await asyncio.sleep(0.01)
+    assert f"{process.pid}: Current thread" in caplog.text
+    process.sock.close()
+    assert await ended.status() == 0
+
+
+async def test_it_is_in_no_group_that_a_terminal_signals(spawned: Spawn) -> None:
+    process, ended = await spawned()
+    assert os.getpgid(process.pid) == process.pid != os.getpgid(0)
     process.sock.close()
     await ended.status()
 

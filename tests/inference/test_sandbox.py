@@ -23,6 +23,7 @@ from inference import sandbox
 from inference.engine import Engine
 from inference.items import Failed, Outcome, Result
 from inference.model import ModelSource
+from inference.pool import WorkerOptions
 from stream_server.config import SHIPPED
 from tests.conftest import RunningServer
 
@@ -89,7 +90,8 @@ async def start() -> AsyncIterator[Start]:
     engines = []
 
     async def start(cls: str = "Hostile", options: dict[str, Any] | None = None, **settings: Any) -> Engine:
-        engine = Engine([ModelSource("hostile", f"{HOSTILE}:{cls}", options or {})], 1, **settings)
+        source = ModelSource("hostile", f"{HOSTILE}:{cls}", options or {})
+        engine = Engine([source], 1, WorkerOptions(**settings))
         engines.append(engine)
         engine.start()
         async with asyncio.timeout(30):
@@ -157,7 +159,7 @@ class TestAttacks:
         assert engine.workers().sandbox == {}
 
     async def test_memory_ends_at_the_cap(self, start: Start) -> None:
-        engine = await start(worker_memory_mb=2000)
+        engine = await start(memory_mb=2000)
         outcome = await attack(engine, "memory", 3)
         assert isinstance(outcome, Failed)
         assert outcome.code == "out_of_memory"
@@ -292,8 +294,8 @@ class TestHonestModels:
         engine = await start("ReadsInLoad", {"path": victims["secret"]})
         assert await succeed(engine, "kept") == "the secret"
 
-    async def test_a_denial_and_a_crash_are_told_on_the_error_output(
-        self, start: Start, victims: dict[str, str], capfd: pytest.CaptureFixture[str]
+    async def test_a_denial_and_a_crash_are_told_in_the_log(
+        self, start: Start, victims: dict[str, str], caplog: pytest.LogCaptureFixture
     ) -> None:
         engine = await start()
         need(engine, LANDLOCK)
@@ -301,10 +303,11 @@ class TestHonestModels:
         outcome = await attack(engine, "crash")
         assert isinstance(outcome, Failed)
         assert outcome.code == "worker_lost"
-        _, err = capfd.readouterr()
-        assert "PermissionError: [Errno 13] Permission denied" in err
-        assert "return Path(path).read_text()" in err, "a traceback has the source of the model's own package"
-        assert "Fatal Python error: Segmentation fault" in err
+        printed = "\n".join(r.getMessage() for r in caplog.records if r.name == "inference.worker")
+        assert "PermissionError: [Errno 13] Permission denied" in printed
+        source = "return Path(path).read_text()"
+        assert source in printed, "a traceback has the source of the model's own package"
+        assert "Fatal Python error: Segmentation fault" in printed
 
     async def test_the_models_that_ship_have_the_whole_sandbox_that_this_machine_has(
         self, start: Start

@@ -12,9 +12,10 @@ from itertools import count
 
 import pytest
 
-from inference.items import Batch, Dropped, Failed, Item, Outcome, Result
+from inference.items import POISON, Batch, Dropped, Failed, Item, Outcome, Result
 from inference.model import Policy
-from inference.scheduler import Scheduler, StreamFull, Tally, UnknownStream
+from inference.scheduler import Scheduler, StreamFull, UnknownStream
+from inference.statistics import Tally
 
 
 class Audited(Scheduler):
@@ -31,6 +32,7 @@ class Audited(Scheduler):
             tally = model.tally
             assert tally.balanced, statistics
             assert min(tally.waiting, tally.running) >= 0, statistics
+            assert tally.discarded <= tally.results + tally.errors, statistics
             assert model.peak >= tally.waiting + tally.running, statistics
             assert all(stream.tally.balanced for stream in model.streams)
         for stream in self.opened:
@@ -42,15 +44,15 @@ class Audited(Scheduler):
         self.opened.add(number)
         self.audit()
 
-    def offer(self, item: Item) -> list[Dropped]:
+    def offer(self, item: Item) -> list[Outcome]:
         try:
             return super().offer(item)
         finally:
             self.audit()
 
-    def take(self, now: float, models: Container[str]) -> tuple[Batch | None, list[Dropped]]:
+    def take(self, now: float, models: Container[str], free: int = 1) -> tuple[Batch | None, list[Outcome]]:
         try:
-            return super().take(now, models)
+            return super().take(now, models, free)
         finally:
             self.audit()
 
@@ -60,24 +62,36 @@ class Audited(Scheduler):
         finally:
             self.audit()
 
+    def lost(self, batch: Batch, cost: float, now: float, *, timed_out: bool) -> list[Outcome]:
+        try:
+            return super().lost(batch, cost, now, timed_out=timed_out)
+        finally:
+            self.audit()
+
+    def returned(self, batch: Batch) -> list[Outcome]:
+        try:
+            return super().returned(batch)
+        finally:
+            self.audit()
+
     def close(self, number: int) -> None:
         super().close(number)
         self.opened.discard(number)
         self.audit()
 
-    def expire(self, now: float) -> tuple[list[Dropped], float | None]:
+    def expire(self, now: float) -> tuple[list[Outcome], float | None]:
         try:
             return super().expire(now)
         finally:
             self.audit()
 
-    def drain(self) -> list[Dropped]:
+    def drain(self) -> list[Outcome]:
         try:
             return super().drain()
         finally:
             self.audit()
 
-    def abandon(self, model: str) -> list[Failed]:
+    def abandon(self, model: str) -> list[Outcome]:
         try:
             return super().abandon(model)
         finally:
@@ -88,6 +102,15 @@ class Audited(Scheduler):
 def scheduler() -> Iterator[Audited]:
     audited = Audited()
     audited.add_model("m", 1)
+    yield audited
+    audited.audit()
+
+
+@pytest.fixture
+def wide() -> Iterator[Audited]:
+    """A scheduler with one model, "m", whose batches hold up to four items."""
+    audited = Audited()
+    audited.add_model("m", 4)
     yield audited
     audited.audit()
 
@@ -115,8 +138,28 @@ def seqs(batch: Batch) -> list[int]:
     return [one.seq for one in batch.items]
 
 
-def finish(scheduler: Scheduler, batch: Batch, cost: float = 0.001) -> list[Outcome]:
+def finish(scheduler: Audited, batch: Batch, cost: float = 0.001) -> list[Outcome]:
     return scheduler.done(batch, [result(one) for one in batch.items], cost)
+
+
+def lose(scheduler: Scheduler, batch: Batch, now: float = 0.0, *, timed_out: bool = False) -> list[Outcome]:
+    return scheduler.lost(batch, 0.001, now, timed_out=timed_out)
+
+
+def told(outcomes: Sequence[Outcome]) -> list[tuple[int, int, str]]:
+    """Of which stream, which item, and the result, the reason it was dropped or the error's code."""
+    return [
+        (
+            outcome.item.stream,
+            outcome.item.seq,
+            "result"
+            if isinstance(outcome, Result)
+            else outcome.reason
+            if isinstance(outcome, Dropped)
+            else outcome.code,
+        )
+        for outcome in outcomes
+    ]
 
 
 class TestLatest:
@@ -378,6 +421,29 @@ class TestBatches:
         assert batch
         assert seqs(batch) == [1, 3]
 
+    def test_are_divided_among_the_workers_that_are_free(self, scheduler: Audited) -> None:
+        scheduler.add_model("m", 8)
+        scheduler.expect("m", 0.01)
+        scheduler.open(1, "m", "queue", 16)
+        for seq in range(1, 8):
+            scheduler.offer(item(1, seq))
+        sizes = []
+        for free in (3, 2, 1):
+            batch, _ = scheduler.take(0.0, ("m",), free)
+            assert batch
+            sizes.append(len(batch.items))
+        assert sizes == [3, 2, 2]
+
+    def test_are_not_divided_where_handing_them_over_costs_more(self, scheduler: Audited) -> None:
+        scheduler.add_model("m", 8)
+        scheduler.expect("m", 0.0001)
+        scheduler.open(1, "m", "queue", 16)
+        for seq in range(1, 8):
+            scheduler.offer(item(1, seq))
+        batch, _ = scheduler.take(0.0, ("m",), 3)
+        assert batch
+        assert len(batch.items) == 7
+
     def test_a_worker_gets_only_models_it_holds(self, scheduler: Audited) -> None:
         scheduler.add_model("n", 1)
         scheduler.open(1, "m", "queue", 1)
@@ -413,7 +479,8 @@ class TestClosing:
         assert scheduler.statistics(0.0).total.running == 3
         outcomes = [failed(one) if one.seq == 2 else result(one) for one in batch.items]
         assert scheduler.done(batch, outcomes, 0.1) == [result(item(2, 1))]
-        assert scheduler.statistics(0.0).models["m"].tally == Tally(received=3, results=2, errors=1)
+        tally = scheduler.statistics(0.0).models["m"].tally
+        assert tally == Tally(received=3, results=2, errors=1, discarded=2)
 
     @pytest.mark.parametrize("when", ["never opened", "closed", "closed while it runs"])
     def test_a_stream_that_is_not_open_can_do_nothing(self, scheduler: Audited, when: str) -> None:
@@ -497,6 +564,317 @@ class TestAbandoning:
         assert scheduler.statistics(0.0).models["m"].tally == Tally(received=3, results=1, errors=2)
 
 
+class TestReturning:
+    """Of items whose worker ended before it had read them."""
+
+    def test_they_wait_on_in_their_order_and_make_batches_again(self, wide: Audited) -> None:
+        wide.open(1, "m", "queue", 9)
+        for seq in range(1, 7):
+            wide.offer(item(1, seq))
+        assert wide.returned(take(wide)) == []
+        assert wide.tally(1) == Tally(received=6, waiting=6)
+        assert [seqs(take(wide)) for _ in range(2)] == [[1, 2, 3, 4], [5, 6]]
+
+    def test_their_stream_is_charged_nothing(self, scheduler: Audited) -> None:
+        for stream in (1, 2):
+            scheduler.open(stream, "m", "queue", 9)
+            for seq in (1, 2, 3, 4):
+                scheduler.offer(item(stream, seq))
+        for _ in range(3):
+            scheduler.returned(take(scheduler))
+        started = [take(scheduler).items[0].stream for _ in range(4)]
+        assert Counter(started) == {1: 2, 2: 2}
+        assert [s.worker_s for s in scheduler.statistics(0.0).models["m"].streams] == [0.0, 0.0]
+
+    def test_a_newer_one_of_a_latest_stream_supersedes_it(self, scheduler: Audited) -> None:
+        scheduler.open(1, "m", "latest", 1)
+        scheduler.offer(item(1, 1))
+        unread = take(scheduler)
+        scheduler.offer(item(1, 2))
+        assert scheduler.returned(unread) == [Dropped(item(1, 1), "superseded")]
+        assert seqs(take(scheduler)) == [2]
+
+    def test_those_of_a_closed_stream_are_cancelled_and_told_to_nobody(self, scheduler: Audited) -> None:
+        scheduler.open(1, "m", "queue", 9)
+        scheduler.offer(item(1, 1))
+        unread = take(scheduler)
+        scheduler.close(1)
+        assert scheduler.returned(unread) == []
+        assert scheduler.statistics(0.0).total == Tally(received=1, cancelled=1)
+
+    def test_a_second_try_that_was_not_read_is_still_the_second(self, scheduler: Audited) -> None:
+        scheduler.open(1, "m", "queue", 9)
+        scheduler.offer(item(1, 1))
+        lose(scheduler, take(scheduler))
+        scheduler.returned(take(scheduler))
+        scheduler.offer(item(1, 2))
+        again = take(scheduler)
+        assert seqs(again) == [1]
+        assert told(lose(scheduler, again)) == [(1, 1, "worker_lost")]
+
+
+class TestLosing:
+    """Of items whose worker ended with them."""
+
+    def test_each_runs_once_more_and_alone_before_what_waits(self, wide: Audited) -> None:
+        wide.open(1, "m", "queue", 9)
+        for seq in range(1, 7):
+            wide.offer(item(1, seq))
+        assert lose(wide, take(wide)) == []
+        assert wide.tally(1) == Tally(received=6, waiting=6, retried=4)
+        assert [seqs(take(wide)) for _ in range(5)] == [[1], [2], [3], [4], [5, 6]]
+
+    def test_one_does_not_join_a_batch_that_has_begun(self, wide: Audited) -> None:
+        for stream in (1, 2, 3):
+            wide.open(stream, "m", "queue", 9)
+        wide.offer(item(1, 1))
+        lost = take(wide)
+        wide.offer(item(2, 1))
+        wide.offer(item(3, 1))
+        lose(wide, lost)
+        batches = [[(one.stream, one.seq) for one in take(wide).items] for _ in range(2)]
+        assert batches == [[(2, 1), (3, 1)], [(1, 1)]]
+        assert wide.take(0.0, ("m",)) == (None, [])
+
+    def test_one_that_goes_well_the_second_time_has_its_result(self, scheduler: Audited) -> None:
+        scheduler.open(1, "m", "queue", 1)
+        scheduler.offer(item(1, 1))
+        lose(scheduler, take(scheduler))
+        assert finish(scheduler, take(scheduler)) == [result(item(1, 1))]
+        assert scheduler.tally(1) == Tally(received=1, results=1, retried=1)
+
+    @pytest.mark.parametrize("together", [1, 2])
+    def test_none_runs_a_third_time(self, wide: Audited, together: int) -> None:
+        wide.open(1, "m", "queue", 9)
+        for seq in range(1, together + 1):
+            wide.offer(item(1, seq))
+        assert lose(wide, take(wide)) == []
+        outcomes = lose(wide, take(wide))
+        assert told(outcomes) == [(1, 1, "worker_lost")]
+        assert isinstance(outcomes[0], Failed)
+        assert not outcomes[0].retryable, "it is the item, for it was alone"
+        left = together - 1
+        assert wide.tally(1) == Tally(received=together, errors=1, waiting=left, retried=together)
+
+    def test_none_runs_a_third_time_though_its_model_was_given_up_meanwhile(self, scheduler: Audited) -> None:
+        scheduler.open(1, "m", "queue", 9)
+        scheduler.offer(item(1, 1))
+        lose(scheduler, take(scheduler))
+        second = take(scheduler)
+        scheduler.offer(item(1, 2))
+        assert told(scheduler.abandon("m")) == [(1, 2, "model_unavailable")]
+        assert told(lose(scheduler, second)) == [(1, 1, "worker_lost")]
+
+    def test_one_that_took_too_long_alone_is_not_tried_again(self, scheduler: Audited) -> None:
+        scheduler.open(1, "m", "queue", 1)
+        scheduler.offer(item(1, 1))
+        assert told(lose(scheduler, take(scheduler), timed_out=True)) == [(1, 1, "timeout")]
+        assert scheduler.tally(1) == Tally(received=1, errors=1)
+
+    def test_of_several_that_took_too_long_each_is_tried_alone(self, wide: Audited) -> None:
+        wide.open(1, "m", "queue", 9)
+        for seq in (1, 2):
+            wide.offer(item(1, seq))
+        assert lose(wide, take(wide), timed_out=True) == []
+        assert told(lose(wide, take(wide), timed_out=True)) == [(1, 1, "timeout")]
+        assert told(finish(wide, take(wide))) == [(1, 2, "result")]
+
+    def test_one_of_a_latest_stream_gives_way_to_a_newer_that_waits(self, scheduler: Audited) -> None:
+        scheduler.open(1, "m", "latest", 1)
+        scheduler.offer(item(1, 1))
+        lost = take(scheduler)
+        scheduler.offer(item(1, 2))
+        outcomes = lose(scheduler, lost)
+        assert told(outcomes) == [(1, 1, "worker_lost")]
+        assert isinstance(outcomes[0], Failed)
+        assert outcomes[0].retryable
+        assert seqs(take(scheduler)) == [2]
+        assert scheduler.tally(1) == Tally(received=2, errors=1, running=1)
+
+    def test_the_newer_of_two_of_a_latest_stream_runs_again(self, scheduler: Audited) -> None:
+        scheduler.open(1, "m", "latest", 2)
+        scheduler.offer(item(1, 1))
+        older = take(scheduler)
+        scheduler.offer(item(1, 2))
+        newer = take(scheduler)
+        assert lose(scheduler, older) == []
+        assert told(lose(scheduler, newer)) == [(1, 1, "worker_lost")]
+        assert seqs(take(scheduler)) == [2]
+        assert scheduler.take(0.0, ("m",)) == (None, [])
+
+    @pytest.mark.parametrize("how", ["superseded", "expired", "expired when its turn comes", "drained"])
+    def test_of_one_that_is_given_up_while_it_waits_nobody_says_it_never_started(
+        self, scheduler: Audited, how: str
+    ) -> None:
+        scheduler.open(1, "m", "latest", 1)
+        scheduler.offer(item(1, 1, deadline=5.0))
+        lose(scheduler, take(scheduler))
+        outcomes = {
+            "superseded": lambda: scheduler.offer(item(1, 2, deadline=5.0)),
+            "expired": lambda: scheduler.expire(5.0)[0],
+            "expired when its turn comes": lambda: scheduler.take(5.0, ("m",))[1],
+            "drained": scheduler.drain,
+        }[how]()
+        assert told(outcomes) == [(1, 1, "worker_lost")]
+        assert scheduler.tally(1).errors == 1
+        assert scheduler.tally(1).dropped == 0
+        assert scheduler._streams[1].suspects == {}
+
+    def test_one_that_waits_when_its_stream_closes_is_an_error_for_nobody(self, scheduler: Audited) -> None:
+        scheduler.open(1, "m", "queue", 1)
+        scheduler.offer(item(1, 1))
+        lose(scheduler, take(scheduler))
+        scheduler.close(1)
+        assert scheduler.take(0.0, ("m",)) == (None, [])
+        assert scheduler.statistics(0.0).total == Tally(received=1, errors=1, retried=1, discarded=1)
+
+    def test_one_whose_stream_has_closed_is_not_run_again(self, wide: Audited) -> None:
+        wide.open(1, "m", "queue", 9)
+        wide.open(2, "m", "queue", 9)
+        for stream in (1, 2):
+            wide.offer(item(stream, 1))
+        lost = take(wide)
+        wide.close(1)
+        assert lose(wide, lost) == []
+        assert [(one.stream, one.seq) for one in take(wide).items] == [(2, 1)]
+        expected = Tally(received=2, errors=1, running=1, retried=1, discarded=1)
+        assert wide.statistics(0.0).total == expected
+        assert list(wide._streams) == [2]
+
+    def test_they_stand_beyond_the_window_which_stays_full(self, scheduler: Audited) -> None:
+        scheduler.open(1, "m", "queue", 1)
+        scheduler.offer(item(1, 1))
+        running = take(scheduler)
+        scheduler.offer(item(1, 2))
+        lose(scheduler, running)
+        assert scheduler.tally(1).waiting == 2
+        take(scheduler)
+        assert not scheduler.room(1)
+
+    def test_the_time_of_their_worker_is_charged_to_their_streams(self, wide: Audited) -> None:
+        for stream in (1, 2):
+            wide.open(stream, "m", "queue", 9)
+            wide.offer(item(stream, 1))
+        wide.lost(take(wide), 3.0, 3.0, timed_out=True)
+        assert [stream.worker_s for stream in wide.statistics(3.0).models["m"].streams] == [1.5, 1.5]
+
+    def test_a_stream_whose_items_end_workers_does_not_starve_the_others(self, scheduler: Audited) -> None:
+        for stream in (1, 2):
+            scheduler.open(stream, "m", "queue", 50)
+            for seq in range(1, 51):
+                scheduler.offer(item(stream, seq))
+        scheduler.lost(take(scheduler), 1.0, 1.0, timed_out=False)
+        served: Counter[int] = Counter()
+        for _ in range(20):
+            batch = take(scheduler)
+            served[batch.items[0].stream] += 1
+            finish(scheduler, batch, 0.02)
+        assert served[2] >= 19, "the second try, which had its place already, and then those whose turn it is"
+
+
+class TestPoison:
+    """Of streams whose items end workers."""
+
+    def end(self, scheduler: Audited, seq: int, now: float, *, timed_out: bool = False) -> list[Outcome]:
+        """Let a new item of stream 1 take two workers with it; or one, by taking too long."""
+        scheduler.offer(item(1, seq))
+        if not timed_out:
+            assert lose(scheduler, take(scheduler), now) == []
+        return lose(scheduler, take(scheduler), now, timed_out=timed_out)
+
+    def test_three_workers_in_a_minute_are_the_end_of_it(self, scheduler: Audited) -> None:
+        scheduler.open(1, "m", "queue", 9)
+        assert told(self.end(scheduler, 1, 0.0)) == [(1, 1, "worker_lost")]
+        for seq in (2, 3, 4):
+            scheduler.offer(item(1, seq))
+        outcomes = lose(scheduler, take(scheduler), 60.0)
+        assert told(outcomes) == [(1, 2, POISON), (1, 3, POISON), (1, 4, POISON)]
+        assert not any(isinstance(outcome, Failed) and outcome.retryable for outcome in outcomes)
+        assert scheduler.take(60.0, ("m",)) == (None, [])
+        assert scheduler.tally(1) == Tally(received=4, errors=4, retried=1)
+
+    def test_whatever_it_still_sends_has_its_error_at_once(self, scheduler: Audited) -> None:
+        scheduler.open(1, "m", "latest", 1)
+        self.end(scheduler, 1, 0.0)
+        self.end(scheduler, 2, 0.0, timed_out=True)
+        for seq in (3, 4):
+            assert told(scheduler.offer(item(1, seq))) == [(1, seq, POISON)]
+            assert scheduler.take(0.0, ("m",)) == (None, [])
+        assert scheduler.tally(1).errors == 4
+
+    def test_the_others_run_on(self, scheduler: Audited) -> None:
+        scheduler.open(1, "m", "queue", 9)
+        self.end(scheduler, 1, 0.0)
+        self.end(scheduler, 2, 0.0, timed_out=True)
+        scheduler.open(2, "m", "queue", 9)
+        scheduler.offer(item(2, 1))
+        assert told(finish(scheduler, take(scheduler))) == [(2, 1, "result")]
+
+    def test_three_in_more_than_a_minute_are_not(self, scheduler: Audited) -> None:
+        scheduler.open(1, "m", "queue", 9)
+        for seq, now in enumerate([0.0, 60.1, 120.2, 180.3], 1):
+            assert told(self.end(scheduler, seq, now, timed_out=True)) == [(1, seq, "timeout")]
+
+    def test_those_that_ended_in_company_are_nobodys_fault(self, wide: Audited) -> None:
+        wide.open(1, "m", "queue", 9)
+        for turn in range(5):
+            for seq in (1, 2):
+                wide.offer(item(1, 2 * turn + seq))
+            assert lose(wide, take(wide)) == []
+            for _ in range(2):
+                finish(wide, take(wide))
+        assert wide.tally(1) == Tally(received=10, results=10, retried=10)
+
+    @pytest.mark.parametrize("outcome", [result, failed])
+    def test_a_second_try_that_does_no_harm_acquits_it(
+        self, scheduler: Audited, outcome: Callable[[Item], Outcome]
+    ) -> None:
+        scheduler.open(1, "m", "queue", 9)
+        for seq in range(1, 7):
+            scheduler.offer(item(1, seq))
+            assert lose(scheduler, take(scheduler)) == []
+            second = take(scheduler)
+            assert scheduler.done(second, [outcome(one) for one in second.items], 0.001) != []
+        assert scheduler.tally(1).retried == 6
+
+    def test_an_acquittal_takes_back_one_charge_and_no_more(self, scheduler: Audited) -> None:
+        scheduler.open(1, "m", "queue", 9)
+        self.end(scheduler, 1, 0.0, timed_out=True)
+        scheduler.offer(item(1, 2))
+        lose(scheduler, take(scheduler))
+        finish(scheduler, take(scheduler))
+        assert told(self.end(scheduler, 3, 0.0)) == [(1, 3, POISON)], "the first ended one, and this two"
+
+    def test_what_runs_of_it_is_still_answered(self, scheduler: Audited) -> None:
+        scheduler.open(1, "m", "queue", 9)
+        scheduler.offer(item(1, 1))
+        running = take(scheduler)
+        self.end(scheduler, 2, 0.0)
+        self.end(scheduler, 3, 0.0, timed_out=True)
+        assert finish(scheduler, running) == [result(item(1, 1))]
+        assert told(scheduler.offer(item(1, 4))) == [(1, 4, POISON)]
+
+    def test_it_stays_condemned_when_what_ran_ends_a_worker_much_later(self, scheduler: Audited) -> None:
+        scheduler.open(1, "m", "queue", 9)
+        scheduler.offer(item(1, 1))
+        running = take(scheduler)
+        self.end(scheduler, 2, 0.0)
+        self.end(scheduler, 3, 0.0, timed_out=True)
+        assert told(lose(scheduler, running, 100.0)) == [(1, 1, POISON)]
+        assert told(scheduler.offer(item(1, 4))) == [(1, 4, POISON)]
+
+    def test_a_closed_one_is_charged_with_nothing(self, scheduler: Audited) -> None:
+        scheduler.open(1, "m", "queue", 9)
+        for seq in (1, 2, 3, 4):
+            scheduler.offer(item(1, seq))
+        running = [take(scheduler) for _ in range(4)]
+        scheduler.close(1)
+        for batch in running:
+            assert lose(scheduler, batch) == []
+        assert scheduler.statistics(0.0).total == Tally(received=4, errors=4, discarded=4)
+        assert not scheduler._streams
+
+
 class TestStatistics:
     def test_count_each_fate_once(self, scheduler: Audited) -> None:
         scheduler.open(1, "m", "latest", 1)
@@ -512,6 +890,20 @@ class TestStatistics:
         tally = scheduler.tally(1)
         assert tally == Tally(received=5, results=1, errors=1, superseded=1, expired=1, waiting=1)
         assert tally.dropped == 2
+
+    def test_keep_what_a_stream_that_is_no_more_retried_and_discarded(self, scheduler: Audited) -> None:
+        scheduler.open(1, "m", "queue", 2)
+        for seq in (1, 2):
+            scheduler.offer(item(1, seq))
+        lose(scheduler, take(scheduler))
+        running = take(scheduler), take(scheduler)
+        assert scheduler.statistics(0.0).total == Tally(received=2, running=2, retried=1)
+        scheduler.close(1)
+        lose(scheduler, running[0])
+        assert finish(scheduler, running[1]) == []
+        expected = Tally(received=2, results=1, errors=1, retried=1, discarded=2)
+        assert scheduler.statistics(0.0).total == expected
+        assert expected.balanced, "retried and discarded are no outcomes of their own"
 
     def test_tell_the_ages_and_costs_of_results_alone(self, scheduler: Audited) -> None:
         scheduler.open(1, "m", "queue", 3)
@@ -635,10 +1027,19 @@ class TestFairness:
         served = Counter(take(scheduler).items[0].stream for _ in range(40))
         assert abs(served[1] - served[2]) <= 2
 
-    def test_twice_the_weight_is_twice_the_share(self, scheduler: Audited) -> None:
-        heavy, light = Sender(0.01, weight=2.0), Sender(0.01)
-        serve(scheduler, [heavy, light], 30.0)
-        assert heavy.spent / light.spent == pytest.approx(2.0, rel=0.05)
+    @pytest.mark.parametrize("policy", ["latest", "queue"])
+    @pytest.mark.parametrize("weight", [0.2, 2.0, 10.0])
+    def test_twice_the_weight_is_twice_the_share(
+        self, scheduler: Audited, weight: float, policy: Policy
+    ) -> None:
+        heavy = Sender(0.01, weight=weight, policy=policy, window=1)
+        serve(scheduler, [heavy, light := Sender(0.01)], 30.0)
+        assert heavy.spent / light.spent == pytest.approx(weight, rel=0.05)
+
+    def test_weight_counts_in_worker_time_and_not_in_items(self, scheduler: Audited) -> None:
+        heavy, light = Sender(0.05, weight=3.0), Sender(0.01)
+        serve(scheduler, [heavy, light], 60.0)
+        assert heavy.spent / light.spent == pytest.approx(3.0, rel=0.1)
 
     def test_expensive_items_are_charged(self, scheduler: Audited) -> None:
         large, small = Sender(0.1), Sender(0.01)
@@ -646,11 +1047,12 @@ class TestFairness:
         assert large.spent / small.spent == pytest.approx(1.0, rel=0.1)
         assert small.served > 8 * large.served
 
-    def test_items_that_fail_dearly_are_charged(self, scheduler: Audited) -> None:
+    @pytest.mark.parametrize("weight", [1.0, 3.0])
+    def test_items_that_fail_dearly_are_charged(self, scheduler: Audited, weight: float) -> None:
         """A stream whose every item hangs until the timeout pays for the time."""
-        hanging, good = Sender(1.0, fails=True), Sender(0.01)
+        hanging, good = Sender(1.0, weight, fails=True), Sender(0.01)
         serve(scheduler, [hanging, good], 100.0)
-        assert hanging.spent / good.spent == pytest.approx(1.0, rel=0.1)
+        assert hanging.spent / good.spent == pytest.approx(weight, rel=0.1)
 
     def test_costs_that_alternate_are_charged_at_their_mean(self, scheduler: Audited) -> None:
         class Alternating(Sender):
@@ -701,6 +1103,15 @@ class TestFairness:
         serve(scheduler, [slow, fast], 20.0)
         assert slow.spent / fast.spent == pytest.approx(1.0, rel=0.1)
 
+    @pytest.mark.parametrize("policy", ["latest", "queue"])
+    def test_a_model_that_runs_in_batches_gains_nothing_by_them(
+        self, scheduler: Audited, policy: Policy
+    ) -> None:
+        scheduler.add_model("n", 8)
+        one, many = Sender(0.01, policy=policy, window=1), Sender(0.01, model="n", window=16)
+        serve(scheduler, [one, many], 20.0)
+        assert one.spent / many.spent == pytest.approx(1.0, rel=0.1)
+
     @pytest.mark.parametrize("workers", [2, 3])
     def test_several_workers_share_alike(self, scheduler: Audited, workers: int) -> None:
         senders = [Sender(0.1), *(Sender(0.01, window=8) for _ in range(5))]
@@ -722,152 +1133,172 @@ class TestFairness:
         assert all(set(turns[i : i + 8]) == set(range(8)) for i in range(0, 32, 8))
 
 
-STEPS = 100
+class TestAdmission:
+    """A stream of "p" is promised ten items per second, each of 40 ms: two fifths of a worker."""
+
+    @pytest.fixture
+    def promising(self) -> Iterator[Audited]:
+        audited = Audited()
+        audited.add_group("default", 1)
+        audited.add_model("p", 1, min_rate=10.0)
+        audited.add_model("q", 1)
+        audited.expect("p", 0.04)
+        yield audited
+        audited.audit()
+
+    def flood(self, scheduler: Audited, number: int, model: str, weight: float = 1.0) -> None:
+        """Open a stream that sends more than anyone can bear, until a tenth of a second has passed."""
+        scheduler.open(number, model, "latest", 1, weight)
+        for seq in range(1, 101):
+            scheduler.offer(Item(number, seq, b"", seq / 1000))
+
+    def test_whoever_is_promised_nothing_is_let_in_where_nobody_is(self, scheduler: Audited) -> None:
+        for number in range(5):
+            assert scheduler.admits("m", 1.0, 0.1)
+            self.flood(scheduler, number, "m")
+
+    def test_as_many_are_let_in_as_promises_can_be_kept(self, promising: Audited) -> None:
+        for number in (1, 2):
+            assert promising.admits("p", 1.0, 0.0)
+            promising.open(number, "p", "latest", 1)
+        assert not promising.admits("p", 1.0, 0.0)
+        promising.close(1)
+        assert promising.admits("p", 1.0, 0.0)
+
+    def test_twice_the_workers_keep_twice_the_promises(self, promising: Audited) -> None:
+        promising.add_group("default", 2)
+        for number in range(1, 6):
+            assert promising.admits("p", 1.0, 0.0)
+            promising.open(number, "p", "latest", 1)
+        assert not promising.admits("p", 1.0, 0.0)
+
+    def test_asking_changes_nothing(self, promising: Audited) -> None:
+        assert all(promising.admits("p", 1.0, 0.0) for _ in range(10))
+        assert promising.statistics(0.0).total == Tally()
+
+    @pytest.mark.parametrize(("weight", "admitted"), [(1.0, False), (4.0, True)])
+    def test_a_weight_that_makes_its_fair_share_large_enough_helps(
+        self, promising: Audited, weight: float, admitted: bool
+    ) -> None:
+        promising.expect("q", 0.04)
+        self.flood(promising, 1, "q", weight=3.0)
+        assert promising.admits("p", weight, 0.1) is admitted
+
+    def test_who_asks_for_little_leaves_the_rest(self, promising: Audited) -> None:
+        promising.expect("q", 0.04)
+        promising.open(1, "q", "latest", 1, 3.0)
+        assert promising.admits("p", 1.0, 0.0), "it has sent nothing yet"
+        promising.offer(Item(1, 1, b"", 0.0))
+        assert promising.admits("p", 1.0, 0.0), "one item is no rate"
+        for seq in range(2, 12):
+            promising.offer(Item(1, seq, b"", (seq - 1) * 0.2))
+        assert promising.admits("p", 1.0, 2.0), "five items per second are a fifth of the worker"
+
+    def test_who_falls_silent_asks_for_ever_less(self, promising: Audited) -> None:
+        promising.expect("q", 0.04)
+        self.flood(promising, 1, "q", weight=3.0)
+        assert [promising.admits("p", 1.0, now) for now in (0.1, 0.12, 0.2, 1.0)] == [
+            False,
+            False,
+            True,
+            True,
+        ]
+
+    def test_who_is_promised_nothing_stays_out_where_it_could_take_what_others_were(
+        self, promising: Audited
+    ) -> None:
+        promising.open(1, "p", "latest", 1)
+        assert promising.admits("q", 1.0, 0.0)
+        promising.open(2, "p", "latest", 1)
+        assert not promising.admits("q", 1.0, 0.0)
+        assert promising.admits("q", 0.5, 0.0), "it could take half as much"
+
+    def test_who_was_promised_something_is_counted_for_it_though_it_is_silent(
+        self, promising: Audited
+    ) -> None:
+        promising.open(1, "p", "latest", 1)
+        promising.open(2, "p", "latest", 1)
+        assert not promising.admits("p", 1.0, 1000.0)
+
+    def test_who_is_promised_something_is_not_taken_to_ask_for_more(self, promising: Audited) -> None:
+        promising.open(1, "p", "latest", 1)
+        assert promising.admits("p", 2.0, 0.0), "though its share would be twice as much"
+
+    def test_what_other_groups_were_promised_does_not_count(self, promising: Audited) -> None:
+        promising.add_group("other", 1)
+        promising.add_model("o", 1, min_rate=5.0, group="other")
+        promising.expect("o", 0.04)
+        self.flood(promising, 1, "o", weight=3.0)
+        for number in (2, 3):
+            promising.open(number, "p", "latest", 1)
+        assert not promising.admits("p", 1.0, 0.1)
+        assert promising.admits("o", 1.0, 0.1)
+
+    def test_a_changed_promise_counts(self, promising: Audited) -> None:
+        promising.add_model("p", 1, min_rate=30.0)
+        assert not promising.admits("p", 1.0, 0.0)
+
+    def test_what_items_take_counts_once_it_is_measured(self, promising: Audited) -> None:
+        promising.open(1, "p", "queue", 50)
+        for seq in range(1, 51):
+            promising.offer(item(1, seq))
+        for _ in range(50):
+            finish(promising, take(promising, models=("p",)), 0.2)
+        promising.close(1)
+        assert not promising.admits("p", 1.0, 0.0)
+        promising.expect("p", 0.0001)
+        assert not promising.admits("p", 1.0, 0.0), "it was measured, so nobody need expect anything"
+
+    def test_the_newest_expectation_counts_until_then(self, promising: Audited) -> None:
+        promising.expect("p", 0.2)
+        assert not promising.admits("p", 1.0, 0.0)
+        promising.statistics(0.0)  # which measures nothing
+        promising.expect("p", 0.1)
+        assert promising.admits("p", 1.0, 0.0)
 
 
-@dataclass
-class Simulation:
-    """Seeded arrivals, completions, failures and closings on a simulated clock and simulated workers."""
+class TestGroups:
+    @pytest.mark.parametrize("ahead", [0, 3])
+    def test_one_that_is_far_ahead_takes_no_stream_of_another_its_share(self, ahead: int) -> None:
+        scheduler = Audited()
+        for number, (group, weight) in enumerate([("slow", 2.0), ("slow", 1.0), ("fast", 1.0)], 1):
+            scheduler.add_group(group, 1)
+            scheduler.add_model(group, 1, group=group)
+            scheduler.open(number, group, "queue", 300, weight)
+            for seq in range(1, 301):
+                scheduler.offer(item(number, seq))
+        started: Counter[int] = Counter()
+        for _ in range(60):
+            for _ in range(ahead):
+                finish(scheduler, take(scheduler, models=("fast",)), 1.0)
+            batch = take(scheduler, models=("slow",))
+            started.update(one.stream for one in batch.items)
+            finish(scheduler, batch, 0.01)
+        assert started[1] == pytest.approx(40, abs=2)
+        assert started[2] == pytest.approx(20, abs=2)
 
-    seed: int
+    def test_models_of_one_group_share_one_virtual_time(self, scheduler: Audited) -> None:
+        """A newcomer to one model owes nothing for what streams of another had, and has no claim to it."""
+        scheduler.add_model("n", 1)
+        scheduler.open(1, "m", "queue", 1000)
+        for seq in range(1, 201):
+            scheduler.offer(item(1, seq))
+        for _ in range(100):
+            finish(scheduler, take(scheduler))
+        scheduler.open(2, "n", "queue", 1000)
+        for seq in range(1, 101):
+            scheduler.offer(item(2, seq))
+        started: Counter[int] = Counter()
+        for _ in range(40):
+            batch = take(scheduler, models=("m", "n"))
+            started.update(one.stream for one in batch.items)
+            finish(scheduler, batch)
+        assert abs(started[1] - started[2]) <= 2
 
-    def __post_init__(self) -> None:
-        self.random = random.Random(self.seed)
-        self.scheduler = Audited()
-        self.batch_limits = {name: self.random.choice([1, 1, 2, 5]) for name in ("a", "b")[: self.pick(1, 2)]}
-        for name, limit in self.batch_limits.items():
-            self.scheduler.add_model(name, limit)
-        self.workers = self.pick(1, 4)
-        self.now = 0.0
-        self.running: list[Batch] = []
-        self.open: dict[int, tuple[str, Policy, int]] = {}
-        self.streams = 0
-        self.offered: dict[int, list[int]] = {}
-        self.started: dict[int, list[int]] = {}
-        self.answered: dict[int, list[int]] = {}
-
-    def pick(self, least: int, most: int) -> int:
-        return self.random.randint(least, most)
-
-    def run(self, steps: int) -> None:
-        for _ in range(steps):
-            self.now += self.random.expovariate(100)
-            step = self.random.choices(
-                [self.open_one, self.offer_one, self.finish_one, self.close_one, self.drain, self.abandon],
-                [2, 20, 12, 1, 0.2, 0.1],
-            )[0]
-            step()
-            self.keep_busy()
-            self.check()
-        while self.running:
-            self.finish_one()
-            self.keep_busy()
-            self.check()
-        for stream in list(self.open):
-            assert self.scheduler.tally(stream).waiting == 0, f"stream {stream} waits for ever"
-            assert sorted(self.answered[stream]) == self.offered[stream]
-            self.scheduler.close(stream)
-        assert not self.scheduler._streams
-
-    def open_one(self) -> None:
-        self.streams += 1
-        model = self.random.choice(list(self.batch_limits))
-        policy: Policy = "latest" if self.random.random() < 0.5 else "queue"
-        window = self.pick(1, 4)
-        self.scheduler.open(self.streams, model, policy, window, self.random.choice([0.5, 1.0, 3.0]))
-        self.open[self.streams] = model, policy, window
-        self.offered[self.streams] = []
-        self.started[self.streams] = []
-        self.answered[self.streams] = []
-
-    def offer_one(self) -> None:
-        if not self.open:
-            return
-        stream = self.random.choice(list(self.open))
-        seq = len(self.offered[stream]) + 1
-        deadline = self.now + self.random.expovariate(20) if self.random.random() < 0.3 else None
-        one = Item(stream, seq, b"", self.now, deadline)
-        if self.scheduler.room(stream):
-            self.offered[stream].append(seq)
-            self.answer(self.scheduler.offer(one))
-        else:
-            with pytest.raises(StreamFull):
-                self.scheduler.offer(one)
-
-    def finish_one(self) -> None:
-        if not self.running:
-            return
-        batch = self.running.pop(self.pick(0, len(self.running) - 1))
-        outcomes = [failed(one) if self.random.random() < 0.2 else result(one) for one in batch.items]
-        self.random.shuffle(outcomes)
-        wanted = self.scheduler.done(batch, outcomes, self.random.expovariate(50))
-        assert wanted == [outcome for outcome in outcomes if outcome.item.stream in self.open]
-        self.answer(wanted)
-
-    def close_one(self) -> None:
-        if self.open:
-            stream = self.random.choice(list(self.open))
-            self.scheduler.close(stream)
-            del self.open[stream]
-
-    def drain(self) -> None:
-        self.answer(self.scheduler.drain())
-
-    def abandon(self) -> None:
-        self.answer(self.scheduler.abandon(self.random.choice(list(self.batch_limits))))
-
-    def answer(self, outcomes: Sequence[Outcome]) -> None:
-        for outcome in outcomes:
-            stream, seq = outcome.item.stream, outcome.item.seq
-            assert stream in self.open, f"stream {stream} is closed and got {outcome}"
-            assert seq not in self.answered[stream], f"a second outcome: {outcome}"
-            if isinstance(outcome, Dropped):
-                assert seq not in self.started[stream], f"dropped though it had started: {outcome}"
-            self.answered[stream].append(seq)
-
-    def keep_busy(self) -> None:
-        while len(self.running) < self.workers:
-            batch, dropped = self.scheduler.take(self.now, self.batch_limits)
-            self.answer(dropped)
-            if batch is None:
-                break
-            assert 1 <= len(batch.items) <= self.batch_limits[batch.model]
-            for one in batch.items:
-                assert one.deadline is None or one.deadline > self.now, f"started though expired: {one}"
-                assert self.started[one.stream][-1:] < [one.seq], f"out of order or twice: {one}"
-                self.started[one.stream].append(one.seq)
-            self.running.append(batch)
-
-    def check(self) -> None:
-        running = Counter(one.stream for batch in self.running for one in batch.items)
-        for stream, (_, policy, window) in self.open.items():
-            tally = self.scheduler.tally(stream)
-            assert tally.running == running[stream]
-            if policy == "latest":
-                assert tally.running <= window, f"stream {stream} runs {tally.running} items"
-                assert tally.waiting <= 1
-            else:
-                assert tally.waiting <= window
-            may_start = tally.waiting and (policy == "queue" or tally.running < window)
-            assert not (may_start and len(self.running) < self.workers), (
-                f"stream {stream} waits, a worker idles"
-            )
-
-
-@pytest.mark.parametrize("hundred", range(10))
-def test_any_order_of_events_keeps_the_rules(hundred: int) -> None:
-    """A failure names its seed; `Simulation(SEED).run(STEPS)` replays it."""
-    for seed in range(100 * hundred, 100 * hundred + 100):
-        try:
-            Simulation(seed).run(STEPS)
-        except Exception as exc:
-            raise AssertionError(f"seed {seed}: {exc!r}") from exc
-
-
-def test_a_seed_replays() -> None:
-    runs = [Simulation(5), Simulation(5)]
-    for run in runs:
-        run.run(300)
-    assert runs[0].answered == runs[1].answered
-    assert runs[0].streams > 1
-    assert sum(map(len, runs[0].answered.values())) > 30
+    def test_a_group_may_be_told_its_workers_before_or_after_its_models(self) -> None:
+        scheduler = Audited()
+        scheduler.add_model("p", 1, min_rate=10.0, group="late")
+        scheduler.expect("p", 0.15)
+        assert not scheduler.admits("p", 1.0, 0.0)
+        scheduler.add_group("late", 2)
+        assert scheduler.admits("p", 1.0, 0.0)

@@ -5,21 +5,36 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 
+from inference import worker as worker_module
 from inference.channel import MAX_ANSWER, MAX_HEADER, WorkerChannel, pack
 from inference.model import ItemError, ModelSource
 from inference.process import ENVIRONMENT
-from inference.worker import MAX_CODE, MAX_MESSAGE, answer, as_error, plain, read_data, read_text, sample_item
+from inference.worker import (
+    MAX_CODE,
+    MAX_MESSAGE,
+    OOM_SCORE,
+    Memory,
+    answer,
+    as_error,
+    plain,
+    read_data,
+    read_text,
+    sample_item,
+)
 
 SAMPLES = "tests.inference.sample_models"
 
@@ -85,7 +100,10 @@ Start = Callable[..., Worker]
 
 
 def test_it_reports_each_model_and_then_that_it_is_ready(start: Start) -> None:
-    assert start().load("Length", "LoadRaises", "Text") == [
+    said = start().load("Length", "LoadRaises", "Text")
+    assert [message.pop("infer_ms") >= 0 for message in said if message["type"] == "loaded"] == [True] * 2
+    assert 0 < said[-1].pop("resident_mb") < 1000
+    assert said == [
         {"type": "loading", "model": "length"},
         {"type": "loading", "model": "loadraises"},
         {
@@ -105,6 +123,7 @@ def test_it_reports_each_model_and_then_that_it_is_ready(start: Start) -> None:
                 "timeout_ms": 10_000,
                 "description": "Answers how long an item is.",
                 "latency_target_ms": None,
+                "min_rate": 0.0,
             },
         },
         {
@@ -118,6 +137,7 @@ def test_it_reports_each_model_and_then_that_it_is_ready(start: Start) -> None:
                 "timeout_ms": 10_000,
                 "description": "Answers the text itself.",
                 "latency_target_ms": None,
+                "min_rate": 0.0,
             },
         },
         {"type": "ready"},
@@ -129,6 +149,7 @@ def test_it_answers_a_batch_with_lengths_and_errors_in_the_order_of_its_items(st
     worker.load("Obeys")
     header, body = worker.ask("obeys", b"refuse cold", b"print x", b"give_refusal", b"print y")
     assert header.pop("infer_ms") > 0
+    assert header.pop("resident_mb") > 0
     assert header == {
         "type": "answers",
         "items": [
@@ -150,6 +171,52 @@ def test_the_traceback_of_a_failing_model_goes_to_the_log_only(start: Start) -> 
     assert "secret" not in json.dumps(header)
     assert "with a secret in its words" in err
     assert status == 0
+
+
+def test_it_tells_what_the_second_inference_took_for_the_first_pays_for_what_happens_once(
+    start: Start,
+) -> None:
+    said = start().load("WarmsUp", "Data")
+    infer_ms = {m["card"]["name"]: m["infer_ms"] for m in said if m["type"] == "loaded"}
+    assert 50 <= infer_ms["warmsup"] < 500, "the first took over half a second"
+    assert infer_ms["data"] == 0, "nothing is known of data without a sample"
+
+
+def test_its_answers_tell_how_much_memory_it_holds(start: Start) -> None:
+    worker = start()
+    worker.load("Hoards")
+    before, during, after = (
+        worker.ask("hoards", order)[0]["resident_mb"] for order in (b"0", b"64", b"release")
+    )
+    assert 64 <= during - before < 128
+    assert after < during
+
+
+def test_the_kernel_ends_it_before_the_server_when_memory_runs_out(start: Start) -> None:
+    worker = start()
+    worker.load("Length")
+    ours, its = (int(Path(f"/proc/{pid}/oom_score_adj").read_text()) for pid in ("self", worker.process.pid))
+    assert its == min(ours + OOM_SCORE, 1000)
+
+
+def test_what_the_kernel_adds_up_for_it_ends_at_the_most_there_is() -> None:
+    script = (
+        "from pathlib import Path\nfrom inference.worker import volunteer_for_the_kernel\n"
+        "score = Path('/proc/self/oom_score_adj')\nscore.write_text('900')\n"
+        "volunteer_for_the_kernel()\nprint(score.read_text())"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "1000"
+
+
+def test_a_crash_in_native_code_leaves_the_traceback_of_where_it_was(start: Start) -> None:
+    worker = start()
+    worker.load("Obeys")
+    worker.channel.send({"model": "obeys", "lengths": [8]}, [b"segfault"])
+    status, err = worker.ended()
+    assert status == -signal.SIGSEGV
+    assert "Fatal Python error: Segmentation fault" in err
+    assert re.search(r"sample_models\.py\", line \d+ in segfault", err)
 
 
 def test_numpy_in_a_worker_has_one_thread(start: Start) -> None:
@@ -260,6 +327,28 @@ def test_the_errors_of_the_largest_batch_fit_a_header() -> None:
     errors: Sequence[dict[str, str]] = [as_error(worst)] * 256
     assert len(json.dumps({"type": "answers", "infer_ms": 1.0, "items": errors})) < MAX_HEADER
     assert as_error(ItemError("code", "message")) == {"code": "code", "message": "message"}
+
+
+def test_resident_memory_is_what_the_kernel_says() -> None:
+    memory = Memory()
+    try:
+        assert memory.resident_mb() == pytest.approx(psutil.Process().memory_info().rss / 2**20, abs=4)
+    finally:
+        os.close(memory._fd)  # a worker keeps it all its life
+
+
+def test_resident_memory_is_looked_at_once_in_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    memory = Memory()
+    try:
+        before = memory.resident_mb()
+        monkeypatch.setattr(worker_module, "LOOK_S", 3600.0)
+        held = bytearray(b"x") * (64 << 20)
+        assert memory.resident_mb() == before > 0
+        monkeypatch.setattr(worker_module, "LOOK_S", 0.0)
+        assert memory.resident_mb() - before > 32
+        assert len(held) == 64 << 20
+    finally:
+        os.close(memory._fd)
 
 
 class Wordy:

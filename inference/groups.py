@@ -1,0 +1,52 @@
+"""Which models share workers: plain values, and the rule that every model is in one group. No I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from inference.model import ModelError, ModelSource
+
+DEFAULT = "default"
+"""The group of the models that are put into no other."""
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Models that share workers of their own, so that what they need is no burden on the others.
+
+    Attributes:
+        name: what settings call it.
+        models: their names.
+        workers: how many processes, each of which holds all of them.
+    """
+
+    name: str
+    models: tuple[str, ...]
+    workers: int = 1
+
+
+def divide(sources: Sequence[ModelSource], workers: int, groups: Sequence[Group]) -> list[Group]:
+    """Put the models that no group names into one of their own, which `workers` serve.
+
+    Raises:
+        ModelError: there is no model, or a name twice; or a group has no model, one that is not there, or the
+            default's name.
+    """
+    names = [source.name for source in sources]
+    if len(set(names)) < len(names):
+        raise ModelError(f"two models have the same name; give one another with name=... ({names})")
+    if not names:
+        raise ModelError("there is no model to run; name one")
+    grouped: set[str] = set()
+    for group in groups:
+        if group.name == DEFAULT or not group.models:
+            raise ModelError(f"group {group.name} needs a name other than {DEFAULT!r}, and a model")
+        for name in group.models:
+            if name not in names:
+                raise ModelError(f"group {group.name} has no model {name!r} to hold; there are {names}")
+            if name in grouped:
+                raise ModelError(f"model {name} is in two groups; each has one")
+            grouped.add(name)
+    rest = tuple(name for name in names if name not in grouped)
+    return [*([Group(DEFAULT, rest, workers)] if rest else []), *groups]

@@ -1,0 +1,56 @@
+"""Every model is in exactly one group."""
+
+from __future__ import annotations
+
+import pytest
+
+from inference.groups import DEFAULT, Group, divide
+from inference.model import ModelError, ModelSource
+
+
+def sources(*names: str) -> list[ModelSource]:
+    return [ModelSource(name, "package.module:Class") for name in names]
+
+
+def test_models_that_nobody_put_into_a_group_share_one() -> None:
+    assert divide(sources("a", "b"), 3, []) == [Group(DEFAULT, ("a", "b"), 3)]
+
+
+def test_the_rest_comes_first_and_in_its_order() -> None:
+    own = Group("own", ("b",), 2)
+    assert divide(sources("c", "b", "a"), 3, [own]) == [Group(DEFAULT, ("c", "a"), 3), own]
+
+
+def test_without_a_rest_there_is_no_group_for_it() -> None:
+    groups = [Group("one", ("b", "a")), Group("two", ("c",), 4)]
+    assert divide(sources("a", "b", "c"), 3, groups) == groups
+
+
+def test_a_group_has_one_worker_if_it_is_not_said() -> None:
+    assert Group("own", ("a",)).workers == 1
+
+
+@pytest.mark.parametrize("names", [("a", "a"), ("a", "b", "a")])
+def test_two_models_of_one_name_are_refused(names: tuple[str, ...]) -> None:
+    with pytest.raises(ModelError, match="same name"):
+        divide(sources(*names), 1, [])
+
+
+def test_a_model_that_is_not_there_is_refused() -> None:
+    with pytest.raises(ModelError, match="group own has no model 'c'"):
+        divide(sources("a", "b"), 1, [Group("own", ("a", "c"))])
+
+
+@pytest.mark.parametrize(
+    "groups",
+    [[Group("one", ("a",)), Group("two", ("b", "a"))], [Group("one", ("a", "a"))]],
+    ids=["in two groups", "twice in one"],
+)
+def test_a_model_that_is_named_twice_is_refused(groups: list[Group]) -> None:
+    with pytest.raises(ModelError, match="model a is in two groups"):
+        divide(sources("a", "b"), 1, groups)
+
+
+def test_no_models_are_refused() -> None:
+    with pytest.raises(ModelError, match="no model to run"):
+        divide([], 1, [])
