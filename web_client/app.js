@@ -23,4 +23,4 @@ watchCatalogue((catalogue) => {
   camera.offerModels(catalogue.models);
   text.offerModels(catalogue.models);
   showModels(catalogue);
-});
+}, () => !find("models", HTMLElement).hidden);

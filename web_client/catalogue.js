@@ -18,6 +18,17 @@
  * @typedef {object} Catalogue
  * @property {Health} health
  * @property {Model[]} models  As last heard of.
+ * @property {Map<string, Statistics>} statistics  By model, where they were asked for.
+ *
+ * @typedef {object} Statistics  What the server counts of a model; ages are of the last half minute to a minute.
+ * @property {number} open_streams
+ * @property {number} waiting
+ * @property {number} running
+ * @property {number} results
+ * @property {number} errors
+ * @property {number} superseded
+ * @property {number} expired
+ * @property {{count: number, p50: number, p99: number}} age_ms
  */
 
 /** Often enough to see a model come up, seldom enough to cost nothing. */
@@ -26,18 +37,29 @@ const PERIOD_MS = 2_000;
 /** Longest wait for either answer; a server that is there answers in milliseconds. */
 const TIMEOUT_MS = 5_000;
 
-/** @param {(catalogue: Catalogue) => void} onChange  Told each time the server was asked. */
-export async function watchCatalogue(onChange) {
+/**
+ * @param {(catalogue: Catalogue) => void} onChange  Told each time the server was asked.
+ * @param {() => boolean} wantsStatistics  Whether anybody looks at them.
+ */
+export async function watchCatalogue(onChange, wantsStatistics) {
   /** @type {Model[]} */
   let models = [];
   for (;;) {
     if (document.visibilityState === "visible") {
       const [ready, list] = await Promise.all([ask("/v2/health/ready"), ask("/v2/models")]);
       models = list?.models ?? models;
-      onChange({ health: healthOf(ready), models });
+      const statistics = await statisticsOf(wantsStatistics() ? models : []);
+      onChange({ health: healthOf(ready), models, statistics });
     }
     await new Promise((resolve) => setTimeout(resolve, PERIOD_MS));
   }
+}
+
+/** @param {Model[]} models @returns {Promise<Map<string, Statistics>>} */
+async function statisticsOf(models) {
+  const known = models.filter(({ version }) => version !== null); // what never loaded has counted nothing
+  const answers = await Promise.all(known.map(({ name }) => ask(`/v2/models/${name}/stats`)));
+  return new Map(answers.filter((answer) => answer?.age_ms).map((answer) => [answer.model, answer]));
 }
 
 /**

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -339,7 +340,7 @@ async def test_markup_from_a_model_is_text(start_server: StartServer, chromium: 
         await expect(page.locator("#label")).to_have_text(MARKUP)
         await expect(page.locator("#scores dt")).to_have_text(MARKUP)
         await page.get_by_role("tab", name="Models").click()
-        await expect(page.locator("[data-model=hostile] small")).to_have_text(MARKUP)
+        await expect(page.locator("[data-model=hostile] th small")).to_have_text(MARKUP)
         assert await page.locator("main img, main script").count() == 0
         assert await page.title() == "Stream inference server"
 
@@ -349,7 +350,21 @@ async def test_models_are_shown_with_their_state(server: RunningServer, chromium
         for name, kind in (("faces", "image"), ("spam", "text"), ("echo", "bytes")):
             row = page.locator(f"[data-model={name}]")
             await expect(row.locator(".state")).to_have_text("ready")
-            await expect(row.locator("[data-label=Input]")).to_have_text(kind)
+            await expect(row.locator("[data-label=Input]")).to_contain_text(kind)
+
+
+async def test_models_are_shown_with_how_they_fare(start_server: StartServer, chromium: str) -> None:
+    server = start_server("--workers", "1", "--model", "faces")
+    async with open_page(chromium, server.url) as page:
+        await page.get_by_role("button", name="Sample").click()
+        await expect(page.locator("#faces")).to_have_text("1")
+        await page.get_by_role("tab", name="Models").click()
+        row = page.locator("[data-model=faces]")
+        await expect(row.locator("[data-label=Answered]")).to_contain_text(
+            re.compile(r"^[1-9]\d*0 dropped, 0 errors$")
+        )
+        await expect(row.locator("[data-label=Age]")).to_contain_text(re.compile(r"^[\d.]+ msp99 [\d.]+ ms$"))
+        await expect(row.locator("[data-label=Streams]")).to_contain_text("run")
 
 
 async def test_tabs_work_by_keyboard(server: RunningServer, chromium: str) -> None:
