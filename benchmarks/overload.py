@@ -49,7 +49,12 @@ class Round:
     @property
     def others(self) -> list[float]:
         """Answers per second of each of the flooded cameras."""
-        return [account.results / self.flood.seconds for account in self.flood.accounts[0]]
+        return [_rate(account) for account in self.flood.accounts[0]]
+
+
+def _rate(account: Account) -> float:
+    """Answers per second while everybody sent: what the flood has sent ahead is read for longer."""
+    return sum(at <= SHORT_SECONDS for at, _, _ in account.answers) / SHORT_SECONDS
 
 
 def measure(say: Say) -> list[Figure]:
@@ -130,7 +135,9 @@ def _sharing(rounds: Sequence[Round]) -> list[Figure]:
     )
     greedy = statistics.median(flood.accounts[1][0].sent / SHORT_SECONDS for flood in floods)
     equal = statistics.median(
-        statistics.mean(r.others) * (OTHERS + 1) / r.flood.rate for r in rounds if r.flood.results
+        statistics.mean(r.others) * (OTHERS + 1) / sum(map(_rate, r.flood.streams))
+        for r in rounds
+        if r.flood.results
     )
     return [
         Figure(
