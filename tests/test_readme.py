@@ -92,7 +92,9 @@ def test_make_targets(target: str) -> None:
     assert re.search(rf"^{target}:.*##", (ROOT / "Makefile").read_text(), re.MULTILINE)
 
 
-@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", "docs/protocol.md", "THIRD_PARTY.md"])
+@pytest.mark.parametrize(
+    "document", ["README.md", "CONTRIBUTING.md", "docs/operations.md", "docs/protocol.md", "THIRD_PARTY.md"]
+)
 def test_links(document: str) -> None:
     path = ROOT / document
     for link in re.findall(r"\]\(([^)#:]+)\)", path.read_text("utf-8")):
