@@ -49,6 +49,8 @@ def stream_address(url: str, model: str, version: str | None, options: StreamOpt
     if version is not None:
         path += f"/versions/{quote(version, safe='')}"
     asked = {name: getattr(options, name) for name in StreamOptions.__slots__}
+    if options.weight is not None:
+        asked["weight"] = round(options.weight, 6)  # the server reads no more digits
     query = urlencode({name: value for name, value in asked.items() if value is not None})
     address = "ws" + server_address(url).removeprefix("http") + path + "/stream"
     return f"{address}?{query}" if query else address
@@ -152,13 +154,20 @@ class Dropped:
 
 @dataclass(frozen=True, slots=True)
 class Error:
-    """An error: of the item `seq`, and the stream lives on; or, without one, of the stream itself."""
+    """An error: of the item `seq`, and the stream lives on; or, without one, of the stream itself.
+
+    Attributes:
+        code: a stable word.
+        retryable: whether the same item, or the same stream, can succeed later.
+        retry_after_ms: of a stream, how long the server asks to be left alone first; None where it does not say.
+    """
 
     seq: int | None
     id: str | None
     code: str
     message: str
     retryable: bool
+    retry_after_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +200,7 @@ _SERVER_MESSAGES: dict[str, tuple[type, tuple[str, ...], tuple[str, ...]]] = {
         ("id",),
     ),
     "dropped": (Dropped, ("seq", "reason"), ("id",)),
-    "error": (Error, ("code", "message", "retryable"), ("seq", "id")),
+    "error": (Error, ("code", "message", "retryable"), ("seq", "id", "retry_after_ms")),
     "goaway": (Goaway, tuple(Goaway.__slots__), ()),
     "end": (End, tuple(End.__slots__), ()),
 }

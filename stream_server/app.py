@@ -11,7 +11,7 @@ from inference.engine import Engine
 from stream_server import http_api, security
 from stream_server.config import Settings
 from stream_server.connection import Connection, Connections, refuse
-from stream_server.errors import Broken, Draining, StreamServerError, TooManyStreams
+from stream_server.errors import Broken, Draining, Overloaded, StreamServerError, TooManyStreams
 from stream_server.http_api import CALLERS, CONNECTIONS, ENGINE, METRICS, SETTINGS
 from stream_server.metrics import Metrics
 from stream_server.protocol import SUBPROTOCOL, read_options
@@ -128,10 +128,15 @@ async def stream(request: web.Request) -> web.StreamResponse:
     transport = request.transport
     if transport is None:  # the client has gone already
         return ws
-    if request.app[CONNECTIONS].draining:  # since the handshake began
-        refusal = Draining("the server is shutting down; try again in a moment")
+    try:
+        if session:
+            admit(request, session)
+    except StreamServerError as exc:
+        refusal = exc
     if session is None or refusal:
-        await refuse(ws, transport, refusal or Broken(), settings.timeouts)
+        refusal = refusal or Broken()
+        request.app[METRICS].refuse(refusal)
+        await refuse(ws, transport, refusal, settings.timeouts)
         return ws
     name = request.match_info["model"]
     metrics = request.app[METRICS]
@@ -148,21 +153,32 @@ async def stream(request: web.Request) -> web.StreamResponse:
 
 
 def open_session(request: web.Request) -> Session:
-    """Check everything that a stream needs before it exists.
+    """Read what a stream asks for.
 
     Raises:
-        StreamServerError: it cannot be.
+        StreamServerError: there is no such thing.
     """
     settings = request.app[SETTINGS]
     security.check_origin(request.headers.get("Origin"), request.headers["Host"], settings.allow_origin)
-    connections = request.app[CONNECTIONS]
-    if connections.draining:
-        raise Draining("the server is shutting down; try again in a moment")
-    if connections.of_peer(request.remote or "") >= settings.limits.max_streams_per_peer:
-        most = settings.limits.max_streams_per_peer
-        raise TooManyStreams(f"your address has its {most} streams; close one, or try again later")
-    if len(connections) >= settings.limits.max_streams:
-        raise TooManyStreams(f"the server has its {settings.limits.max_streams} streams; try again later")
     parts = request.match_info
     card = http_api.find_model(request.app[ENGINE], parts["model"], parts.get("version"))
-    return Session(card, read_options(request.query.items()), settings.limits)
+    options = read_options(request.query.items(), settings.limits.max_weight)
+    return Session(card, options, settings.limits)
+
+
+def admit(request: web.Request, session: Session) -> None:
+    """Check that there is room for one stream more; it must be opened before anything else happens.
+
+    Raises:
+        StreamServerError: there is none.
+    """
+    limits, connections = request.app[SETTINGS].limits, request.app[CONNECTIONS]
+    if connections.draining:
+        raise Draining("the server is shutting down; try again in a moment")
+    if connections.of_peer(request.remote or "") >= limits.max_streams_per_peer:
+        most = limits.max_streams_per_peer
+        raise TooManyStreams(f"your address has its {most} streams; close one, or try again later")
+    if len(connections) >= limits.max_streams:
+        raise TooManyStreams(f"the server has its {limits.max_streams} streams; try again later")
+    if not request.app[ENGINE].admits(session.model, session.weight):
+        raise Overloaded("with one stream more, not every stream would get the rate that its model promises")

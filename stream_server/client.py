@@ -302,7 +302,7 @@ class Stream:
 
 
 @asynccontextmanager
-async def connect(
+async def connect(  # noqa: PLR0913  # an option of the protocol is one here
     url: str,
     model: str = "faces",
     *,
@@ -310,6 +310,7 @@ async def connect(
     policy: Policy | None = None,
     window: int | None = None,
     max_age_ms: int | None = None,
+    weight: float | None = None,
     reconnect: Backoff | bool = False,
 ) -> AsyncIterator[Stream]:
     """Open a stream to a model; leaving the block closes it, with or without `Stream.end` before.
@@ -320,6 +321,8 @@ async def connect(
         policy: "latest" or "queue"; by default the model's own.
         window: how many unanswered items to keep in flight, 1 to 64; by default the policy's own.
         max_age_ms: drop items as expired that waited longer, in milliseconds.
+        weight: your share of the workers relative to other streams, from 0.01 to what the server allows; it counts
+            where there is not enough for all, and by default everybody has 1.
         reconnect: True, or a `Backoff`: open a new connection when one is lost; items unanswered by then get an
             `Error` "connection_lost". The first is tried once all the same: a wrong address is said at once.
 
@@ -329,7 +332,7 @@ async def connect(
         Refused: the server said no.
     """
     backoff = Backoff() if reconnect is True else reconnect or None
-    options = StreamOptions(policy, window, max_age_ms)
+    options = StreamOptions(policy, window, max_age_ms, weight)
     address = stream_address(url, model, version, options)
     stream = Stream(address, backoff, *await dial(address))
     try:

@@ -103,10 +103,15 @@ def read_message(message: str | bytes) -> ServerMessage | None:
     """
     if isinstance(message, bytes):
         raise ConnectFailed("the server sent a binary message, so it is no stream server")
-    parsed = read_server_message(message)
-    if isinstance(parsed, Error) and parsed.seq is None:
-        raise Refused(parsed.code, parsed.message, retryable=parsed.retryable)
-    return parsed
+    said = read_server_message(message)
+    if isinstance(said, Error) and said.seq is None:
+        raise Refused(said.code, said.message, retryable=said.retryable, retry_after_ms=said.retry_after_ms)
+    return said
+
+
+def asked_s(error: ClientError) -> float:
+    """How long the server asks to be left alone, in seconds."""
+    return (error.retry_after_ms or 0) / 1000 if isinstance(error, Refused) else 0.0
 
 
 async def dial(address: str) -> tuple[ClientConnection, Ready]:
@@ -160,10 +165,9 @@ async def redial(
     """
     now = asyncio.get_running_loop().time
     began = now()
+    retry_after_s = max(retry_after_s, asked_s(why))
     for attempt in itertools.count():
-        wait_s = backoff.wait_s(attempt, random.SystemRandom())
-        if attempt == 0:
-            wait_s += retry_after_s
+        wait_s = retry_after_s + backoff.wait_s(attempt, random.SystemRandom())
         late = backoff.give_up_s is not None and now() + wait_s - began > backoff.give_up_s
         if attempt == backoff.tries or late:
             break
@@ -173,5 +177,5 @@ async def redial(
         except ClientError as exc:
             if isinstance(exc, Refused) and not exc.retryable:
                 raise
-            why = exc
+            why, retry_after_s = exc, asked_s(exc)
     raise ConnectionLost(f"{address} did not come back after {attempt} attempts; at last: {why}") from why

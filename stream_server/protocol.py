@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, NoReturn, TypeAlias, get_args
@@ -30,6 +31,11 @@ DEFAULT_WINDOW: dict[Policy, int] = {"latest": 1, "queue": 16}
 MAX_AGE_MS = 3_600_000
 """Longest `max_age_ms`: an answer that may be an hour late needs no limit at all."""
 
+MIN_WEIGHT = 0.01
+"""Least weight: a stream that is to have still less of the workers had better send less."""
+
+DECIMAL = re.compile(r"[0-9]{1,6}(\.[0-9]{1,6})?")
+
 MAX_ID = 128
 """Longest `id`, in characters: it is kept for every unanswered item and sent back."""
 
@@ -42,11 +48,13 @@ class StreamOptions:
         policy: None for the model's own.
         window: None for the policy's own.
         max_age_ms: items older than this are dropped as expired; None for never.
+        weight: share of the workers, relative to other streams; None for 1.
     """
 
     policy: Policy | None = None
     window: int | None = None
     max_age_ms: int | None = None
+    weight: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +84,11 @@ class EndOfItems:
 ClientMessage: TypeAlias = TextItem | Meta | EndOfItems
 
 
-def read_options(query: Iterable[tuple[str, str]]) -> StreamOptions:
+def read_options(query: Iterable[tuple[str, str]], max_weight: float = 1.0) -> StreamOptions:
     """Read a stream's query parameters, decoded.
+
+    Args:
+        max_weight: largest weight that a stream may ask for.
 
     Raises:
         BadOption: one is unknown, twice there or out of range.
@@ -94,8 +105,10 @@ def read_options(query: Iterable[tuple[str, str]]) -> StreamOptions:
             seen[key] = _whole(key, value, MAX_WINDOW)
         elif key == "max_age_ms":
             seen[key] = _whole(key, value, MAX_AGE_MS)
+        elif key == "weight":
+            seen[key] = _weight(value, max_weight)
         else:
-            raise BadOption(f"no option {key[:32]!r}; there are policy, window and max_age_ms")
+            raise BadOption(f"no option {key[:32]!r}; there are policy, window, max_age_ms and weight")
     return StreamOptions(**seen)
 
 
@@ -104,6 +117,13 @@ def _whole(key: str, value: str, most: int) -> int:
     if value.isascii() and value.isdecimal() and len(value) <= 9 and 1 <= int(value) <= most:
         return int(value)
     raise BadOption(f"{key} must be a whole number from 1 to {most:,}, not {value[:32]!r}")
+
+
+def _weight(value: str, most: float) -> float:
+    # the digits of a plain decimal fraction: float() takes much else, nan and infinity among it
+    if DECIMAL.fullmatch(value) and MIN_WEIGHT <= float(value) <= most:
+        return float(value)
+    raise BadOption(f"weight must be a number from {MIN_WEIGHT} to {most:g}, not {value[:32]!r}")
 
 
 def _refuse_constant(name: str) -> NoReturn:
@@ -239,12 +259,14 @@ def write_error(error: BaseException) -> str:
     means = meaning(error)
     # a defect's own words may hold paths and names that are nobody else's business
     message = "the server failed" if means.code == "internal" else str(error)
-    body = {
+    body: dict[str, Any] = {
         "type": "error",
         "code": means.code,
         "message": message,
         "retryable": means.retryable,
     }
+    if means.retry_after_ms:
+        body["retry_after_ms"] = means.retry_after_ms
     return json.dumps(body)
 
 

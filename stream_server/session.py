@@ -1,19 +1,27 @@
 """One stream's conversation: sequence numbers, order, limits, accounting. No I/O, no clock, no asyncio.
 
 The loop that drives it, after every call: send all of `take_outgoing()`; when `close_code` is set, close
-with it once everything is sent; read on only while `wants_input`. An item that `receive` returns must be
-offered to the engine, and each of its outcomes given to `complete`.
+with it once everything is sent; read on only while `wants_input`, and after `pause()`. An item that `receive`
+returns must be offered to the engine, and each of its outcomes given to `complete`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from inference.items import Dropped, Failed, Item, Outcome, Result
+from inference.items import POISON, Dropped, Failed, Item, Outcome, Result
 from inference.model import ModelCard
 from stream_server import protocol
 from stream_server.config import Limits
-from stream_server.errors import ClientFault, Malformed, StreamServerError, TooLarge, WrongKind, meaning
+from stream_server.errors import (
+    ClientFault,
+    Malformed,
+    Poison,
+    StreamServerError,
+    TooLarge,
+    WrongKind,
+    meaning,
+)
 from stream_server.protocol import Meta, StreamOptions
 
 MAX_META_BYTES = 4096
@@ -43,7 +51,8 @@ class Session:
         limits: how much it may send.
 
     Attributes:
-        policy, window: as agreed.
+        model: the name of the model it talks to.
+        policy, window, weight: as agreed.
         room: the most items the engine shall run of it (`latest`) or let wait (`queue`). That is one more than
             a queue's window: a client that keeps its window is read all the time, its pongs and its close too.
         max_message_bytes: largest message that it takes.
@@ -52,6 +61,8 @@ class Session:
 
     def __init__(self, card: ModelCard, options: StreamOptions, limits: Limits) -> None:
         self._card = card
+        self.model = card.name
+        self.weight = options.weight or min(1.0, limits.max_weight)
         self.policy = options.policy or card.policy
         self.window = options.window or protocol.DEFAULT_WINDOW[self.policy]
         self.room = self.window if self.policy == "latest" else self.window + 1
@@ -68,6 +79,9 @@ class Session:
         self._ended = False
         self._draining = False
         self._outgoing: list[str] = []
+        self._most_superseded = limits.max_superseded_per_s
+        self._allowance = self._most_superseded  # of items that may be superseded, as of `_allowed_at`
+        self._allowed_at = 0.0
 
     def start(self, stream: int) -> None:
         """Greet the client; `stream` is the engine's number for it."""
@@ -92,6 +106,12 @@ class Session:
             # one item may always come; a window of large ones must not fill the memory
             and self._unanswered_bytes <= self.max_message_bytes
         )
+
+    def pause(self, now: float) -> float:
+        """Seconds to wait before another message is read, for a stream that sends only to have it superseded."""
+        if self._allowance >= 0:
+            return 0.0
+        return max(0.0, -self._allowance / self._most_superseded - (now - self._allowed_at))
 
     @property
     def has_outgoing(self) -> bool:
@@ -123,11 +143,21 @@ class Session:
     def complete(self, outcome: Outcome, now: float) -> None:
         """Take an item's outcome; its answer leaves when those of all items before it have left."""
         self._unanswered[outcome.item.seq].outcome = outcome
-        while (first := self._unanswered.get(self._answered + 1)) and first.outcome:
+        if isinstance(outcome, Dropped) and outcome.reason == "superseded":
+            earned = (now - self._allowed_at) * self._most_superseded
+            self._allowance = min(self._most_superseded, self._allowance + earned) - 1
+            self._allowed_at = now
+        while (
+            self.close_code is None
+            and (first := self._unanswered.get(self._answered + 1)) is not None
+            and first.outcome is not None
+        ):
             self._answered += 1
             del self._unanswered[self._answered]
             self._unanswered_bytes -= first.size
             self._answer(first.outcome, first.id, now)
+            if isinstance(first.outcome, Failed) and first.outcome.code == POISON:
+                self.fail(Poison(first.outcome.message))
         self._end_if_done()
 
     def fail(self, error: StreamServerError) -> None:

@@ -132,7 +132,7 @@ class _Loop:
 
 
 @contextmanager
-def connect_sync(
+def connect_sync(  # noqa: PLR0913  # as `connect` has them
     url: str,
     model: str = "faces",
     *,
@@ -140,6 +140,7 @@ def connect_sync(
     policy: Policy | None = None,
     window: int | None = None,
     max_age_ms: int | None = None,
+    weight: float | None = None,
     reconnect: Backoff | bool = False,
 ) -> Iterator[SyncStream]:
     """Open a stream to a model; see `client.connect` for the arguments and the errors."""
@@ -151,6 +152,7 @@ def connect_sync(
             policy=policy,
             window=window,
             max_age_ms=max_age_ms,
+            weight=weight,
             reconnect=reconnect,
         )
         stream = loop.do(opening.__aenter__())

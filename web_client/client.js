@@ -20,6 +20,8 @@
  * @property {import("./protocol.js").Policy} [policy]  The model's own by default.
  * @property {number} [window]  Unanswered items, 1 to 64; the policy's own by default.
  * @property {number} [maxAgeMs]  Items older than this are dropped as expired.
+ * @property {number} [weight]  Share of the workers relative to other streams, from 0.01 to what the server allows; 1 by
+ *   default.
  * @property {number} [ahead]  Unanswered items that this client keeps, where it is to differ from the server's window: more
  *   of them make a server with policy `latest` supersede frames.
  * @property {boolean} [reconnect]  Try again when the connection is lost; true by default.

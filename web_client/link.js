@@ -57,7 +57,8 @@ export class Link {
   #retryAfter = 0;
   #endAsked = false;
   #endHeard = false;
-  /** @type {{code: string, message: string, retryable: boolean} | null} */ #fault = null;
+  /** @type {Pick<import("./protocol.js").ServerError, "code" | "message" | "retryable" | "retry_after_ms"> | null} */
+  #fault = null;
   /** @type {State} */ state = { name: "connecting", reason: null, retryAt: null };
 
   /**
@@ -135,6 +136,7 @@ export class Link {
       const message = readServerMessage(text);
       // an error without a `seq` is the reason for a close only when nothing comes between them
       this.#fault = message?.type === "error" && message.seq === null ? message : null;
+      this.#retryAfter = this.#fault?.retry_after_ms ?? this.#retryAfter;
       if (message && !this.#fault) this.#handle(message);
     } catch (error) {
       if (!(error instanceof ProtocolError)) throw error;

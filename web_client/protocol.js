@@ -39,6 +39,7 @@
  * @property {string} code
  * @property {string} message
  * @property {boolean} retryable
+ * @property {number | null} [retry_after_ms]  Of the stream: how long the server asks to be left alone first.
  *
  * @typedef {object} Goaway  The server drains: answers still come for `grace_ms`.
  * @property {"goaway"} type
@@ -79,7 +80,7 @@ const SERVER_MESSAGES = new Map([
     "error",
     [
       ["code", "message", "retryable"],
-      ["seq", "id"],
+      ["seq", "id", "retry_after_ms"],
     ],
   ],
   ["goaway", [["grace_ms", "retry_after_ms"], []]],
@@ -188,16 +189,18 @@ function byteSize(message) {
  * The websocket address of a stream.
  *
  * @param {string} base  Where the server is: `http:`, `https:`, `ws:` or `wss:`.
- * @param {{model: string, version?: string, policy?: Policy, window?: number, maxAgeMs?: number}} options
+ * @param {{model: string, version?: string, policy?: Policy, window?: number, maxAgeMs?: number, weight?: number}} asked
  */
-export function streamUrl(base, { model, version, policy, window, maxAgeMs }) {
+export function streamUrl(base, { model, version, policy, window, maxAgeMs, weight }) {
   const url = new URL(base);
   url.protocol = url.protocol.replace("http", "ws");
   const name = encodeURIComponent(model) + (version === undefined ? "" : `/versions/${encodeURIComponent(version)}`);
   url.pathname = `${url.pathname.replace(/\/$/, "")}/v2/models/${name}/stream`;
   url.search = "";
   url.hash = "";
-  for (const [key, value] of Object.entries({ policy, window, max_age_ms: maxAgeMs })) {
+  // the server reads no more digits of a weight
+  const options = { policy, window, max_age_ms: maxAgeMs, weight: weight && Number(weight.toFixed(6)) };
+  for (const [key, value] of Object.entries(options)) {
     if (value !== undefined) url.searchParams.set(key, String(value));
   }
   return url.href;

@@ -58,6 +58,7 @@ function causeWords({ code, message }) {
       return "The server is shutting down.";
     case "model_unavailable":
       return sentence(message);
+    case "overloaded":
     case "too_many_streams":
       return "The server has all the streams it takes.";
     default:

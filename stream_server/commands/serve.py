@@ -12,6 +12,8 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+from inference.groups import divide
+from inference.model import NAME
 from stream_server.config import SHIPPED, Settings, read_settings
 from stream_server.errors import ConfigError
 from stream_server.server import Server, serve
@@ -21,10 +23,12 @@ examples:
   stream-server serve
   stream-server serve --host 0.0.0.0 --port 80 --workers 8
   stream-server serve --model faces --model mypackage.mymodule:MyModel
+  stream-server serve --group rare=spam,echo:1       # they share one worker, faces has the others
   stream-server serve --set models.faces.long_side=320 --set limits.max_streams=50
 
-A settings file has the tables [server], [limits], [timeouts] and [models.NAME]; flags win over it.
-SIGTERM or Ctrl-C answers what was accepted and stops; a second one stops at once.
+A settings file has the tables [server], [limits], [timeouts], [models.NAME] and [groups.NAME]; flags win over it.
+SIGTERM or Ctrl-C answers what was accepted and stops; a second one stops at once. SIGHUP replaces the workers one
+after the other, so that changed models are loaded and no stream notices.
 """
 
 
@@ -34,6 +38,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--host", help="address to listen on (default 127.0.0.1; 0.0.0.0 for every interface)")
     add("--port", type=int, help="port to listen on (default 8080; 0 takes a free one)")
     add("--workers", type=int, metavar="N", help="worker processes (default: one per core)")
+    add(
+        "--group",
+        action="append",
+        default=[],
+        metavar="NAME=MODELS[:N]",
+        help="let these models, with commas between them, share N workers of their own (default 1) and leave "
+        "--workers to the others; may be repeated",
+    )
     add(
         "--model",
         action="append",
@@ -83,7 +95,8 @@ def run(args: argparse.Namespace) -> int:
 
 def announce(server: Server, settings: Settings, seconds: float) -> None:
     """Say what runs and where."""
-    print(f"stream-server is ready at {server.url} after {seconds:.1f} s, {settings.workers} workers")
+    workers = sum(group.workers for group in divide(settings.models, settings.workers, settings.groups))
+    print(f"stream-server is ready at {server.url} after {seconds:.1f} s, {workers} workers")
     for status in server.models():
         version = f"@{status.card.version}" if status.card else ""
         print(f"  {status.name}{version}: {status.reason or status.state}")
@@ -104,6 +117,12 @@ def document(args: argparse.Namespace) -> dict[str, Any]:
             raise ConfigError(f"cannot read {args.config}: {exc}") from exc
     for assignment in args.set:
         assign(values, assignment)
+    groups = values.setdefault("groups", {})
+    if not isinstance(groups, dict):
+        raise ConfigError("groups must be a table: [groups.NAME]")
+    for text in args.group:
+        name, models, workers = read_group(text)
+        groups[name] = {"models": models, "workers": workers}
     server = values.setdefault("server", {})
     if not isinstance(server, dict):
         raise ConfigError("server must be a table: [server]")
@@ -111,6 +130,20 @@ def document(args: argparse.Namespace) -> dict[str, Any]:
         if getattr(args, key) is not None:
             server[key] = getattr(args, key)
     return values
+
+
+def read_group(text: str) -> tuple[str, list[str], int]:
+    """Read ``NAME=MODEL,MODEL[:N]``: a group's name, its models' names and how many workers it has.
+
+    Raises:
+        ConfigError: it is no such thing.
+    """
+    name, _, rest = text.partition("=")
+    models, colon, workers = rest.partition(":")
+    names = models.split(",")
+    if not all(map(NAME.fullmatch, [name, *names])) or not (workers.isdecimal() or not colon):
+        raise ConfigError(f"--group {text}: write it as NAME=MODEL,MODEL:N, e.g. rare=spam,echo:1")
+    return name, names, int(workers) if colon else 1
 
 
 def assign(values: dict[str, Any], assignment: str) -> None:

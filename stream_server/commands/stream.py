@@ -65,6 +65,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--policy", choices=["latest", "queue"], help="default: latest for a webcam, else queue")
     add("--window", type=int, metavar="N", help="most unanswered items, 1 to 64 (default: the server's)")
     add("--max-age-ms", type=int, metavar="N", help="drop items that waited longer")
+    add(
+        "--weight",
+        type=_above_zero(float),
+        metavar="W",
+        help="share of the workers relative to other streams (default 1)",
+    )
     add("--fps", type=_above_zero(float), metavar="F", help="send so many items a second")
     add("--limit", type=_above_zero(int), metavar="N", help="stop after so many items")
     add("--draw", type=Path, metavar="DIR", help="write pictures with the faces found in them")
@@ -110,7 +116,12 @@ async def _stream(args: argparse.Namespace, report: Report) -> int:
 
     live = is_live(args.source)
     policy = args.policy or ("latest" if live else "queue")
-    options = {"policy": policy, "window": args.window, "max_age_ms": args.max_age_ms}
+    options = {
+        "policy": policy,
+        "window": args.window,
+        "max_age_ms": args.max_age_ms,
+        "weight": args.weight,
+    }
     async with connect(args.url, args.model, **options) as stream:
         ready = stream.ready
         source = await asyncio.to_thread(open_source, args.source, ready.input, ready.max_item_bytes)
@@ -306,7 +317,7 @@ def _agree(stream: Stream) -> bool:
 def _line(answer: Answer, name: str, trip_ms: float) -> dict[str, Any]:
     line = {"seq": answer.seq, "item": name, "type": type(answer).__name__.lower()}
     fields = asdict(answer)
-    for known in ("seq", "id", "model", "version"):
+    for known in ("seq", "id", "model", "version", "retry_after_ms"):
         fields.pop(known, None)
     return line | fields | {"round_trip_ms": round(trip_ms, 3)}
 

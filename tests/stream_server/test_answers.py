@@ -38,6 +38,7 @@ def test_what_the_server_says_reads_as_the_vectors_tell(case: dict[str, Any]) ->
         '{"type": "dropped", "seq": true, "reason": "expired"}',
         '{"type": "error", "code": "x", "message": "y", "retryable": 1}',
         '{"type": "error", "seq": [], "code": "x", "message": "y", "retryable": true}',
+        '{"type": "error", "code": "x", "message": "y", "retryable": true, "retry_after_ms": 0.5}',
         '{"type": "end", "received": 1.5, "results": 0, "dropped": 0, "errors": 0}',
         '{"type": ["ready"]}',
         "[" * 100_000,
@@ -93,8 +94,10 @@ def test_a_streams_address_names_model_version_and_what_was_asked_for() -> None:
 
     assert address("faces", None) == "wss://host/base/v2/models/faces/stream"
     assert address("../x", "1") == "wss://host/base/v2/models/..%2Fx/versions/1/stream"
-    query = "policy=queue&window=4&max_age_ms=250"
-    assert address("faces", None, policy="queue", window=4, max_age_ms=250).partition("?")[2] == query
+    query = "policy=queue&window=4&max_age_ms=250&weight=0.5"
+    assert address("faces", None, policy="queue", window=4, max_age_ms=250, weight=0.5).endswith(f"?{query}")
+    weighs = [address("m", None, weight=weight).partition("=")[2] for weight in (1, 0.25, 1 / 3, 0.0)]
+    assert weighs == ["1", "0.25", "0.333333", "0.0"], "no more digits than the server reads"
 
 
 def ready(kind: str, limit: int = 100) -> Ready:

@@ -17,6 +17,7 @@ import pytest
 from yarl import URL
 
 from stream_server.app import CONTENT_TYPES, HEADERS
+from stream_server.errors import RETRY_AFTER_MS
 from stream_server.protocol import SUBPROTOCOL
 from tests.conftest import RunningServer
 from tests.stream_server.test_http_api import NO_NAMES
@@ -37,6 +38,14 @@ HANDSHAKE = {
     "Sec-WebSocket-Version": "13",
     "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
 }
+
+
+PROMISES = (
+    "--model=promises=tests.stream_server.sample_models:Promise",
+    "--set=models.promises.min_rate=4",
+    "--set=models.promises.seconds=0.1",
+)
+"""A model whose every stream needs 0.4 of a worker."""
 
 
 def ask(
@@ -255,6 +264,80 @@ async def test_a_stream_too_many_is_refused_until_another_ends(
             await asyncio.sleep(0.01)
         async with session.ws_connect(url) as again:
             assert json.loads(await again.receive_str())["type"] == "ready"
+
+
+async def test_a_stream_that_would_break_a_promise_is_refused_until_another_ends(
+    start_server: Callable[..., RunningServer],
+) -> None:
+    server = start_server("--workers=1", "--model=echo", *PROMISES)
+    path = "/v2/models/promises/stream"
+    async with asyncio.timeout(WAIT), aiohttp.ClientSession() as session, AsyncExitStack() as stack:
+        url = server.url + path
+        first, _ = [await stack.enter_async_context(session.ws_connect(url)) for _ in range(2)]
+        error, code = await refusal(server, path)
+        assert (error["code"], error["retryable"], code) == ("overloaded", True, 1013)
+        assert error["retry_after_ms"] == RETRY_AFTER_MS
+        error, code = await refusal(server, "/v2/models/echo/stream")
+        assert (error["code"], code) == ("overloaded", 1013), "it would take its share of the same worker"
+        await first.close()
+        while server.metrics()['streams{model="promises"}'] == 2:
+            await asyncio.sleep(0.01)
+        async with session.ws_connect(url) as again:
+            assert json.loads(await again.receive_str())["type"] == "ready"
+
+
+@pytest.mark.parametrize("limit", [PROMISES, ("--set=limits.max_streams=2", *PROMISES[:1])])
+async def test_streams_that_come_at_once_do_not_slip_in_together(
+    limit: tuple[str, ...], start_server: Callable[..., RunningServer]
+) -> None:
+    server = start_server("--workers=1", "--set=models.promises.min_rate=0", *limit)
+    url = server.url + "/v2/models/promises/stream"
+    connector = aiohttp.TCPConnector(limit=0)
+    async with (
+        asyncio.timeout(WAIT),
+        aiohttp.ClientSession(connector=connector) as session,
+        AsyncExitStack() as stack,
+    ):
+        streams = await asyncio.gather(
+            *(stack.enter_async_context(session.ws_connect(url)) for _ in range(12))
+        )
+        said = [json.loads(await ws.receive_str()) for ws in streams]
+    assert sorted(message["type"] for message in said) == ["error"] * 10 + ["ready"] * 2
+
+
+async def test_a_modest_stream_finds_room_where_an_equal_one_does_not(
+    start_server: Callable[..., RunningServer],
+) -> None:
+    server = start_server("--workers=1", "--model=echo", *PROMISES)
+    async with asyncio.timeout(WAIT), aiohttp.ClientSession() as session, AsyncExitStack() as stack:
+        for _ in range(2):
+            await stack.enter_async_context(session.ws_connect(server.url + "/v2/models/promises/stream"))
+        error, _ = await refusal(server, "/v2/models/echo/stream?weight=0.75")
+        assert error["code"] == "overloaded"
+        async with session.ws_connect(server.url + "/v2/models/echo/stream?weight=0.1") as ws:
+            assert json.loads(await ws.receive_str())["type"] == "ready"
+
+
+async def test_groups_keep_their_promises_apart(start_server: Callable[..., RunningServer]) -> None:
+    server = start_server("--workers=1", "--model=echo", *PROMISES, "--group=apart=promises:1")
+    async with asyncio.timeout(WAIT), aiohttp.ClientSession() as session, AsyncExitStack() as stack:
+        for _ in range(2):
+            await stack.enter_async_context(session.ws_connect(server.url + "/v2/models/promises/stream"))
+        assert (await refusal(server, "/v2/models/promises/stream"))[1] == 1013
+        async with session.ws_connect(server.url + "/v2/models/echo/stream") as ws:
+            assert json.loads(await ws.receive_str())["type"] == "ready"
+
+
+async def test_the_largest_weight_is_the_operators(start_server: Callable[..., RunningServer]) -> None:
+    server = start_server("--workers=1", "--model=echo", "--set=limits.max_weight=8")
+    error, code = await refusal(server, "/v2/models/echo/stream?weight=8.5")
+    assert (error["code"], code) == ("bad_option", 4400)
+    async with (
+        asyncio.timeout(WAIT),
+        aiohttp.ClientSession() as session,
+        session.ws_connect(server.url + "/v2/models/echo/stream?weight=8") as ws,
+    ):
+        assert json.loads(await ws.receive_str())["type"] == "ready"
 
 
 async def test_the_streams_of_one_address_are_not_those_of_another(

@@ -573,6 +573,49 @@ async def test_a_server_that_says_goaway_is_left_alone_as_long_as_it_asks() -> N
     assert times["back"] - times["left"] > 0.14
 
 
+async def test_a_server_that_ends_a_stream_says_when_it_may_come_back() -> None:
+    loop = asyncio.get_running_loop()
+    times: dict[str, float] = {}
+
+    async def full(peer: Peer) -> None:
+        await peer.ready()
+        await peer.ws.recv()
+        times["left"] = loop.time()
+        await peer.say("error", code="overloaded", message="full", retryable=True, retry_after_ms=150)
+        await peer.ws.close(1013)
+
+    async def welcome(peer: Peer) -> None:
+        times["back"] = loop.time()
+        await obedient(peer)
+
+    async with scripted(full, welcome) as url, connect(url, "echo", reconnect=AT_ONCE) as stream:
+        await stream.send(b"1")
+        assert isinstance(await anext(stream), Error)
+        await stream.send(b"2")
+        assert isinstance(await anext(stream), Result)
+    assert times["back"] - times["left"] > 0.14
+
+
+async def test_a_weight_is_asked_for(server: RunningServer) -> None:
+    asked: list[str] = []
+
+    async def listen(peer: Peer) -> None:
+        assert peer.ws.request is not None
+        asked.append(peer.ws.request.path)
+        await obedient(peer)
+
+    async with scripted(listen) as url:
+        for options in ({"weight": 0.25, "window": 2}, {}):
+            async with connect(url, "echo", **options):
+                pass
+    assert asked == ["/v2/models/echo/stream?window=2&weight=0.25", "/v2/models/echo/stream"]
+    async with connect(server.url, "echo", weight=0.25) as stream:
+        assert [type(answer) for answer in await process_all(stream, [b"1"])] == [Result]
+    with pytest.raises(Refused, match=r"bad_option: weight must be a number from 0\.01 to 1, not '1\.5'"):
+        async with connect(server.url, "echo", weight=1.5):
+            pass
+
+
 @pytest.mark.parametrize("retryable", [True, False])
 async def test_an_error_of_the_stream_ends_it(retryable: bool) -> None:
     async def idle(peer: Peer) -> None:

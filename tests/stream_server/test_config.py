@@ -5,13 +5,26 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import FrozenInstanceError, fields
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from inference.groups import Group
 from inference.model import ModelSource
-from stream_server.config import SHIPPED, Limits, Settings, Timeouts, cores, named_model, read_settings
+from stream_server.config import (
+    RANGES,
+    SHIPPED,
+    Limits,
+    Settings,
+    Timeouts,
+    cores,
+    named_model,
+    read_settings,
+)
 from stream_server.errors import ConfigError
+
+OPERATIONS = Path(__file__).parents[2] / "docs" / "operations.md"
 
 
 def test_an_empty_document_gives_the_defaults() -> None:
@@ -19,7 +32,8 @@ def test_an_empty_document_gives_the_defaults() -> None:
     assert settings == Settings()
     assert (settings.host, settings.port, settings.workers) == ("127.0.0.1", 8080, cores())
     assert [model.name for model in settings.models] == ["faces", "spam", "echo"]
-    assert settings.allow_host == settings.allow_origin == ()
+    assert settings.allow_host == settings.allow_origin == settings.groups == ()
+    assert (settings.spares, settings.limits.max_weight) == (1, 1.0)
 
 
 def test_every_key_can_be_set() -> None:
@@ -33,10 +47,14 @@ def test_every_key_can_be_set() -> None:
             "allow_origin": ["https://example.org"],
             "sandbox": "require",
             "worker_memory_mb": 4000,
+            "spares": 2,
+            "recycle_mb": 100,
+            "recycle_batches": 1000,
         },
         "limits": {field.name: 7 for field in fields(Limits)},
         "timeouts": {field.name: 7 for field in fields(Timeouts)},
         "models": {"mine": {"threshold": 0.5, "names": ["a"]}},
+        "groups": {"rare": {"models": ["mine"], "workers": 2}},
     }
     assert read_settings(document) == Settings(
         host="::",
@@ -50,7 +68,11 @@ def test_every_key_can_be_set() -> None:
         allow_origin=("https://example.org",),
         sandbox="require",
         worker_memory_mb=4000,
-        limits=Limits(7, 7, 7, 7),
+        spares=2,
+        recycle_mb=100,
+        recycle_batches=1000,
+        groups=(Group("rare", ("mine",), 2),),
+        limits=Limits(*(7 for _ in fields(Limits))),
         timeouts=Timeouts(7, 7, 7, 7, 7),
     )
 
@@ -64,12 +86,13 @@ def test_options_of_a_shipped_model_need_no_list_of_models() -> None:
 @pytest.mark.parametrize(
     ("document", "sentence"),
     [
-        ({"sever": {}}, "unknown table [sever]; there are server, limits, timeouts and models"),
+        ({"sever": {}}, "unknown table [sever]; there are server, limits, timeouts, models, groups"),
         ({"server": {"prot": 1}}, "unknown key 'prot' in [server]; there are allow_host, "),
         ({"limits": {"max_stream": 1}}, "unknown key 'max_stream' in [limits]"),
         ({"timeouts": {"drain_ms": 1}}, "unknown key 'drain_ms' in [timeouts]"),
         ({"server": {"limits": {"max_streams": 1}}}, "unknown key 'limits' in [server]"),
         ({"server": {"timeouts": {}}}, "unknown key 'timeouts' in [server]"),
+        ({"server": {"groups": []}}, "unknown key 'groups' in [server]; it is a table of its own: [groups]"),
         ({"server": 5}, "server must be a table: [server]"),
         ({"limits": [1]}, "limits must be a table"),
         ({"models": {"faces": 1}}, "faces must be a table"),
@@ -77,12 +100,12 @@ def test_options_of_a_shipped_model_need_no_list_of_models() -> None:
         ({"server": {"port": "80"}}, "port in [server] must be int, not '80'"),
         ({"server": {"port": 80.0}}, "port in [server] must be int, not 80.0"),
         ({"server": {"port": True}}, "port in [server] must be int, not True"),
-        ({"server": {"port": -1}}, "port -1 is none"),
-        ({"server": {"port": 65536}}, "port 65536 is none"),
-        ({"server": {"workers": 0}}, "workers = 0; use 1 to 1024"),
-        ({"server": {"workers": 1025}}, "workers = 1025"),
+        ({"server": {"port": -1}}, "port = -1; use 0 to 65,535: 0 takes a free one"),
+        ({"server": {"workers": 0}}, "workers = 0; use 1 to 1,024: one per core is best"),
+        ({"server": {"spares": 1.0}}, "spares in [server] must be int, not 1.0"),
+        ({"server": {"recycle_mb": True}}, "recycle_mb in [server] must be int, not True"),
+        ({"server": {"recycle_batches": "9"}}, "recycle_batches in [server] must be int, not '9'"),
         ({"server": {"sandbox": "on"}}, "sandbox in [server] must be one of auto, require, off, not 'on'"),
-        ({"server": {"worker_memory_mb": -1}}, "worker_memory_mb = -1; use 0 for no cap, or MiB"),
         ({"server": {"host": 5}}, "host in [server] must be str"),
         ({"server": {"host": ""}}, "host is empty; use 127.0.0.1"),
         ({"server": {"allow_origin": ["https://Example.org"]}}, "'https://Example.org' is no origin"),
@@ -97,6 +120,25 @@ def test_options_of_a_shipped_model_need_no_list_of_models() -> None:
         ({"server": {"models": ["../x=a:B"]}}, "'../x' is no name for a model"),
         ({"limits": {"max_streams": 0}}, "max_streams must be above 0"),
         ({"limits": {"max_item_bytes": -5}}, "max_item_bytes must be above 0"),
+        ({"limits": {"max_weight": 0}}, "max_weight must be above 0"),
+        ({"limits": {"max_weight": math.inf}}, "max_weight must be above 0, and finite"),
+        ({"limits": {"max_weight": "1"}}, "max_weight in [limits] must be float, not '1'"),
+        ({"groups": ["faces"]}, "groups must be a table"),
+        ({"groups": {"rare": ["spam"]}}, "rare must be a table"),
+        ({"groups": {"rare": {"workers": 1}}}, "[groups.rare] needs 'models'"),
+        ({"groups": {"rare": {"models": "spam"}}}, "models in [groups.rare] must be a list of str"),
+        ({"groups": {"rare": {"models": ["spam"], "worker": 1}}}, "unknown key 'worker' in [groups.rare]"),
+        ({"groups": {"rare": {"models": ["spam"], "workers": "1"}}}, "workers in [groups.rare] must be int"),
+        ({"groups": {"rare": {"models": ["spam"], "workers": 0}}}, "workers in [groups.rare] = 0; use 1 to"),
+        (
+            {"groups": {"rare": {"models": ["ham"]}}},
+            "group rare has no model 'ham' to hold; there are ['faces'",
+        ),
+        ({"groups": {"rare": {"models": ["spam", "spam"]}}}, "model spam is in two groups; each has one"),
+        (
+            {"groups": {"a": {"models": ["spam"]}, "b": {"models": ["spam"]}}},
+            "model spam is in two groups; each has one",
+        ),
         ({"limits": {"max_streams": True}}, "max_streams in [limits] must be int, not True"),
         ({"timeouts": {"drain_s": 0}}, "drain_s must be above 0"),
         ({"timeouts": {"write_s": False}}, "write_s in [timeouts] must be float, not False"),
@@ -110,8 +152,36 @@ def test_a_mistake_gets_a_sentence(document: dict[str, Any], sentence: str) -> N
         read_settings(document)
 
 
+@pytest.mark.parametrize("name", RANGES)
+def test_a_whole_number_has_a_least_and_a_most_and_a_reason(name: str) -> None:
+    least, most, hint = RANGES[name]
+    for value in (least, most):
+        assert getattr(read_settings({"server": {name: value}}), name) == value
+    for value in (least - 1, most + 1):
+        sentence = re.escape(f"{name} = {value}; use {least} to {most:,}: {hint}")
+        with pytest.raises(ConfigError, match=f"^{sentence}$"):
+            read_settings({"server": {name: value}})
+
+
+def test_a_group_has_one_worker_where_it_does_not_say() -> None:
+    assert read_settings({"groups": {"rare": {"models": ["spam", "echo"]}}}).groups == (
+        Group("rare", ("spam", "echo"), 1),
+    )
+
+
 def test_a_fraction_of_a_second_is_fine() -> None:
     assert read_settings({"timeouts": {"drain_s": 0.25}}).timeouts.drain_s == 0.25
+
+
+def test_operators_are_told_of_settings_that_are_there_and_of_their_defaults() -> None:
+    told = re.findall(
+        r"`(server|limits|timeouts)\.(\w+)`(?: \((\d+)\b)?", OPERATIONS.read_text("utf-8").replace(",", "")
+    )
+    tables = {"server": Settings(), "limits": Limits(), "timeouts": Timeouts()}
+    for table, key, default in told:
+        value = getattr(tables[table], key)
+        assert not default or float(default) == value, key
+    assert sum(bool(default) for *_, default in told) >= 4
 
 
 def test_settings_do_not_change() -> None:

@@ -15,12 +15,14 @@ import aiohttp
 import psutil
 import pytest
 
+from stream_server import Result, Stream, connect
 from stream_server.config import Limits
 from stream_server.session import MAX_META_BYTES
 from tests.conftest import RunningServer
 from tests.stream_server.wire import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, dial, frame
 
 ECHO, FACES, SPAM = (f"/v2/models/{name}/stream" for name in ("echo", "faces", "spam"))
+PATIENT_STREAM = "/v2/models/patient/stream"
 PATIENT = "--model=patient=tests.inference.sample_models:Patient"
 """A model that sleeps and answers as it is told, one item at a time."""
 
@@ -96,6 +98,66 @@ async def neighbours(server: RunningServer, http: aiohttp.ClientSession) -> Asyn
         event.clear()  # each is answered once more, whatever happened in between
     over.set()
     await asyncio.gather(*tasks)
+
+
+async def test_a_weight_is_a_share_of_the_workers(start_server: Callable[..., RunningServer]) -> None:
+    """Two streams that always have a window waiting, on one worker that takes the same for every item."""
+    server = start_server("--workers=1", PATIENT)
+    over = asyncio.Event()
+
+    async def flood(stream: Stream) -> None:
+        async def items() -> AsyncIterator[bytes]:
+            while not over.is_set():
+                yield b"sleep 0.004"
+
+        async for said in stream.process(items()):
+            assert isinstance(said, Result)
+
+    async with (
+        asyncio.timeout(3 * WAIT),
+        connect(server.url, "patient") as whole,
+        connect(server.url, "patient", weight=0.25) as quarter,
+        asyncio.TaskGroup() as floods,
+    ):
+        for stream in (whole, quarter):
+            floods.create_task(flood(stream))
+
+        async def counts() -> tuple[int, int]:
+            await asyncio.sleep(0.02)
+            return whole.statistics.results, quarter.statistics.results
+
+        while min(before := await counts()) < 10:
+            pass
+        while (after := await counts())[0] - before[0] < 300:
+            pass
+        over.set()
+    assert 3 < (after[0] - before[0]) / (after[1] - before[1]) < 5
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_items_that_end_workers_end_their_stream_and_no_other(
+    workers: int, start_server: Callable[..., RunningServer], http: aiohttp.ClientSession
+) -> None:
+    """A window of them: the first is tried twice; the third end of a worker is the stream's, and its last word."""
+    server = start_server(f"--workers={workers}", PATIENT)
+    async with http.ws_connect(server.url + PATIENT_STREAM) as neighbour:
+        await answer(neighbour)
+        async with http.ws_connect(server.url + PATIENT_STREAM) as ws:
+            await answer(ws)
+            for _ in range(8):
+                await ws.send_bytes(b"exit 1")
+            said = [await answer(ws)]
+            while "seq" in said[-1]:
+                said.append(await answer(ws))
+            assert await close_code(ws) == 1011
+        assert [error["seq"] for error in said[:-1]] == list(range(1, len(said)))
+        assert {error["code"] for error in said[:-1]} <= {"worker_lost", "poison"}
+        assert [error["code"] for error in said[-2:]] == ["poison", "poison"]
+        assert not any(error["retryable"] for error in said)
+        # the other workers may have had one as well
+        assert 3 <= server.metrics()["stream_worker_deaths_total"] < 3 + workers
+        await neighbour.send_bytes(b"answer yes")
+        assert (await answer(neighbour))["type"] == "result"
 
 
 BAD_IMAGES = {

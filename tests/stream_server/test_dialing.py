@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import http
+import itertools
 import json
 import random
 from collections.abc import Callable
@@ -64,21 +66,26 @@ async def test_the_first_message_is_ready() -> None:
     async def hasty(peer: Peer) -> None:
         await peer.result(1)
 
-    async with scripted(hasty) as url:
-        with pytest.raises(ConnectFailed, match="did not begin with `ready`"):
-            await dial(address(url))
+    async def unkind(peer: Peer) -> None:
+        await peer.say("error", seq=1, code="bad_image", message="of no stream", retryable=True)
+
+    async with scripted(hasty, unkind) as url:
+        for _ in range(2):
+            with pytest.raises(ConnectFailed, match="did not begin with `ready`"):
+                await dial(address(url))
 
 
 async def test_a_refusal_carries_its_code() -> None:
     async def refuse(peer: Peer) -> None:
-        await peer.say("error", code="too_many_streams", message="full", retryable=True)
+        fields = {"retryable": True, "retry_after_ms": 5000}
+        await peer.say("error", code="too_many_streams", message="full", **fields)
         await peer.ws.close(4429)
 
     async with scripted(refuse) as url:
         with pytest.raises(Refused, match="too_many_streams: full") as caught:
             await dial(address(url))
     assert caught.value.code == "too_many_streams"
-    assert caught.value.retryable
+    assert (caught.value.retryable, caught.value.retry_after_ms) == (True, 5000)
 
 
 async def test_a_server_that_goes_before_it_says_anything_is_lost() -> None:
@@ -158,9 +165,9 @@ def test_the_same_chance_gives_the_same_waits() -> None:
     assert waits() == waits()
 
 
-async def redial(url: str, **settings: Any) -> None:
+async def redial(url: str, retry_after_s: float = 0.0, **settings: Any) -> None:
     connection, _ = await dialing.redial(
-        address(url), Backoff(base_s=0.0, **settings), ConnectionLost("cut"), 0.0
+        address(url), Backoff(base_s=0.0, **settings), ConnectionLost("cut"), retry_after_s
     )
     await connection.close()
 
@@ -182,13 +189,53 @@ async def test_dialing_ends_after_so_many_tries_or_so_long() -> None:
             await redial(url, give_up_s=0.05)
 
 
+def refusal(**fields: Any) -> Any:
+    async def refuse(peer: Peer) -> None:
+        await peer.say("error", code="unknown_model", message="gone", **fields)
+
+    return refuse
+
+
 async def test_dialing_ends_at_a_refusal_that_stays() -> None:
-    def refusal(*, retryable: bool) -> Any:
-        async def refuse(peer: Peer) -> None:
-            await peer.say("error", code="unknown_model", message="gone", retryable=retryable)
-
-        return refuse
-
     async with scripted(refusal(retryable=True), refusal(retryable=False), obedient) as url:
         with pytest.raises(Refused, match="gone"):
             await redial(url)
+
+
+async def test_a_server_is_left_alone_as_long_as_it_asked_each_time() -> None:
+    times: list[float] = []
+
+    def noting(script: Any) -> Any:
+        async def note(peer: Peer) -> None:
+            times.append(asyncio.get_running_loop().time())
+            await script(peer)
+
+        return note
+
+    full = refusal(retryable=True, retry_after_ms=300)
+    began = asyncio.get_running_loop().time()
+    async with scripted(*map(noting, (full, full, cut, obedient))) as url:
+        await redial(url, retry_after_s=0.3)
+    waits = [later - earlier for earlier, later in itertools.pairwise([began, *times])]
+    assert min(waits[:3]) > 0.29
+    assert waits[3] < 0.29, "what a server asked for holds once"
+
+
+async def test_dialing_ends_rather_than_wait_for_longer_than_it_may() -> None:
+    async with scripted(refusal(retryable=True, retry_after_ms=60_000)) as url, asyncio.timeout(10):
+        with pytest.raises(ConnectionLost, match="after 1 attempts; at last: unknown_model: gone"):
+            await redial(url, give_up_s=30.0)
+
+
+async def test_a_refusals_connection_is_closed() -> None:
+    closed = asyncio.Event()
+
+    async def refuse(peer: Peer) -> None:
+        await peer.say("error", code="overloaded", message="full", retryable=True, retry_after_ms=1)
+        await peer.ws.wait_closed()  # it does not close by itself
+        closed.set()
+
+    async with scripted(refuse) as url, asyncio.timeout(10):
+        with pytest.raises(Refused, match="overloaded"):
+            await dial(address(url))
+        await closed.wait()

@@ -70,6 +70,17 @@ def test_blame_shows_in_the_status(cls: type[StreamServerError], means: errors.M
     assert means.status // 100 == (4 if issubclass(cls, ClientFault) else 5)
 
 
+def test_who_may_come_back_is_told_when_only_if_coming_back_can_help() -> None:
+    told = {cls: means for cls, means in MEANINGS.items() if means.retry_after_ms is not None}
+    assert set(told) == {errors.Overloaded}
+    assert all(means.retryable and means.retry_after_ms == errors.RETRY_AFTER_MS for means in told.values())
+
+
+def test_what_ended_three_workers_is_not_to_be_sent_again() -> None:
+    poison = errors.meaning(errors.Poison("why"))
+    assert (poison.code, poison.close, poison.retryable) == ("poison", 1011, False)
+
+
 def test_an_heir_means_what_its_ancestor_means() -> None:
     class Obscene(errors.Malformed):
         pass

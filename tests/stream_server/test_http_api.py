@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable
 from typing import Any
@@ -9,7 +10,9 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from stream_server import Result, connect
+from stream_server import Error, Result, connect
+from stream_server.errors import Overloaded, TooManyStreams
+from stream_server.http_api import json_error
 from tests.conftest import RunningServer
 
 SAMPLES = "tests.inference.sample_models"
@@ -70,6 +73,7 @@ def test_models_are_described(server: RunningServer) -> None:
     assert (echo["input"], echo["policy"], echo["window"], echo["max_batch"]) == ("bytes", "queue", 16, 32)
     assert echo["description"] == "Answers how many bytes an item has."
     assert echo["versions"] == ["1"]
+    assert echo["min_rate"] == 0
 
 
 @pytest.mark.parametrize("name", ["faces", "spam", "echo"])
@@ -155,7 +159,48 @@ async def test_statistics_of_a_model(start_server: Callable[..., RunningServer])
         assert 0 < body["age_ms"]["p50"] <= body["age_ms"]["p99"] <= body["age_ms"]["max"]
         # the age on the wire goes up to the writing of the answer, so it is a little higher
         assert body["age_ms"]["max"] <= max(a.age_ms for a in answers if isinstance(a, Result)) * 1.02
+        assert body["retried"] == body["discarded"] == 0
         shares = {stream["stream"]: (stream["share"], stream["results"]) for stream in body["streams"]}
         assert shares == {busy.ready.stream: (1.0, 20), idle.ready.stream: (0.0, 0)}
     assert get_json(server, "/v2/models/faces/stats")[1]["received"] == 0
     assert get_json(server, "/v2/models/nothing/stats")[0] == 404
+
+
+async def test_statistics_tell_what_ran_twice_and_what_nobody_waited_for(
+    start_server: Callable[..., RunningServer],
+) -> None:
+    server = start_server("--workers", "1", "--model", f"patient={SAMPLES}:Patient")
+
+    def patient() -> dict[str, Any]:
+        told: dict[str, Any] = get_json(server, "/v2/models/patient/stats")[1]
+        return told
+
+    async with asyncio.timeout(20), connect(server.url, "patient") as stream:
+        (answer,) = [answer async for answer in stream.process([b"exit 1"])]
+        assert isinstance(answer, Error)
+        assert (answer.code, answer.retryable) == ("worker_lost", False)
+        assert (patient()["retried"], patient()["errors"], patient()["discarded"]) == (1, 1, 0)
+        await stream.send(b"sleep 1")
+        while patient()["running"] == 0:
+            await asyncio.sleep(0.01)
+    while patient()["running"]:
+        await asyncio.sleep(0.01)
+    assert (patient()["results"], patient()["discarded"]) == (1, 1)
+    metrics = server.metrics()
+    assert metrics['stream_items_retried_total{model="patient"}'] == 1
+    assert metrics['stream_items_discarded_total{model="patient"}'] == 1
+
+
+def test_a_promise_is_told(start_server: Callable[..., RunningServer]) -> None:
+    model = "promise=tests.stream_server.sample_models:Promise"
+    server = start_server("--workers=1", f"--model={model}", "--set=models.promise.min_rate=2.5")
+    assert get_json(server, "/v2/models/promise")[1]["min_rate"] == 2.5
+
+
+def test_who_finds_no_room_is_told_when_to_come_back() -> None:
+    """Seconds, as in RFC 9110 section 10.2.3."""
+    refused = json_error(Overloaded("full"))
+    assert (refused.status, refused.headers["Retry-After"]) == (503, "5")
+    assert refused.text
+    assert json.loads(refused.text) == {"error": "full", "code": "overloaded", "retryable": True}
+    assert "Retry-After" not in json_error(TooManyStreams("full")).headers

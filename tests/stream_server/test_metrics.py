@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from inference.distribution import Distribution
 from inference.engine import PoolStatus
 from inference.items import Dropped, Failed, Item, Outcome, Result
-from inference.scheduler import ModelStatistics, Statistics, StreamStatistics, Tally
+from inference.statistics import ModelStatistics, Statistics, StreamStatistics, Tally
+from stream_server.errors import Forbidden, Overloaded
 from stream_server.metrics import SECONDS, Metrics
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
+
+OPERATIONS = Path(__file__).parents[2] / "docs" / "operations.md"
 
 ECHO = ("model", "echo")
 
@@ -46,23 +52,31 @@ def test_every_count_of_the_snapshot_is_there() -> None:
         cancelled=6,
         waiting=7,
         running=8,
+        retried=9,
+        discarded=2,
     )
     assert tally.balanced
-    samples = scrape(make(tally, streams=9))
+    samples = scrape(make(tally, streams=10))
     assert samples["stream_items_received_total", (ECHO,)] == 36
     assert samples["stream_items_results_total", (ECHO,)] == 1
     for reason, count in {"superseded": 3, "expired": 4, "draining": 5, "cancelled": 6}.items():
         assert samples["stream_items_dropped_total", (ECHO, ("reason", reason))] == count
     assert samples["stream_items_waiting", (ECHO,)] == 7
     assert samples["stream_items_running", (ECHO,)] == 8
-    assert samples["streams", (ECHO,)] == 9
+    assert samples["stream_items_retried_total", (ECHO,)] == 9
+    assert samples["stream_items_discarded_total", (ECHO,)] == 2
+    assert samples["streams", (ECHO,)] == 10
 
 
 def test_the_workers_are_there() -> None:
-    samples = scrape(make(Tally()))
+    pool = PoolStatus(2, 1, 4, (10,), spares=3, recycled=5, resident_mb=6)
+    samples = scrape(make(Tally(), pool=pool))
     assert samples["stream_workers", ()] == 2
     assert samples["stream_workers_ready", ()] == 1
+    assert samples["stream_workers_spare", ()] == 3
+    assert samples["stream_workers_resident_bytes", ()] == 6 * 2**20
     assert samples["stream_worker_deaths_total", ()] == 4
+    assert samples["stream_worker_recycles_total", ()] == 5
 
 
 def test_errors_are_counted_by_their_code() -> None:
@@ -107,3 +121,23 @@ def test_two_servers_in_one_process_do_not_share_counts() -> None:
     first, second = make(Tally()), make(Tally())
     first.observe("echo", Result(item(), "{}", "1", 0.0, 0.0, 1), 1.0)
     assert ("stream_age_seconds_count", (ECHO,)) not in scrape(second)
+
+
+def test_operators_are_told_to_watch_what_is_there() -> None:
+    metrics = make(Tally(received=2, results=1, errors=1))
+    metrics.observe("echo", Result(item(), "{}", "1", 0.0, 0.0, 1), 1.0)
+    metrics.observe("echo", Failed(item(), "timeout", ""), 1.0)
+    text = metrics.render().decode()
+    there = set(re.findall(r"^# TYPE (\w+) ", text, re.MULTILINE))
+    told = set(re.findall(r"\bstream_[a-z_]+", OPERATIONS.read_text("utf-8")))
+    assert len(told) > 10
+    assert told <= there
+
+
+def test_refused_streams_are_counted_by_their_code() -> None:
+    metrics = make(Tally())
+    for error in (Overloaded("full"), Overloaded("full"), Forbidden("who are you?")):
+        metrics.refuse(error)
+    samples = scrape(metrics)
+    assert samples["stream_refusals_total", (("code", "overloaded"),)] == 2
+    assert samples["stream_refusals_total", (("code", "forbidden"),)] == 1

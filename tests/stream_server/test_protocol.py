@@ -19,7 +19,6 @@ from stream_server.errors import (
     Broken,
     Malformed,
     StreamServerError,
-    UnknownModel,
     WrongKind,
     meaning,
 )
@@ -77,9 +76,10 @@ def test_options(case: dict[str, Any]) -> None:
         assert protocol.read_options(query) == StreamOptions(**case["reads"])
 
 
-@given(
-    query=st.lists(st.tuples(st.sampled_from(["policy", "window", "max_age_ms"]) | text, text), max_size=3)
-)
+OPTIONS = st.sampled_from(["policy", "window", "max_age_ms", "weight"])
+
+
+@given(query=st.lists(st.tuples(OPTIONS | text, text | st.from_regex(r"\A\d+(\.\d+)?\Z")), max_size=3))
 def test_no_query_raises_anything_but_bad_option(query: list[tuple[str, str]]) -> None:
     try:
         options = protocol.read_options(query)
@@ -87,6 +87,30 @@ def test_no_query_raises_anything_but_bad_option(query: list[tuple[str, str]]) -
         return
     assert options.window is None or 1 <= options.window <= protocol.MAX_WINDOW
     assert options.max_age_ms is None or 1 <= options.max_age_ms <= protocol.MAX_AGE_MS
+    assert options.weight is None or protocol.MIN_WEIGHT <= options.weight <= 1
+
+
+@pytest.mark.parametrize(
+    ("most", "good", "bad"),
+    [
+        (1.0, ["1", "1.0", "01", "0.010"], ["1.1", "10"]),
+        (10, ["10", "9.99"], ["10.000001"]),
+        (0.5, ["0.5"], ["1"]),
+    ],
+)
+def test_a_weight_is_at_most_what_the_operator_allows(most: float, good: list[str], bad: list[str]) -> None:
+    for value in good:
+        assert protocol.read_options([("weight", value)], most).weight == float(value)
+    for value in bad:
+        with pytest.raises(BadOption, match=f"weight must be a number from 0.01 to {most:g}, not '{value}'"):
+            protocol.read_options([("weight", value)], most)
+
+
+@given(weight=st.floats(protocol.MIN_WEIGHT, 1))
+def test_the_weight_that_a_client_asks_for_is_the_one_that_the_server_reads(weight: float) -> None:
+    address = answers.stream_address("http://h", "m", None, StreamOptions(weight=weight))
+    read = protocol.read_options(parse_qsl(address.partition("?")[2])).weight
+    assert read == pytest.approx(weight, abs=1e-6)
 
 
 HOSTILE = {
@@ -210,8 +234,10 @@ def test_an_items_error_reads_back(
 @pytest.mark.parametrize("cls", [cls for cls in MEANINGS if cls is not Broken])
 def test_an_error_of_the_stream_reads_back(cls: type[StreamServerError]) -> None:
     means = MEANINGS[cls]
-    expected = answers.Error(None, None, means.code, 'say "why"\n', means.retryable)
-    assert answers.read_server_message(protocol.write_error(cls('say "why"\n'))) == expected
+    expected = answers.Error(None, None, means.code, 'say "why"\n', means.retryable, means.retry_after_ms)
+    written = protocol.write_error(cls('say "why"\n'))
+    assert answers.read_server_message(written) == expected
+    assert ("retry_after_ms" in json.loads(written)) is (means.retry_after_ms is not None)
 
 
 @pytest.mark.parametrize("error", [Broken("/etc/secret"), RuntimeError("/etc/secret")])
@@ -244,8 +270,9 @@ def write(told: dict[str, Any]) -> str:
         case {"type": "error", "seq": int(seq)}:
             failed = items.Failed(item(seq), told["code"], told["message"], told["retryable"])
             return protocol.write_failed(failed, told["id"])
-        case {"type": "error", "message": message}:
-            return protocol.write_error(UnknownModel(message))
+        case {"type": "error", "code": code, "message": message}:
+            (cls,) = (cls for cls, means in MEANINGS.items() if means.code == code)
+            return protocol.write_error(cls(message))
         case {"type": "goaway", "grace_ms": grace_ms, "retry_after_ms": retry_after_ms}:
             return protocol.write_goaway(grace_ms, retry_after_ms)
         case _:

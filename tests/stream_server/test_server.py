@@ -21,6 +21,7 @@ import aiohttp
 import psutil
 import pytest
 
+from stream_server import End, Result, connect
 from tests.conftest import RunningServer
 from tests.stream_server.wire import BINARY, CLOSE, Wire, dial, frame
 
@@ -285,19 +286,192 @@ def test_a_port_in_use_is_said(server: RunningServer) -> None:
     )
 
 
-async def test_a_worker_that_dies_costs_its_item_and_is_replaced(start_server: Start) -> None:
+async def test_an_item_that_ends_two_workers_costs_itself_and_they_are_replaced(start_server: Start) -> None:
     server = start_server("--workers=2", PATIENT)
     async with asyncio.timeout(WAIT), dial(server.url, PATH) as other, dial(server.url, PATH) as wire:
         await wire.item(b"exit 1")
         error = await wire.message()
-        assert (error["seq"], error["code"], error["retryable"]) == (1, "worker_lost", True)
+        assert (error["seq"], error["code"], error["retryable"]) == (1, "worker_lost", False)
+        assert server.metrics()["stream_worker_deaths_total"] == 2
         for seq in range(1, 5):
             await other.item(b"answer yes")
             assert (await other.message())["seq"] == seq
         await wire.item(b"answer yes")
         assert (await wire.message())["type"] == "result"
-        while server.metrics()["stream_workers_ready"] < 2:
+        while (now := server.metrics())["stream_workers_ready"] < 2 or now["stream_workers_spare"] < 1:
             await asyncio.sleep(0.02)
+
+
+async def spares_are_warm(server: RunningServer, count: int = 1) -> None:
+    async with asyncio.timeout(WAIT):
+        while server.metrics()["stream_workers_spare"] < count:
+            await asyncio.sleep(0.02)
+
+
+class TestLoss:
+    """A worker ends through no fault of its item, as when the machine runs out of memory."""
+
+    async def test_a_spare_takes_its_place_and_the_stream_does_not_notice(self, start_server: Start) -> None:
+        server = start_server("--workers=1", PATIENT)
+        await spares_are_warm(server)
+        async with asyncio.timeout(WAIT), dial(server.url, PATH) as wire:
+            await wire.item(b"answer yes")
+            serving = (await wire.message())["outputs"]["pid"]
+            (spare,) = {worker.pid for worker in workers(server)} - {serving}
+            await wire.send(*[frame(BINARY, b"sleep 0.2")] * 8)
+            while server.metrics()['stream_items_running{model="patient"}'] == 0:
+                await asyncio.sleep(0.01)
+            os.kill(serving, signal.SIGKILL)
+            answers = [await wire.message() for _ in range(8)]
+        assert [(answer["type"], answer["seq"]) for answer in answers] == [
+            ("result", n) for n in range(2, 10)
+        ]
+        assert {answer["outputs"]["pid"] for answer in answers} == {spare}
+        metrics = server.metrics()
+        assert metrics["stream_worker_deaths_total"] == 1
+        assert metrics['stream_items_retried_total{model="patient"}'] == 1
+        await spares_are_warm(server)
+
+    async def test_a_camera_has_a_newer_frame_and_gets_that(self, start_server: Start) -> None:
+        server = start_server("--workers=1", PATIENT)
+        await spares_are_warm(server)
+        async with asyncio.timeout(WAIT), dial(server.url, PATH + "?policy=latest") as wire:
+            await wire.item(b"answer yes")
+            serving = (await wire.message())["outputs"]["pid"]
+            for item, then in ((b"sleep 60", "running"), (b"answer yes", "waiting")):
+                await wire.item(item)
+                while server.metrics()[f'stream_items_{then}{{model="patient"}}'] == 0:
+                    await asyncio.sleep(0.01)
+            os.kill(serving, signal.SIGKILL)
+            lost, newer = await wire.message(), await wire.message()
+        assert (lost["seq"], lost["code"], lost["retryable"]) == (2, "worker_lost", True)
+        assert (newer["seq"], newer["type"]) == (3, "result")
+        assert server.metrics()['stream_items_retried_total{model="patient"}'] == 0
+
+
+class TestRenewal:
+    async def test_a_rolling_restart_under_load_loses_nothing(self, start_server: Start) -> None:
+        server = start_server("--workers=2", PATIENT)
+        await spares_are_warm(server)
+        before = {worker.pid for worker in workers(server)}
+        assert len(before) == 3
+        over = asyncio.Event()
+        answered: set[int] = set()
+
+        async def load() -> int:
+            async def items() -> AsyncIterator[bytes]:
+                while not over.is_set():
+                    yield b"sleep 0.01"
+
+            async with connect(server.url, "patient") as stream:
+                count = 0
+                async for answer in stream.process(items()):
+                    count += 1
+                    assert isinstance(answer, Result)
+                    assert answer.seq == count
+                    answered.add(answer.outputs["pid"])
+                assert await stream.end() == End(count, count, 0, 0)
+            return count
+
+        async with asyncio.timeout(2 * WAIT), asyncio.TaskGroup() as group:
+            loads = [group.create_task(load()) for _ in range(4)]
+            while not answered:
+                await asyncio.sleep(0.02)
+            os.kill(pid(server), signal.SIGHUP)
+            while server.metrics()["stream_worker_recycles_total"] < 3:
+                assert server.metrics()["stream_workers_ready"] >= 2, "never fewer than there are places"
+                await asyncio.sleep(0.02)
+            await spares_are_warm(server)
+            while len(answered - before) < 2:
+                await asyncio.sleep(0.02)
+            over.set()
+        after = {worker.pid for worker in workers(server)}
+        assert len(after) == 3
+        assert not before & after
+        assert all(task.result() > 0 for task in loads)
+        metrics = server.metrics()
+        assert metrics["stream_worker_deaths_total"] == 0
+        assert metrics['stream_items_retried_total{model="patient"}'] == 0
+
+    async def test_it_loads_what_has_changed(self, start_server: Start, tmp_path: Path) -> None:
+        def write(word: str) -> None:
+            lines = (
+                "class Mine:",
+                '    input = "bytes"',
+                f'    version = "{word}"',
+                "    def load(self): pass",
+                f'    def predict(self, items): return ["{word}"] * len(items)',
+            )
+            (tmp_path / "mine.py").write_text("\n".join(lines))
+
+        write("old")
+        server = start_server("--workers=1", "--model=mine:Mine", cwd=tmp_path)
+        await spares_are_warm(server)
+        async with asyncio.timeout(WAIT), dial(server.url, "/v2/models/mine/stream") as wire:
+            await wire.item(b"x")
+            assert (await wire.message())["outputs"] == "old"
+            write("newer")
+            os.kill(pid(server), signal.SIGHUP)
+            outputs = "old"
+            while outputs == "old":
+                await wire.item(b"x")
+                message = await wire.message()
+                outputs = message["outputs"]
+            assert (outputs, message["version"]) == ("newer", "newer")
+        assert json.loads(server.get("/v2/models/mine")[2])["version"] == "newer"
+
+    @pytest.mark.parametrize(("workers", "spares"), [(1, 1), (2, 0)])
+    async def test_new_code_that_does_not_load_takes_nothing_away(
+        self, workers: int, spares: int, start_server: Start, tmp_path: Path
+    ) -> None:
+        def write(line: str) -> None:
+            lines = (
+                line,
+                "class Mine:",
+                '    input = "bytes"',
+                "    def load(self): pass",
+                "    def predict(self, items): return [word] * len(items)",
+            )
+            (tmp_path / "mine.py").write_text("\n".join(lines))
+
+        write('word = "old"')
+        models = ("--model=mine:Mine", "--model=echo")
+        server = start_server(f"--workers={workers}", f"--set=server.spares={spares}", *models, cwd=tmp_path)
+        await spares_are_warm(server, spares)
+        async with asyncio.timeout(WAIT), dial(server.url, "/v2/models/mine/stream") as wire:
+
+            async def answer() -> Any:
+                await wire.item(b"x")
+                return (await wire.message()).get("outputs")
+
+            write('raise ValueError("broken")')
+            os.kill(pid(server), signal.SIGHUP)
+            while (now := server.metrics())["stream_worker_recycles_total"] < 1 or (
+                now["stream_workers_ready"] < workers or now["stream_workers_spare"] < spares
+            ):
+                assert await answer() == "old"
+            for _ in range(20):
+                assert await answer() == "old"
+            assert server.get("/v2/health/ready")[0] == 200
+            write('word = "mended"')
+            os.kill(pid(server), signal.SIGHUP)
+            while await answer() != "mended":
+                await asyncio.sleep(0.02)
+
+    async def test_without_a_spare_a_lone_worker_makes_its_streams_wait(self, start_server: Start) -> None:
+        server = start_server("--workers=1", "--set=server.spares=0", PATIENT)
+        (before,) = workers(server)
+        async with asyncio.timeout(WAIT), dial(server.url, PATH) as wire:
+            await wire.send(*[frame(BINARY, b"sleep 0.1")] * 10)
+            while server.metrics()['stream_items_running{model="patient"}'] == 0:
+                await asyncio.sleep(0.01)
+            os.kill(pid(server), signal.SIGHUP)
+            answers = [await wire.message() for _ in range(10)]
+        assert [(answer["type"], answer["seq"]) for answer in answers] == [
+            ("result", n) for n in range(1, 11)
+        ]
+        assert answers[0]["outputs"]["pid"] == before.pid
+        assert answers[-1]["outputs"]["pid"] != before.pid
 
 
 async def test_a_connection_that_asks_for_nothing_is_closed(start_server: Start) -> None:
@@ -355,7 +529,27 @@ class TestProcess:
             )
         assert size < 100
 
-    def test_every_model_lives_in_every_worker(self, server: RunningServer) -> None:
-        assert len(workers(server)) == 2
+    async def test_every_model_lives_in_every_worker_and_a_spare_waits(self, server: RunningServer) -> None:
+        await spares_are_warm(server)
+        assert len(workers(server)) == 3
+        assert server.metrics()["stream_workers"] == 2
+        assert server.metrics()["stream_workers_resident_bytes"] > 3 * 20e6
         status, _, body = server.get("/v2/health/ready")
         assert (status, json.loads(body)["ready"]) == (200, True)
+
+    async def test_a_group_has_workers_of_its_own(self, start_server: Start) -> None:
+        server = start_server("--workers=1", "--model=echo", PATIENT, "--group=slow=patient:2")
+        await spares_are_warm(server, 2)  # one for each group
+        assert server.metrics()["stream_workers"] == 3
+        assert len(workers(server)) == 5
+        async with (
+            asyncio.timeout(WAIT),
+            dial(server.url, PATH) as slow,
+            dial(server.url, "/v2/models/echo/stream") as fast,
+        ):
+            await slow.send(*[frame(BINARY, b"sleep 0.5")] * 4)
+            while server.metrics()['stream_items_running{model="patient"}'] < 2:
+                await asyncio.sleep(0.01)
+            await fast.item(b"abc")
+            assert (await fast.message())["outputs"] == {"bytes": 3}
+            assert server.metrics()['stream_items_results_total{model="patient"}'] == 0

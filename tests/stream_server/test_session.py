@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from inference.items import Dropped, Failed, Item, Outcome, Result
+from inference.items import POISON, Dropped, DropReason, Failed, Item, Outcome, Result
 from inference.model import InputKind, ModelCard, Policy
 from stream_server.config import Limits
 from stream_server.errors import Broken, Idle, Malformed
@@ -84,6 +84,11 @@ def test_the_client_chooses_and_the_model_has_defaults(
 ) -> None:
     session = make(own=card, **asked)
     assert (session.policy, session.window) == (policy, window)
+
+
+def test_a_stream_has_the_weight_that_it_asked_for_and_else_that_of_everybody() -> None:
+    assert make(weight=0.25).weight == 0.25
+    assert make().weight == 1.0
 
 
 def test_the_largest_message_is_that_of_the_models_kind() -> None:
@@ -258,6 +263,28 @@ def test_a_flood_of_latest_is_read_until_too_much_is_unanswered() -> None:
     assert session.wants_input
 
 
+def test_a_stream_that_sends_only_to_have_it_superseded_is_read_more_slowly() -> None:
+    session = make(policy="latest", limits=Limits(max_superseded_per_s=10))
+
+    def drop(reason: DropReason, now: float) -> None:
+        session.complete(Dropped(offer(session, now=now), reason), now)
+
+    for _ in range(10):
+        drop("superseded", 100.0)
+    drop("expired", 100.0)
+    session.complete(result(offer(session)), 100.0)
+    assert session.pause(100.0) == 0
+    drop("superseded", 100.0)
+    assert [session.pause(100.0 + s) for s in (0, 0.04, 0.1, 5)] == pytest.approx([0.1, 0.06, 0, 0])
+    drop("superseded", 100.05)
+    assert session.pause(100.05) == pytest.approx(0.15), "what is owed adds up"
+    for _ in range(10):
+        drop("superseded", 300.0)
+    assert session.pause(300.0) == 0, "and is forgiven in time, but nothing is saved up beyond a second"
+    drop("superseded", 300.0)
+    assert session.pause(300.0) == pytest.approx(0.1)
+
+
 @pytest.mark.parametrize("policy", ["latest", "queue"])
 def test_no_more_is_read_than_two_of_the_largest_items(policy: Policy) -> None:
     session = make(policy=policy, window=64)
@@ -377,6 +404,48 @@ def test_an_error_of_the_conversation_ends_it(error: Idle | Broken, code: int) -
     assert session.close_code == code
     session.fail(Malformed("a second one"))
     assert sent(session) == []
+
+
+def poisoned(item: Item) -> Failed:
+    return Failed(item, POISON, "three workers ended")
+
+
+def test_poison_ends_the_stream_after_the_answers_before_it_and_its_own() -> None:
+    session = make()
+    first, second, third = (offer(session) for _ in range(3))
+    session.complete(poisoned(second), 0.0)
+    assert (sent(session), session.close_code) == ([], None), "the first is owed its answer"
+    session.complete(result(first), 0.0)
+    answer, error, farewell = sent(session)
+    assert (answer["type"], answer["seq"]) == ("result", 1)
+    fault = {"code": "poison", "message": "three workers ended", "retryable": False}
+    assert error == {"type": "error", "seq": 2, **fault}
+    assert farewell == {"type": "error", **fault}
+    assert session.close_code == 1011
+    assert not session.wants_input
+    assert (session.results, session.errors, session.unanswered) == (1, 1, 1)
+    assert third.seq == 3
+
+
+def test_nothing_is_said_after_the_error_that_ends_a_stream() -> None:
+    """All that waits is poisoned with it, at once; a client takes the last error for the reason of the close."""
+    session = make()
+    items = [offer(session) for _ in range(4)]
+    for item in items[:3]:
+        session.complete(poisoned(item), 0.0)
+    session.complete(result(items[3]), 0.0)
+    session.drain(10, 10)
+    assert types(session) == [("error", 1), ("error", None)]
+    assert session.close_code == 1011
+
+
+def test_poison_ends_a_stream_that_has_said_end_as_what_it_is() -> None:
+    session = make()
+    item = offer(session)
+    session.receive(END, 0.0)
+    session.complete(poisoned(item), 0.0)
+    assert types(session) == [("error", 1), ("error", None)]
+    assert session.close_code == 1011
 
 
 class Simulation:

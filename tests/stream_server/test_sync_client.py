@@ -49,6 +49,13 @@ def test_texts_are_sent_answered_and_counted(server: RunningServer) -> None:
     assert stream.statistics.sent == 3, "numbers can be read afterwards"
 
 
+def test_options_reach_the_server(server: RunningServer) -> None:
+    with connect_sync(server.url, "echo", policy="latest", window=3, weight=0.5) as stream:
+        assert (stream.ready.policy, stream.ready.window) == ("latest", 3)
+    with pytest.raises(Refused, match="weight must be"), connect_sync(server.url, "echo", weight=2):
+        pass
+
+
 def test_process_is_a_generator_over_any_iterable(server: RunningServer) -> None:
     with connect_sync(server.url, "echo", window=4) as stream:
         answers = stream.process(bytes(n) for n in range(1, 31))

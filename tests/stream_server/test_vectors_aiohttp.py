@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+from collections.abc import Callable
 from typing import Any
 
 import aiohttp
@@ -36,9 +37,10 @@ async def step(ws: aiohttp.ClientWebSocketResponse, todo: dict[str, Any]) -> Non
             pytest.fail(f"no step: {todo}")
 
 
-@pytest.mark.parametrize("subprotocol", [True, False], ids=["with subprotocol", "without"])
-@pytest.mark.parametrize("case", vectors("conversations"), ids=lambda case: case["name"])
-async def test_conversations(case: dict[str, Any], subprotocol: bool, server: RunningServer) -> None:
+CONVERSATIONS = vectors("conversations")
+
+
+async def converse(case: dict[str, Any], server: RunningServer, subprotocol: bool = True) -> None:
     protocols = [SUBPROTOCOL] if subprotocol else []
     async with (
         asyncio.timeout(WAIT),
@@ -48,3 +50,21 @@ async def test_conversations(case: dict[str, Any], subprotocol: bool, server: Ru
         assert ws.protocol == (SUBPROTOCOL if subprotocol else None)
         for todo in case["steps"]:
             await step(ws, todo)
+
+
+@pytest.mark.parametrize("subprotocol", [True, False], ids=["with subprotocol", "without"])
+@pytest.mark.parametrize(
+    "case", [case for case in CONVERSATIONS if "needs" not in case], ids=lambda case: case["name"]
+)
+async def test_conversations(case: dict[str, Any], subprotocol: bool, server: RunningServer) -> None:
+    await converse(case, server, subprotocol)
+
+
+@pytest.mark.parametrize(
+    "case", [case for case in CONVERSATIONS if "needs" in case], ids=lambda case: case["name"]
+)
+async def test_conversations_with_models_of_their_own(
+    case: dict[str, Any], start_server: Callable[..., RunningServer]
+) -> None:
+    models = [f"--model={name}={reference}" for name, reference in case["needs"].items()]
+    await converse(case, start_server("--workers=1", *models))

@@ -358,6 +358,37 @@ test("an unavailable model is tried again, with its reason", async () => {
   assert.equal(sockets.length, 2);
 });
 
+test("a server that has no room is left in peace as long as it asks, and asked anew each time", async () => {
+  const { stream, sockets, clock, random } = play({ weight: 0.5 });
+  assert.equal(sockets[0].url.search, "?weight=0.5");
+  const full = { type: "error", code: "overloaded", message: "no room", retryable: true, retry_after_ms: 5_000 };
+  random.next = 0;
+  sockets[0].says(full);
+  sockets[0].hangsUp(1013);
+  assert.equal(stream.state.retryAt, clock.now + 5_000);
+  await clock.advance(4_999);
+  assert.equal(sockets.length, 1);
+  await clock.advance(1);
+  assert.equal(sockets.length, 2);
+  sockets[1].says({ ...full, retry_after_ms: undefined });
+  sockets[1].hangsUp(1013);
+  await clock.advance(0);
+  assert.equal(sockets.length, 3, "what it asked before holds no longer");
+});
+
+test("what ended too many workers is not sent again", async () => {
+  const { stream, socket, sockets, clock } = play();
+  socket.ready();
+  const answer = stream.offer(frame(1));
+  socket.says({ type: "error", seq: 1, code: "poison", message: "three workers ended", retryable: false });
+  socket.says({ type: "error", code: "poison", message: "three workers ended", retryable: false });
+  socket.hangsUp(1011);
+  assert.equal((await answer).code, "poison");
+  assert.equal(stream.state.name, "refused");
+  await clock.advance(120_000);
+  assert.equal(sockets.length, 1);
+});
+
 test("a stream that the server closed for silence connects again with its next item", async () => {
   const { stream, sockets, clock } = playText();
   sockets[0].says({ type: "error", code: "idle", message: "nothing heard", retryable: true });

@@ -9,12 +9,15 @@ import { READY, RESULT, play, settled } from "./surroundings.js";
 
 const conversations = JSON.parse(readFileSync(new URL("../vectors/conversations.json", import.meta.url), "utf8"));
 const DEFAULTS = { ready: READY, result: RESULT, error: { message: "", retryable: false } };
-const REFUSALS = new Set([1003, 4400, 4404]);
+const END_OF_CLOSE = new Map([
+  [1000, "ended"],
+  [1013, "waiting"],
+]);
 
 function optionsOf(path) {
   const [, model, version, query] = /^\/v2\/models\/([^/]+)(?:\/versions\/([^/]+))?\/stream(?:\?(.*))?$/.exec(path);
-  const window = new URLSearchParams(query).get("window");
-  return { model: decodeURIComponent(model), version, window: window === null ? undefined : Number(window) };
+  const asked = [...new URLSearchParams(query)].map(([name, value]) => [name, Number(value)]);
+  return { model: decodeURIComponent(model), version, ...Object.fromEntries(asked) };
 }
 
 /** Whether our client can be brought to say this. */
@@ -30,6 +33,7 @@ function sayable(text) {
 class Player {
   meta = {};
   ended = null;
+  retryAfter = 0;
 
   constructor(path) {
     this.world = play(optionsOf(path));
@@ -67,6 +71,7 @@ class Player {
     const { socket, seen } = this.world;
     const whole = { ...DEFAULTS[message.type], ...message };
     for (const name of absent) delete whole[name];
+    this.retryAfter = whole.retry_after_ms ?? 0;
     socket.says(whole);
     await settled();
     if (whole.seq === undefined) return;
@@ -79,7 +84,12 @@ class Player {
     const { socket, stream, clock, sockets } = this.world;
     socket.hangsUp(code);
     await settled();
-    assert.equal(stream.state.name, REFUSALS.has(code) ? "refused" : "ended");
+    assert.equal(stream.state.name, END_OF_CLOSE.get(code) ?? "refused");
+    if (stream.state.name === "waiting") {
+      await clock.advance(this.retryAfter);
+      assert.equal(sockets.length, 1, "not before the time that the server named");
+      stream.close();
+    }
     if (this.ended) {
       const { sent: received, results, dropped, errors } = stream.counters;
       assert.deepEqual({ type: "end", received, results, dropped, errors }, await this.ended);

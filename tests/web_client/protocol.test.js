@@ -71,4 +71,6 @@ test("the address of a stream", () => {
     "wss://h/under/v2/models/m/versions/2/stream?policy=latest&window=4&max_age_ms=9",
   );
   assert.equal(streamUrl("ws://h", { model: "a/../b" }), "ws://h/v2/models/a%2F..%2Fb/stream");
+  const weighs = (weight) => new URL(streamUrl("ws://h", { model: "m", weight })).searchParams.get("weight");
+  assert.deepEqual([1, 0.0390625, 1 / 3, 0, NaN].map(weighs), ["1", "0.039063", "0.333333", "0", "NaN"]);
 });

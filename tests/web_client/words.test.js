@@ -32,6 +32,7 @@ for (const [given, words] of [
   [state("waiting", "draining"), "The server is shutting down."],
   [state("waiting", "model_unavailable", "model faces is loading"), "Model faces is loading."],
   [state("waiting", "too_many_streams"), "The server has all the streams it takes."],
+  [state("waiting", "overloaded"), "The server has all the streams it takes."],
   [state("waiting", "internal", "it failed!"), "The server ended the stream. It failed!"],
   [state("refused", "unknown_model", "no model 'x'"), "The server refused the stream. No model 'x'."],
 ]) {

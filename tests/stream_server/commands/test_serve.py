@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
+from inference.groups import Group
 from inference.model import ModelSource
 from stream_server.cli import main, make_parser
-from stream_server.commands.serve import assign, document
+from stream_server.commands.serve import assign, document, read_group
 from stream_server.config import Settings, read_settings
 from stream_server.errors import ConfigError
 from tests.conftest import RunningServer
@@ -38,6 +39,7 @@ def test_every_flag_is_a_setting() -> None:
         *("--model", "faces", "--model", "mine=my.module:Mine"),
         *("--allow-origin", "https://a.example", "--allow-origin", "https://b.example"),
         *("--allow-host", "a.example", "--sandbox", "off"),
+        *("--group", "rare=faces:2", "--group", "own=mine"),
         *(
             "--set",
             "models.faces.long_side=320",
@@ -56,17 +58,68 @@ def test_every_flag_is_a_setting() -> None:
         ModelSource("mine", "my.module:Mine", {"name": "a b"}),
     )
     assert made.limits.max_streams == 5
+    assert made.groups == (Group("rare", ("faces",), 2), Group("own", ("mine",), 1))
 
 
 def test_flags_win_over_the_file(tmp_path: Path) -> None:
     file = tmp_path / "settings.toml"
     file.write_text(
-        '[server]\nport = 81\nworkers = 3\nmodels = ["echo"]\n[limits]\nmax_streams = 7\nmax_text_bytes = 9\n'
+        '[server]\nport = 81\nworkers = 3\nmodels = ["echo", "spam"]\n'
+        "[limits]\nmax_streams = 7\nmax_text_bytes = 9\n"
+        '[groups.rare]\nmodels = ["echo"]\nworkers = 4\n'
     )
-    made = settings("--config", str(file), "--port", "82", "--set", "limits.max_streams=8")
+    flags = ("--port", "82", "--set", "limits.max_streams=8", "--group", "rare=echo,spam")
+    made = settings("--config", str(file), *flags)
     assert (made.port, made.workers) == (82, 3)
-    assert [model.name for model in made.models] == ["echo"]
+    assert [model.name for model in made.models] == ["echo", "spam"]
+    assert made.groups == (Group("rare", ("echo", "spam"), 1),)
     assert (made.limits.max_streams, made.limits.max_text_bytes) == (8, 9)
+
+
+@pytest.mark.parametrize(
+    ("text", "group"),
+    [
+        ("rare=spam", ("rare", ["spam"], 1)),
+        ("rare=spam,echo:3", ("rare", ["spam", "echo"], 3)),
+        ("r.1_a-b=a.b_c-d:0", ("r.1_a-b", ["a.b_c-d"], 0)),  # how many may be is a setting's business
+        ("default=spam:2", ("default", ["spam"], 2)),
+    ],
+)
+def test_a_group_is_a_name_models_and_a_number(text: str, group: tuple[str, list[str], int]) -> None:
+    assert read_group(text) == group
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "rare",
+        "rare=",
+        "=spam",
+        "rare=:1",
+        "rare=spam:",
+        "rare=spam:x",
+        "rare=spam:-1",
+        "rare=spam:1.5",
+        "rare=spam: 1",
+        "rare=spam:1:2",
+        "rare=spam,:1",
+        "rare=spam, echo:1",
+        "rare=spam echo:1",
+        "rare=Spam:1",
+        "Rare=spam:1",
+        "rare=mine=my.module:Mine",
+        "-rare=spam",
+        "rare=../x",
+    ],
+)
+def test_what_is_no_group_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"write it as NAME=MODEL,MODEL:N, e\.g\. rare=spam,echo:1"):
+        read_group(text)
+
+
+def test_a_group_may_have_a_dot_in_its_name() -> None:
+    assert settings("--group", "a.b=spam").groups == (Group("a.b", ("spam",), 1),)
 
 
 @pytest.mark.parametrize(
@@ -112,8 +165,14 @@ def test_a_value_is_no_table() -> None:
     [
         (["--model", "nothing"], "or name one that ships: faces, spam, echo"),
         (["--model", "echo", "--model", "echo"], "two models have the same name"),
-        (["--port", "70000"], "port 70000 is none"),
+        (["--port", "70000"], "port = 70000; use 0 to 65,535"),
         (["--workers", "0"], "workers = 0"),
+        (["--group", "rare=spam:0"], "workers in [groups.rare] = 0; use 1 to 1,024"),
+        (["--group", "rare=ham"], "group rare has no model 'ham' to hold"),
+        (["--group", "rare=spam", "--group", "own=spam"], "model spam is in two groups"),
+        (["--group", "rare=spam:"], "write it as NAME=MODEL,MODEL:N"),
+        (["--set", "groups=5", "--group", "rare=spam"], "groups "),
+        (["--set", "server.spares=-1"], "spares = -1; use 0 to 16"),
         (["--set", "limits.max_stream=1"], "unknown key 'max_stream' in [limits]"),
         (["--set", "limit.max_streams=1"], "unknown table [limit]"),
         (["--set", "limits.max_streams"], "write it as KEY=VALUE"),
@@ -182,6 +241,15 @@ def test_a_model_that_does_not_load_is_said_with_its_reason() -> None:
     assert lines[3].startswith("  gone: cannot import no_such: no module named 'no_such'")
     assert "no weights in /home/someone/secret" in errors, "the log has what clients are not told"
     assert process.returncode == 0
+
+
+def test_workers_of_all_groups_are_announced_without_the_spares() -> None:
+    with run("--model=echo", f"--model=length={SAMPLES}:Length", "--group=apart=length:2") as process:
+        assert process.stdout
+        line = process.stdout.readline()
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=WAIT)
+    assert line.endswith(" s, 3 workers\n")
 
 
 def test_an_address_of_version_6_is_written_as_one(start_server: Callable[..., RunningServer]) -> None:

@@ -80,6 +80,27 @@ def test_a_latest_stream_without_a_pace_goes_as_fast_as_it_is_answered(
     assert status == 0
 
 
+async def test_options_are_asked_for() -> None:
+    asked: list[str] = []
+
+    async def listen(peer: Peer) -> None:
+        assert peer.ws.request is not None
+        asked.append(peer.ws.request.path.partition("?")[2])
+        await obedient(peer)
+
+    options = ("--policy", "queue", "--window", "4", "--max-age-ms", "5000", "--weight", "0.25")
+    for given in (options, ()):
+        status, _, _ = await against(listen, "sample", *given)
+        assert status == 0
+    assert asked == ["policy=queue&window=4&max_age_ms=5000&weight=0.25", "policy=queue"]
+
+
+def test_an_error_is_written_as_the_server_said_it(server: RunningServer, tmp_path: Path) -> None:
+    (tmp_path / "empty").write_bytes(b"")
+    _, (answer,), _ = stream("echo", tmp_path, "--url", server.url)
+    assert set(answer) == {"seq", "item", "type", "code", "message", "retryable", "round_trip_ms"}
+
+
 def test_fps_is_an_absolute_schedule(server: RunningServer, video: Path) -> None:
     began = time.monotonic()
     status, answers, _ = stream("echo", video, "--url", server.url, "--fps", "50", "--limit", "51")
@@ -194,6 +215,8 @@ def test_a_reader_that_has_seen_enough_ends_it(server: RunningServer, video: Pat
         (("faces", "no/such/file"), 2, "no file or folder no/such/file"),
         (("spam", "sample"), 2, "sample gives pictures, and this model takes text"),
         (("faces", "sample", "--fps", "0"), 2, "invalid number above 0 value: '0'"),
+        (("faces", "sample", "--weight", "nan"), 2, "invalid number above 0 value: 'nan'"),
+        (("faces", "sample", "--weight", "2"), 1, "weight must be a number from 0.01 to 1, not '2.0'"),
         (("faces", "sample", "--limit", "x"), 2, "invalid number above 0 value: 'x'"),
         (("faces", "sample", "--output", "/no/such/folder/file"), 2, "cannot write the answers"),
     ],

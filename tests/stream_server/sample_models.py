@@ -1,0 +1,42 @@
+"""Models for tests of what a stream is refused or closed for. They run in workers; only their names are used."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from typing import Any
+
+WARMING = b"\0"
+"""What a worker warms a bytes model up with."""
+
+
+class Promise:
+    """Takes its time, and promises each stream a rate: by default one that no small number of workers can keep."""
+
+    input = "bytes"
+
+    def __init__(self, *, min_rate: float = 1000.0, seconds: float = 0.05) -> None:
+        self.min_rate = min_rate
+        self.seconds = seconds
+
+    def load(self) -> None:
+        pass
+
+    def predict(self, items: Sequence[bytes], /) -> Sequence[Any]:
+        time.sleep(self.seconds)
+        return [{"bytes": len(item)} for item in items]
+
+
+class Fragile:
+    """Takes its process with it on every item."""
+
+    input = "bytes"
+
+    def load(self) -> None:
+        pass
+
+    def predict(self, items: Sequence[bytes], /) -> Sequence[Any]:
+        if list(items) != [WARMING]:
+            os._exit(1)
+        return [None]
