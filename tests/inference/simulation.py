@@ -238,6 +238,10 @@ class Ledger:
                 assert mine.waiting <= 1, f"{mine.waiting} items of stream {number} wait"
             else:
                 assert len(account.fresh) <= account.window, f"{len(account.fresh)} of stream {number} wait"
+        for model in scheduler._models.values():
+            assert len(model.heap) <= len(model.streams), (
+                f"streams of {model.name} that are no more have places"
+            )
 
     def check_end(self, scheduler: Scheduler, now: float) -> None:
         """Nothing is left, and nothing was lost on the way."""
@@ -357,6 +361,7 @@ class Simulation:
         crashing, failing: the share of batches that end their worker, and of items that fail.
         poisonous, hurried: the share of items that end every worker they run in, and that have a deadline.
         absent: the share of lost workers that no spare stands in for.
+        alarm: when the next item was said to expire.
         crews: how many workers each group has.
         dearest: the most that an item of each group has cost.
         races: how often the shares of two streams were compared.
@@ -375,6 +380,7 @@ class Simulation:
         self.crashing, self.failing = self.pick((0.0, 0.02, 0.2)), self.pick((0.0, 0.2))
         self.poisonous, self.hurried = self.pick((0.0, 0.0, 0.05, 0.3)), self.pick((0.0, 0.3, 0.8))
         self.absent = 0.5
+        self.alarm: float | None = None
         self.scheduler = scheduler()
         self.workers: list[Worker] = []
         self.models: list[str] = []
@@ -533,8 +539,9 @@ class Simulation:
             self.ledger.closed(account)
 
     def expire(self) -> None:
-        self.now += self.chance() * 0.02
-        self.ledger.expired(self.now, *self.scheduler.expire(self.now))
+        self.now = max(self.now, self.alarm) if self.alarm else self.now + self.chance() * 0.02
+        outcomes, self.alarm = self.scheduler.expire(self.now)
+        self.ledger.expired(self.now, outcomes, self.alarm)
 
     def drain(self) -> None:
         self.ledger.drained(self.scheduler.drain())

@@ -476,7 +476,7 @@ GARBLED = {
     '{"type":"answers","infer_ms":0,"items":[50],"resident_mb":1}': "an answer of 50 bytes, and 0 are left",
     '{"type":"answers","infer_ms":0,"items":[],"resident_mb":1}': "argument 2 is shorter than argument 1",
     f'{{"type":"answers","infer_ms":0,"items":[{ERROR},{ERROR}],"resident_mb":1}}': "argument 2 is longer",
-    '{"type":"loading","model":"nobody"}': "sent nonsense: KeyError('nobody')",
+    '{"type":"loading","model":"nobody"}': "a message of type 'loading' now",
 }
 """What a worker writes in place of its answer, and what the log says of it."""
 
