@@ -290,7 +290,7 @@ BUGS: dict[type[Scheduler], tuple[int, str]] = {
     WakesNoOne: (30, "a worker idles"),
     MarksNothing: (30, "nothing is told of .*worker_lost|poison instead of"),
     TriesAThirdTime: (30, "nothing is told of .*worker_lost"),
-    EndangersOthers: (30, "does not run alone"),
+    EndangersOthers: (30, "does not run alone|it had started"),
     SaysNobodyStarted: (30, "dropped, and it had started"),
     CondemnsNoOne: (30, "instead of poison"),
     AcquitsNoOne: (30, "poison instead of"),
