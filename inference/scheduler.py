@@ -218,12 +218,15 @@ class Scheduler:
         """A batch's worker ended before it had read it: its items wait on as if nothing had happened.
 
         Returns:
-            Those that a `latest` stream has a newer item than, of streams that are still open.
+            The outcomes of those that do not wait on, of streams that are still open: a `latest` stream has a newer
+            item, or the stream was condemned meanwhile.
         """
         wanted: list[Outcome] = []
         for item in reversed(batch.items):  # so that they stand in their order again
             stream = self._came_back(item, 0.0)
             wanted += self._wait_again(stream, item)
+            if stream.condemned:
+                wanted += self._fail_waiting(stream, POISON, _POISONED)
             self._go_on(stream)
         return wanted
 

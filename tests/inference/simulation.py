@@ -44,9 +44,8 @@ class Account:
     """What the ledger knows of a stream: its terms, and where its unanswered items are.
 
     Attributes:
-        fresh: items that wait and never ran.
-        again: items that wait because a worker ended with them.
-        retried: items that have had their second chance, or wait for it.
+        waiting: items that wait, in the order in which they are to start.
+        retried: items that a worker ended with: they wait for their second chance or have it.
         charges: items that ended a worker which they had alone, and when; without the acquitted.
         cost: seconds that a worker takes for one of its items.
         paid: seconds of worker time it was charged with.
@@ -54,11 +53,9 @@ class Account:
     """
 
     __slots__ = (
-        "again",
         "charges",
         "condemned",
         "cost",
-        "fresh",
         "model",
         "number",
         "open",
@@ -68,6 +65,7 @@ class Account:
         "running",
         "spent",
         "tally",
+        "waiting",
         "weight",
         "window",
     )
@@ -75,8 +73,7 @@ class Account:
     def __init__(self, number: int, model: str, policy: Policy, window: int, weight: float) -> None:
         self.number, self.model, self.policy, self.window, self.weight = number, model, policy, window, weight
         self.open, self.condemned = True, False
-        self.fresh: dict[int, Item] = {}
-        self.again: dict[int, Item] = {}
+        self.waiting: dict[int, Item] = {}
         self.running: dict[int, Item] = {}
         self.retried: set[int] = set()
         self.charges: list[tuple[int, float]] = []
@@ -85,16 +82,28 @@ class Account:
 
     @property
     def room(self) -> bool:
-        return self.policy == "latest" or len(self.fresh) + len(self.again) < self.window
+        return self.policy == "latest" or len(self.waiting) < self.window
 
     @property
     def may_start(self) -> bool:
         """Whether an item of it waits that any free worker must take."""
-        return bool(self.fresh or self.again) and (self.policy == "queue" or len(self.running) < self.window)
+        return bool(self.waiting) and (self.policy == "queue" or len(self.running) < self.window)
 
-    def waiting(self, why: str) -> dict[int, str]:
-        """What those that wait are told when they are given up; no one that has run is told that nobody started."""
-        return {**dict.fromkeys(self.fresh, why), **dict.fromkeys(self.again, "worker_lost")}
+    def farewell(self, why: str) -> dict[int, str]:
+        """What is told of those that wait when they are given up; of one that ran, not that nobody started."""
+        return {seq: "worker_lost" if seq in self.retried else why for seq in self.waiting}
+
+    def wait_again(self, item: Item) -> dict[int, str]:
+        """Let an item that has come back wait before all others; what is told, of it or another, for that."""
+        self.waiting = {item.seq: self.running.pop(item.seq), **self.waiting}
+        if not self.open:
+            return self.farewell("cancelled")
+        if self.condemned:
+            return {item.seq: POISON}
+        if self.policy == "latest" and len(self.waiting) > 1:  # law 2: the newer one is wanted
+            older = min(self.waiting)
+            return {older: self.farewell("superseded")[older]}
+        return {}
 
 
 class Ledger:
@@ -118,12 +127,12 @@ class Ledger:
         self.trace = trace
 
     def offered(self, account: Account, item: Item, outcomes: Sequence[Outcome]) -> None:
-        expected = account.waiting("superseded") if account.policy == "latest" else {}
+        expected = account.farewell("superseded") if account.policy == "latest" else {}
         there = self.present[account.model] + 1
         self.peaks[account.model] = max(self.peaks[account.model], there - len(expected))
         self.present[account.model] = there
         account.tally.received += 1
-        account.fresh[item.seq] = item
+        account.waiting[item.seq] = item
         if account.condemned:
             expected[item.seq] = POISON
         self._told(account, expected, outcomes)
@@ -136,7 +145,7 @@ class Ledger:
             assert item.deadline is not None, f"given up, and has no deadline: {outcome}"
             assert item.deadline <= now, f"given up before its deadline: {outcome}"
             account = self.accounts[item.stream]
-            self._answer(account, outcome, account.waiting("expired").get(item.seq))
+            self._answer(account, outcome, account.farewell("expired").get(item.seq))
         if batch is None:
             for account in self.accounts.values():
                 assert not (account.may_start and account.model in held), (
@@ -164,47 +173,51 @@ class Ledger:
         self, batch: Batch, wanted: Sequence[Outcome], cost: float, now: float, *, timed_out: bool
     ) -> None:
         alone = len(batch.items) == 1
-        told = {(outcome.item.stream, outcome.item.seq): outcome for outcome in wanted}
-        assert len(told) == len(wanted), f"a second outcome: {wanted}"
-        for item in batch.items:
+        told = _by_item(wanted)
+        for item in reversed(batch.items):
             account = self.accounts[item.stream]
             account.paid += cost / len(batch.items)
             if alone and account.open:
                 account.charges.append((item.seq, now))
                 recent = [when for _, when in account.charges if now - when <= KILL_SPAN]
                 account.condemned |= len(recent) >= KILLS
-            expected = self._fates(account, item, hopeless=alone and timed_out)
-            if item.seq not in expected:
-                account.again[item.seq] = account.running.pop(item.seq)
-                account.retried.add(item.seq)
-                account.tally.retried += 1
-                self.met["retried"] += 1
-            if account.open:
-                keys = [(item.stream, seq) for seq in expected]
-                self._told(account, expected, [told.pop(key) for key in keys if key in told])
+            if account.condemned:
+                expected = dict.fromkeys([item.seq, *account.waiting], POISON)
+            elif alone and timed_out:
+                expected = {item.seq: "timeout"}
+            elif item.seq in account.retried:
+                expected = {item.seq: "worker_lost"}
             else:
-                self._answer(account, Failed(item, expected[item.seq], ""), expected[item.seq])
-            self._forget(account)
+                account.retried.add(item.seq)
+                expected = account.wait_again(item)
+                account.tally.retried += item.seq not in expected
+                self.met["retried"] += item.seq not in expected
+            self._came_back(account, expected, told)
         assert not told, f"told, and is to run again or its stream is closed: {list(told.values())}"
+
+    def returned(self, batch: Batch, wanted: Sequence[Outcome]) -> None:
+        told = _by_item(wanted)
+        for item in reversed(batch.items):
+            account = self.accounts[item.stream]
+            self._came_back(account, account.wait_again(item), told)
+            self.met["returned"] += 1
+        assert not told, f"told, and waits on or its stream is closed: {list(told.values())}"
 
     def closed(self, account: Account) -> None:
         account.open = False
-        for item in list(account.fresh.values()):
-            self._answer(account, Dropped(item, "cancelled"), "cancelled")
-        for item in list(account.again.values()):
-            self._answer(account, Failed(item, "worker_lost", ""), "worker_lost")
+        self._untold(account, account.farewell("cancelled"))
         self._forget(account)
 
     def expired(self, now: float, outcomes: Sequence[Outcome], again: float | None) -> None:
         expected: dict[tuple[int, int], str] = {}
         rest: list[float] = []
         for account in self.accounts.values():
-            for item in (*account.fresh.values(), *account.again.values()):
-                if item.deadline is not None and item.deadline <= now:
-                    why = "expired" if item.seq in account.fresh else "worker_lost"
-                    expected[account.number, item.seq] = why
-                elif item.deadline is not None:
-                    rest.append(item.deadline)
+            for seq, why in account.farewell("expired").items():
+                deadline = account.waiting[seq].deadline
+                if deadline is not None and deadline <= now:
+                    expected[account.number, seq] = why
+                elif deadline is not None:
+                    rest.append(deadline)
         self._all_told(expected, outcomes)
         assert again == min(rest, default=None), (
             f"the next deadline is {min(rest, default=None)}, not {again}"
@@ -213,14 +226,14 @@ class Ledger:
     def drained(self, outcomes: Sequence[Outcome]) -> None:
         accounts = self.accounts.values()
         self._all_told(
-            {(one.number, seq): why for one in accounts for seq, why in one.waiting("draining").items()},
+            {(one.number, seq): why for one in accounts for seq, why in one.farewell("draining").items()},
             outcomes,
         )
 
     def abandoned(self, model: str, outcomes: Sequence[Outcome]) -> None:
         accounts = [account for account in self.accounts.values() if account.model == model]
         self._all_told(
-            {(one.number, seq): "model_unavailable" for one in accounts for seq in one.waiting("")}, outcomes
+            {(one.number, seq): "model_unavailable" for one in accounts for seq in one.waiting}, outcomes
         )
 
     def check(self, scheduler: Scheduler) -> None:
@@ -229,15 +242,14 @@ class Ledger:
         assert len(streams) == len(self.accounts), f"streams {list(streams)}, not {list(self.accounts)}"
         for number, account in self.accounts.items():
             stream, mine = streams[number], account.tally
-            mine.waiting, mine.running = len(account.fresh) + len(account.again), len(account.running)
+            mine.waiting, mine.running = len(account.waiting), len(account.running)
             assert stream.tally == mine, f"stream {number} counts {stream.tally}, not {mine}"
             assert abs(stream.worker_s - account.paid) < 1e-6, (
                 f"stream {number} is charged {stream.worker_s} s"
             )
-            if account.policy == "latest":
-                assert mine.waiting <= 1, f"{mine.waiting} items of stream {number} wait"
-            else:
-                assert len(account.fresh) <= account.window, f"{len(account.fresh)} of stream {number} wait"
+            assert account.policy == "queue" or mine.waiting <= 1, (
+                f"{mine.waiting} items of stream {number} wait"
+            )
         for model in scheduler._models.values():
             assert len(model.heap) <= len(model.streams), (
                 f"streams of {model.name} that are no more have places"
@@ -263,31 +275,25 @@ class Ledger:
         assert account.open, f"started though its stream is closed: {item}"
         assert not account.condemned, f"started though its stream is condemned: {item}"
         assert item.deadline is None or item.deadline > now, f"started after its deadline: {item}"
-        if seq in account.again:
-            assert len(batch.items) == 1, f"a worker ended with it, and it does not run alone: {item}"
-            del account.again[seq]
-        else:
-            assert seq in account.fresh, f"started though it does not wait: {item}"
-            assert seq == next(iter(account.fresh)), f"started out of order: {item}"
-            assert not account.again, f"started before those that are to run again: {item}"
-            del account.fresh[seq]
-        account.running[seq] = item
+        assert seq in account.waiting, f"started though it does not wait: {item}"
+        assert seq == next(iter(account.waiting)), f"started out of order: {item}"
+        assert seq not in account.retried or len(batch.items) == 1, (
+            f"a worker ended with it, and it does not run alone: {item}"
+        )
+        account.running[seq] = account.waiting.pop(seq)
         assert account.policy == "queue" or len(account.running) <= account.window, (
             f"{len(account.running)} items of stream {item.stream} run, and its window is {account.window}"
         )
 
-    def _fates(self, account: Account, item: Item, *, hopeless: bool) -> dict[int, str]:
-        """What is told, when an item's worker ended, of it and of what waits; if nothing of it, it runs again."""
-        waiting = [*account.fresh, *account.again]
-        if account.condemned:
-            return dict.fromkeys([item.seq, *waiting], POISON)
-        if hopeless:
-            return {item.seq: "timeout"}
-        if item.seq in account.retried or not account.open:
-            return {item.seq: "worker_lost"}
-        if account.policy == "latest" and waiting:
-            return {min(item.seq, *waiting): "worker_lost"}  # law 2: the newer one is wanted
-        return {}
+    def _came_back(
+        self, account: Account, expected: dict[int, str], told: dict[tuple[int, int], Outcome]
+    ) -> None:
+        if account.open:
+            keys = [(account.number, seq) for seq in expected]
+            self._told(account, expected, [told.pop(key) for key in keys if key in told])
+        else:
+            self._untold(account, expected)
+        self._forget(account)
 
     def _all_told(self, expected: dict[tuple[int, int], str], outcomes: Sequence[Outcome]) -> None:
         for outcome in outcomes:
@@ -300,18 +306,22 @@ class Ledger:
             self._answer(account, outcome, expected.pop(outcome.item.seq, None))
         assert not expected, f"nothing is told of stream {account.number}'s {expected}"
 
+    def _untold(self, account: Account, expected: dict[int, str]) -> None:
+        """It is counted, but nobody is there to be told."""
+        for seq, why in expected.items():
+            item = account.running.get(seq) or account.waiting[seq]
+            outcome = Dropped(item, "cancelled") if why == "cancelled" else Failed(item, why, "")
+            self._answer(account, outcome, why)
+
     def _answer(self, account: Account, outcome: Outcome, expected: str | None) -> None:
         item, said = outcome.item, _said(outcome)
         if self.trace:
             self.trace(f"    stream {item.stream} item {item.seq}: {said}")
-        for place in (account.running, account.fresh, account.again):
-            if place.pop(item.seq, None) is item:
-                break
-        else:
-            raise AssertionError(f"a second outcome: {outcome}")
-        assert not (isinstance(outcome, Dropped) and place is not account.fresh), (
-            f"dropped, and it had started: {outcome}"
+        ran = item.seq in account.running or item.seq in account.retried
+        assert item in (account.waiting.pop(item.seq, None), account.running.pop(item.seq, None)), (
+            f"a second outcome: {outcome}"
         )
+        assert not (ran and isinstance(outcome, Dropped)), f"dropped, and it had started: {outcome}"
         assert said == expected, f"{said} instead of {expected}: {outcome}"
         account.retried.discard(item.seq)
         tally = account.tally
@@ -338,6 +348,12 @@ def _said(outcome: Outcome) -> str:
     return outcome.code if isinstance(outcome, Failed) else outcome.reason
 
 
+def _by_item(outcomes: Sequence[Outcome]) -> dict[tuple[int, int], Outcome]:
+    told = {(outcome.item.stream, outcome.item.seq): outcome for outcome in outcomes}
+    assert len(told) == len(outcomes), f"a second outcome: {outcomes}"
+    return told
+
+
 class Worker:
     """One worker process.
 
@@ -361,6 +377,7 @@ class Simulation:
         crashing, failing: the share of batches that end their worker, and of items that fail.
         poisonous, hurried: the share of items that end every worker they run in, and that have a deadline.
         absent: the share of lost workers that no spare stands in for.
+        deaf: the share of batches whose worker ends before it has read them.
         alarm: when the next item was said to expire.
         crews: how many workers each group has.
         dearest: the most that an item of each group has cost.
@@ -379,7 +396,7 @@ class Simulation:
         self.poison: set[tuple[int, int]] = set()
         self.crashing, self.failing = self.pick((0.0, 0.02, 0.2)), self.pick((0.0, 0.2))
         self.poisonous, self.hurried = self.pick((0.0, 0.0, 0.05, 0.3)), self.pick((0.0, 0.3, 0.8))
-        self.absent = 0.5
+        self.absent, self.deaf = 0.5, self.pick((0.0, 0.1))
         self.alarm: float | None = None
         self.scheduler = scheduler()
         self.workers: list[Worker] = []
@@ -456,7 +473,7 @@ class Simulation:
         free = [worker for worker in self.workers if worker.batch is None and worker.held]
         for number, worker in enumerate(free):
             for account in racers:
-                while not account.condemned and len(account.fresh) + len(account.again) < account.window:
+                while not account.condemned and len(account.waiting) < account.window:
                     self.offer(account)
             self.give(worker, len(free) - number)
 
@@ -483,6 +500,9 @@ class Simulation:
         assert batch
         self.now = max(self.now, worker.ends)
         cost = worker.ends - batch.started
+        if self.chance() < self.deaf:
+            self.ledger.returned(batch, self.scheduler.returned(batch))
+            return
         poisoned = self.poison and any((item.stream, item.seq) in self.poison for item in batch.items)
         if poisoned or self.chance() < self.crashing:
             timed_out = self.chance() < 0.2
@@ -506,7 +526,7 @@ class Simulation:
 
     def staff(self) -> None:
         """From now on every worker is there."""
-        self.absent = 0.0
+        self.absent = self.deaf = 0.0
         for worker in self.workers:
             worker.held = worker.models
 
@@ -612,8 +632,8 @@ class Simulation:
         while any(worker.batch for worker in self.workers):
             self.step(Simulation.finish)
         while self.open:
-            left = self.open[-1].waiting("")
-            assert not left, f"of stream {self.open[-1].number} {list(left)} wait for ever"
+            left = list(self.open[-1].waiting)
+            assert not left, f"of stream {self.open[-1].number} {left} wait for ever"
             self.step(Simulation.leave)
         self.ledger.check_end(self.scheduler, self.now)
 

@@ -602,6 +602,16 @@ class TestReturning:
         assert scheduler.returned(unread) == []
         assert scheduler.statistics(0.0).total == Tally(received=1, cancelled=1)
 
+    def test_one_whose_stream_was_condemned_meanwhile_does_not_run(self, scheduler: Audited) -> None:
+        scheduler.open(1, "m", "queue", 9)
+        for seq in range(1, 5):
+            scheduler.offer(item(1, seq))
+        unread, *others = [take(scheduler) for _ in range(4)]
+        for batch in others:
+            lose(scheduler, batch, timed_out=True)
+        assert told(scheduler.returned(unread)) == [(1, 1, POISON)]
+        assert scheduler.take(0.0, ("m",)) == (None, [])
+
     def test_a_second_try_that_was_not_read_is_still_the_second(self, scheduler: Audited) -> None:
         scheduler.open(1, "m", "queue", 9)
         scheduler.offer(item(1, 1))
