@@ -39,7 +39,7 @@ OOM_SCORE = 500
 PAGE = os.sysconf("SC_PAGE_SIZE")
 
 LOOK_S = 0.1
-"""Seconds between looks at the memory: a leak grows no faster than that matters, and a look costs 3 us."""
+"""Seconds between looks at the memory: a leak does no harm in so short a time, and a look is a system call."""
 
 Answer: TypeAlias = bytes | ItemError
 """One item's outputs as JSON, or why it has none."""

@@ -108,7 +108,7 @@ class Settings:
         worker_memory_mb: cap on a worker's address space, models included, in MiB; 0 is none.
         spares: workers, of each group, that are kept ready and idle to take a lost one's place.
         recycle_mb: a worker is replaced when its memory has grown by so many MiB since it was ready; 0 is never.
-            No model that was measured grows by a fifth of the default.
+            A model that keeps more than the default for good reason needs a larger one.
         recycle_batches: a worker is replaced after so many batches; 0 is never.
         groups: models that have workers of their own.
     """

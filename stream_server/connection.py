@@ -148,7 +148,7 @@ class Connection:
     async def _within_time(self, sending: Coroutine[None, None, None]) -> None:
         """Send, and drop the connection of a client that does not read meanwhile.
 
-        A bare timer, because `asyncio.timeout` costs as much as the sending.
+        A bare timer, because `asyncio.timeout` looks up the loop and the task at every use.
         """
         patience = self._loop.call_later(self._timeouts.write_s, self.abort)
         try:
