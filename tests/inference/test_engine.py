@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import json
 import os
 import signal
+import struct
+import termios
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
@@ -22,6 +25,7 @@ from inference.groups import Group
 from inference.items import Dropped, Failed, Item, Outcome, Result
 from inference.model import ModelError, ModelSource, Policy
 from inference.pool import WorkerOptions
+from inference.slot import Slot
 from tests.inference.test_pool import pending_timers
 
 SAMPLES = "tests.inference.sample_models"
@@ -132,6 +136,13 @@ class Stream:
 async def restarted(engine: Engine) -> None:
     """Wait until every worker can work, and every spare."""
     await until(lambda: all(slot.ready for pool in engine._pools for slot in pool.slots))
+
+
+def unread_bytes(slot: Slot) -> int:
+    """What the kernel holds of what was sent to a slot's worker (tty_ioctl(4), TIOCOUTQ)."""
+    assert slot._channel
+    (count,) = struct.unpack("i", fcntl.ioctl(slot._channel._sock, termios.TIOCOUTQ, bytes(4)))
+    return int(count)
 
 
 async def until(condition: Callable[[], Any]) -> None:
@@ -436,6 +447,8 @@ class TestWorkerFaults:
         stream.send("sleep 0.3")
         stream.send("sleep 0.3")
         await stream.running(2)
+        slot = engine._pools[0].slots[0]
+        await until(lambda: not unread_bytes(slot))  # what a worker had not read is no second try
         killed = engine.workers().pids[0]
         os.kill(killed, signal.SIGKILL)
         outcomes = await stream.answered()
@@ -856,6 +869,7 @@ class TestStopping:
         for _ in range(5):
             stream.send("sleep 30")
         await stream.running(2)
+        await until(lambda: not any(map(unread_bytes, engine._pools[0].slots)))
         async with asyncio.timeout(10):
             await engine.stop()
         outcomes = await stream.answered()

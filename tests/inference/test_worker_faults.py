@@ -28,7 +28,6 @@ from __future__ import annotations
 import ast
 import asyncio
 import contextlib
-import fcntl
 import gc
 import json
 import os
@@ -36,10 +35,8 @@ import random
 import re
 import select
 import signal
-import struct
 import subprocess
 import sys
-import termios
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -60,7 +57,7 @@ from inference.process import WorkerProcess
 from inference.slot import Slot
 from inference.statistics import Tally
 from inference.worker import OOM_SCORE
-from tests.inference.test_engine import Stream, load_on, outputs, restarted, source, until
+from tests.inference.test_engine import Stream, load_on, outputs, restarted, source, unread_bytes, until
 from tests.inference.test_pool import pending_timers
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the faults are made with what Linux has")
@@ -169,13 +166,6 @@ async def oracle(caplog: pytest.LogCaptureFixture) -> AsyncIterator[Oracle]:
 def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let workers be worn as soon as they serve."""
     monkeypatch.setattr(slot_module, "RECYCLE_PAUSE", 0.0)
-
-
-def unread_bytes(slot: Slot) -> int:
-    """What the kernel holds of what was sent to a slot's worker (tty_ioctl(4), TIOCOUTQ)."""
-    assert slot._channel
-    (count,) = struct.unpack("i", fcntl.ioctl(slot._channel._sock, termios.TIOCOUTQ, bytes(4)))
-    return int(count)
 
 
 async def fail(stream: Stream, order: str) -> Failed:
