@@ -118,8 +118,8 @@ class Stream:
         finish: its last finish tag.
         entry: its place in the model's heap, None while it has none.
         interval: estimate of seconds between its items; infinite before the second.
-        suspects: items with which a worker ended, by `seq`, and whether that was charged to the stream; each runs
-            once more, alone.
+        suspects: items with which a worker ended, by `seq`, and when that was charged to the stream, if it was;
+            each runs once more, alone.
         kills: when its items ended workers.
         condemned: it has ended too many: nothing of it runs any more.
     """
@@ -138,7 +138,7 @@ class Stream:
     open: bool = True
     last: float = -math.inf
     interval: float = math.inf
-    suspects: dict[int, bool] = field(default_factory=dict)
+    suspects: dict[int, float | None] = field(default_factory=dict)
     kills: deque[float] = field(default_factory=lambda: deque(maxlen=KILLS))
     condemned: bool = False
 
@@ -182,5 +182,6 @@ class Stream:
 
     def acquit(self, item: Item) -> None:
         """Take back what an item was charged with: it has run alone now, and did no harm."""
-        if self.suspects.pop(item.seq, False) and self.kills:
-            self.kills.pop()
+        charged = self.suspects.pop(item.seq, None)
+        if charged is not None and charged in self.kills:
+            self.kills.remove(charged)

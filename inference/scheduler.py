@@ -90,8 +90,6 @@ class Scheduler:
         promise = model.min_rate * model.cost
         needs = [promise / weight, *(s.promised() / s.weight for s in workers.streams.values() if s.open)]
         share = max(needs)  # of the workers, per weight
-        if not share:
-            return True
         asked = promise or share * weight
         for stream in workers.streams.values():
             if stream.open:
@@ -202,7 +200,7 @@ class Scheduler:
                 stream.kill(now)
             failed = _verdict(stream, item, hopeless=alone and timed_out)
             if failed is None:
-                stream.suspects[item.seq] = alone
+                stream.suspects[item.seq] = now if alone else None
                 wanted += self._wait_again(stream, item)
                 stream.tally.retried += item.seq in stream.suspects
             else:
@@ -311,10 +309,12 @@ class Scheduler:
         else:
             self._forget_if_idle(stream)
 
-    def _queue_up(self, stream: Stream) -> None:
+    def _queue_up(self, stream: Stream, *, waited: bool = False) -> None:
+        """Give a stream its place; one that has waited all along keeps what its corrected costs left it behind."""
         if stream.entry is None and stream.eligible:
             self._order += 1
-            stream.finish = max(stream.model.workers.virtual, stream.finish)
+            if not waited:
+                stream.finish = max(stream.model.workers.virtual, stream.finish)
             stream.entry = (stream.finish, self._order)
             heapq.heappush(stream.model.heap, (stream.entry, stream))
 
@@ -369,7 +369,7 @@ class Scheduler:
                 stream.tally.running += 1
                 room = 0 if suspect else room - 1
                 yield item
-            self._queue_up(stream)
+            self._queue_up(stream, waited=True)
 
     def _drop(self, stream: Stream, item: Item, reason: DropReason) -> Outcome:
         """Give up an item that waits; one that has had its worker is no more one that nobody started on."""

@@ -855,6 +855,21 @@ class TestPoison:
         finish(scheduler, take(scheduler))
         assert told(self.end(scheduler, 3, 0.0)) == [(1, 3, POISON)], "the first ended one, and this two"
 
+    def test_an_acquittal_takes_back_its_own_charge(self, scheduler: Audited) -> None:
+        scheduler.open(1, "m", "queue", 9)
+        scheduler.offer(item(1, 1))
+        scheduler.offer(item(1, 2))
+        lose(scheduler, take(scheduler), 0.0)
+        second = take(scheduler)
+        assert seqs(second) == [1]
+        lose(scheduler, take(scheduler), 50.0)  # the other, in the meantime
+        finish(scheduler, second)
+        scheduler.offer(item(1, 3))
+        third = take(scheduler)
+        assert lose(scheduler, third, 100.0) != [], "its second try"
+        lose(scheduler, take(scheduler), 101.0)
+        assert told(scheduler.offer(item(1, 4))) == [(1, 4, POISON)], "of the charges those of 50, 100 and 101 s stand"
+
     def test_what_runs_of_it_is_still_answered(self, scheduler: Audited) -> None:
         scheduler.open(1, "m", "queue", 9)
         scheduler.offer(item(1, 1))
@@ -1091,6 +1106,19 @@ class TestFairness:
             scheduler.offer(item(1, seq))
         started = [take(scheduler).items[0].stream for _ in range(20)]
         assert started.count(1) == 1
+
+    def test_costs_in_mixed_batches_are_charged_at_their_mean(self, wide: Audited) -> None:
+        """A stream whose estimate was too high gets back what it was charged too much, though it waits all along."""
+        for stream in (1, 2, 3):
+            wide.open(stream, "m", "queue", 1000)
+            for seq in range(1, 1000):
+                wide.offer(item(stream, seq))
+        chance = random.Random(1)
+        for _ in range(400):
+            batch = take(wide)
+            finish(wide, batch, 0.001 * chance.choice((1, 30)))
+        shares = [stream.worker_s for stream in wide.statistics(0.0).models["m"].streams]
+        assert max(shares) <= 1.03 * min(shares), shares
 
     def test_a_new_stream_is_charged_what_the_model_took_before(self, scheduler: Audited) -> None:
         scheduler.add_model("n", 1)
