@@ -13,7 +13,8 @@ from urllib.parse import urlsplit
 
 from websockets.sync.client import connect
 
-from benchmarks.generator import LATE_S, Generator, Load, RunFailed
+from benchmarks.failures import RunFailed
+from benchmarks.generator import LATE_S, Generator, Load
 from benchmarks.ledger import Account
 from benchmarks.programs import STREAM_SERVER, Process, Program, running, runs, serving, waits
 from benchmarks.report import Figure, Say, none, run

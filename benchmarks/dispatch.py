@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import statistics
 
+from benchmarks.driving import Run, drive
 from benchmarks.generator import Load
 from benchmarks.payloads import FRAME_BYTES
-from benchmarks.programs import BASELINE, Program, Run, drive, running, serving
+from benchmarks.programs import BASELINE, Program, running, serving
 from benchmarks.report import Figure, Say, run
 
 STREAMS = 8

@@ -18,6 +18,7 @@ from typing import Self
 
 from aiohttp import ClientSession, ClientWebSocketResponse, TCPConnector, WSMsgType
 
+from benchmarks.failures import RunFailed
 from benchmarks.ledger import Account, settle
 from benchmarks.payloads import PAYLOADS, Payloads, expected
 
@@ -29,10 +30,6 @@ CONNECT_S = 60.0
 
 LATE_S = 60.0
 """How long after its last item a run may still wait for answers, before it is given up."""
-
-
-class RunFailed(RuntimeError):
-    """A load came to no end, so that it says nothing."""
 
 
 @dataclass(frozen=True, slots=True)

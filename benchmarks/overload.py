@@ -6,10 +6,11 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from benchmarks.driving import Run, drive
 from benchmarks.generator import Load
 from benchmarks.ledger import Account
 from benchmarks.measures import jain, part, percentile
-from benchmarks.programs import Program, Run, drive, serving
+from benchmarks.programs import Program, serving
 from benchmarks.report import Figure, Say, none, run
 
 STREAMS, FPS = 24, 15.0

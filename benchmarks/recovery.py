@@ -7,7 +7,7 @@ import logging
 import os
 import signal
 
-from benchmarks.generator import RunFailed
+from benchmarks.failures import RunFailed
 from benchmarks.measures import percentile
 from benchmarks.payloads import portrait
 from benchmarks.report import Figure, Say, run

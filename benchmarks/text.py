@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import statistics
 
+from benchmarks.driving import Run, drive
 from benchmarks.generator import Load
 from benchmarks.measures import percentile
 from benchmarks.payloads import TEXTS
-from benchmarks.programs import BASELINE, Run, drive, running, serving
+from benchmarks.programs import BASELINE, running, serving
 from benchmarks.report import Figure, Say, none, run
 
 STREAMS = 64

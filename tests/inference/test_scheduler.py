@@ -868,7 +868,7 @@ class TestPoison:
         third = take(scheduler)
         assert lose(scheduler, third, 100.0) != [], "its second try"
         lose(scheduler, take(scheduler), 101.0)
-        assert told(scheduler.offer(item(1, 4))) == [(1, 4, POISON)], "of the charges those of 50, 100 and 101 s stand"
+        assert told(scheduler.offer(item(1, 4))) == [(1, 4, POISON)], "those of 50, 100 and 101 s stand"
 
     def test_what_runs_of_it_is_still_answered(self, scheduler: Audited) -> None:
         scheduler.open(1, "m", "queue", 9)
@@ -1108,7 +1108,7 @@ class TestFairness:
         assert started.count(1) == 1
 
     def test_costs_in_mixed_batches_are_charged_at_their_mean(self, wide: Audited) -> None:
-        """A stream whose estimate was too high gets back what it was charged too much, though it waits all along."""
+        """A stream gets back what it was charged too much, though it never stops waiting."""
         for stream in (1, 2, 3):
             wide.open(stream, "m", "queue", 1000)
             for seq in range(1, 1000):
