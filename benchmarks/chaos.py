@@ -17,7 +17,8 @@ from benchmarks.failures import RunFailed
 from benchmarks.generator import LATE_S, Generator, Load
 from benchmarks.ledger import Account
 from benchmarks.programs import STREAM_SERVER, Process, Program, running, runs, serving, waits
-from benchmarks.report import Figure, Say, none, run
+from benchmarks.report import run
+from benchmarks.results import Figure, Say, none
 
 STREAMS, FRAMES = 16, 50_000
 WINDOW = 4

@@ -8,7 +8,8 @@ from benchmarks.driving import Run, drive
 from benchmarks.generator import Load
 from benchmarks.payloads import FRAME_BYTES
 from benchmarks.programs import BASELINE, Program, running, serving
-from benchmarks.report import Figure, Say, run
+from benchmarks.report import run
+from benchmarks.results import Figure, Say
 
 STREAMS = 8
 WINDOWS = 1, 4

@@ -11,7 +11,8 @@ from benchmarks.generator import Load
 from benchmarks.ledger import Account
 from benchmarks.measures import jain, part, percentile
 from benchmarks.programs import Program, serving
-from benchmarks.report import Figure, Say, none, run
+from benchmarks.report import run
+from benchmarks.results import Figure, Say, none
 
 STREAMS, FPS = 24, 15.0
 SECONDS = 20.0

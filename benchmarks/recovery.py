@@ -10,7 +10,8 @@ import signal
 from benchmarks.failures import RunFailed
 from benchmarks.measures import percentile
 from benchmarks.payloads import portrait
-from benchmarks.report import Figure, Say, run
+from benchmarks.report import run
+from benchmarks.results import Figure, Say
 from inference.engine import Engine, PoolStatus
 from inference.items import Result
 from inference.model import ModelSource

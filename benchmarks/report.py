@@ -7,71 +7,31 @@ import json
 import os
 import platform
 import resource
-import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 from rich.console import Console
 from rich.table import Table
 
 from benchmarks.programs import machine_cpu
+from benchmarks.results import Figure, Say
 
 PLAIN_WIDTH = 170
 """Characters of a line where the output is no terminal: every row in one line, as a log wants it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Figure:
-    """Something measured that has a target.
-
-    Attributes:
-        rounds: what each round gave; their median counts.
-        sense: whether the figure shall be at most or at least the target.
-        note: what else there is to know, measured in the same run.
-    """
-
-    name: str
-    rounds: tuple[float, ...]
-    unit: str
-    sense: Literal["<=", ">="]
-    target: float
-    note: str = ""
-
-    @property
-    def measured(self) -> float:
-        """The median of the rounds."""
-        return statistics.median(self.rounds)
-
-    @property
-    def reached(self) -> bool:
-        """Whether it keeps the target."""
-        return self.measured <= self.target if self.sense == "<=" else self.measured >= self.target
-
-    @property
-    def verdict(self) -> str:
-        """`reached`, or `short`."""
-        return "reached" if self.reached else "short"
-
-    @property
-    def spread(self) -> str:
-        """The least and the greatest round, where there are several."""
-        if len(self.rounds) == 1:
-            return ""
-        return f"{written(min(self.rounds))} to {written(max(self.rounds))}"
-
-
-def none(name: str, count: int, note: str = "") -> Figure:
-    """Make the figure of something of which there shall be none."""
-    return Figure(name, (float(count),), "", "<=", 0.0, note)
-
-
-Say: TypeAlias = Callable[[str], None]
 Measure: TypeAlias = Callable[[Say], list[Figure]]
+
+
+def spread(figure: Figure) -> str:
+    """Write the least and the greatest round, where there are several."""
+    if len(figure.rounds) == 1:
+        return ""
+    return f"{written(min(figure.rounds))} to {written(max(figure.rounds))}"
 
 
 def written(value: float) -> str:
@@ -88,7 +48,7 @@ def table(figures: Sequence[Figure]) -> Table:
         grid.add_row(
             figure.name,
             f"{written(figure.measured)} {figure.unit}".strip(),
-            figure.spread,
+            spread(figure),
             f"{figure.sense} {written(figure.target)}",
             f"[{'green' if figure.reached else 'red'}]{figure.verdict}[/]",
             figure.note,

@@ -1,7 +1,7 @@
-"""What a benchmark gives back: figures with targets, tables, plots, and what they mean. It measures and draws nothing.
+"""What a benchmark gives back: figures with targets, tables, plots, and what they mean. It draws nothing.
 
-A suite returns sections. The terminal, the JSON and the page are made of the same sections, so that none of them can
-tell what the others do not.
+A suite returns sections. The terminal, the JSON and the page are made of the same sections, so that none of
+them can tell what the others do not.
 """
 
 from __future__ import annotations
@@ -132,8 +132,8 @@ Say: TypeAlias = Callable[[str], None]
 """Told of each step of a suite, for the progress that is shown."""
 
 Suite: TypeAlias = Callable[[Say, bool], list[Section]]
-"""A benchmark: it is given `say`, and whether it shall be quick; a quick one takes a fifth of the time, and its figures
-are rougher.
+"""A benchmark: it is given `say`, and whether it shall be quick; a quick one takes a fifth of the time, and its
+figures are rougher.
 
 Raises:
     RunFailed: it came to no figure.

@@ -9,7 +9,8 @@ from benchmarks.generator import Load
 from benchmarks.measures import percentile
 from benchmarks.payloads import TEXTS
 from benchmarks.programs import BASELINE, running, serving
-from benchmarks.report import Figure, Say, none, run
+from benchmarks.report import run
+from benchmarks.results import Figure, Say, none
 
 STREAMS = 64
 ROUNDS = 3

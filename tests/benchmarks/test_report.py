@@ -8,7 +8,8 @@ import json
 import pytest
 from rich.console import Console
 
-from benchmarks.report import Figure, as_json, none, table, written
+from benchmarks.report import as_json, spread, table, written
+from benchmarks.results import Figure, none
 
 
 def shown(*figures: Figure) -> str:
@@ -21,7 +22,7 @@ def test_the_median_of_the_rounds_counts() -> None:
     figure = Figure("age", (9.0, 1.0, 3.0), "ms", "<=", 3.0)
     assert figure.measured == 3
     assert figure.reached
-    assert figure.spread == "1 to 9"
+    assert spread(figure) == "1 to 9"
 
 
 @pytest.mark.parametrize(
@@ -40,7 +41,7 @@ def test_a_target_is_reached_from_the_right_side(sense: str, measured: float, ve
 
 
 def test_one_round_has_no_spread() -> None:
-    assert Figure("age", (9.0,), "ms", "<=", 3.0).spread == ""
+    assert spread(Figure("age", (9.0,), "ms", "<=", 3.0)) == ""
 
 
 def test_what_shall_not_be_is_short_from_the_first_on() -> None:
