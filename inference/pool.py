@@ -148,7 +148,7 @@ class Pool:
     def renew(self, *, all_workers: bool = False) -> None:
         """Replace what is stale and idle: spares at once, a worker that serves when a spare can take its place.
 
-        Without spares it is one at a time, while all the others can work.
+        Without spares it is one at a time, while all the others can work and hold what it holds.
 
         Args:
             all_workers: make every worker stale first, and try again to load what could not be loaded.
@@ -162,7 +162,7 @@ class Pool:
                 continue
             if slot.serving and not self._relieve(slot):
                 others = [other for other in self.slots if other is not slot]
-                if self.options.spares or not all(o.ready and (o.stale or o.holds(slot)) for o in others):
+                if self.options.spares or not all(o.ready and o.holds(slot) for o in others):
                     continue
             slot.retire()
 

@@ -326,6 +326,28 @@ async def test_renewing_waits_for_who_is_busy(make: Make, owner: Recorder) -> No
     assert (other.pid != second, other.recycled, one.recycled) == (True, 1, 1)
 
 
+async def test_renewing_spares_who_alone_holds_a_model(
+    make: Make, owner: Recorder, repaired: Callable[[str], ModelSource], tmp_path: Path
+) -> None:
+    pool = make(repaired("raise"), "Length", workers=2)
+    one, other = pool.slots
+    (tmp_path / "cause").unlink()
+    one.start()
+    await owner.until(lambda: one.ready)
+    (tmp_path / "cause").touch()
+    other.start()
+    await owner.until(lambda: other.ready)
+    owner.watch(lambda: pool.state("repaired")[0])
+    pool.renew(all_workers=True)
+    await owner.until(lambda: other.recycled and other.ready)
+    assert (one.recycled, one.stale, set(owner.seen)) == (0, True, {"ready"})
+    (tmp_path / "cause").unlink()
+    pool.renew(all_workers=True)
+    await owner.until(lambda: one.recycled and all_ready(pool))
+    assert set(owner.seen) == {"ready"}
+    assert all("repaired" in slot.cards for slot in pool.slots)
+
+
 async def test_the_only_worker_is_renewed_too(make: Make, owner: Recorder) -> None:
     pool = make("Length")
     pool.start()
