@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Self, TypeAlias
@@ -110,6 +111,7 @@ class Engine:
         self._dispatching = False
         self._changed = asyncio.Event()
         self._expiry: asyncio.TimerHandle | None = None
+        self._expires = math.inf
 
     async def __aenter__(self) -> Self:
         self.start()
@@ -140,7 +142,7 @@ class Engine:
 
     def now(self) -> float:
         """The time on the clock of items, in seconds."""
-        return self._loop.time()
+        return time.monotonic()  # a loop's own may stand still within a pass, as uvloop's does
 
     def renew(self) -> None:
         """Replace every worker by a new one, one after the other and each when it is idle: nothing is lost."""
@@ -295,11 +297,12 @@ class Engine:
 
     def _watch(self, deadline: float | None) -> None:
         """See to it that `_expire` is called by then: items expire also while every worker is busy."""
-        if deadline is None or (self._expiry and self._expiry.when() <= deadline):
+        if deadline is None or (self._expiry and self._expires <= deadline):
             return
         if self._expiry:
             self._expiry.cancel()
-        self._expiry = self._loop.call_at(deadline, self._expire)
+        self._expires = deadline
+        self._expiry = self._loop.call_later(deadline - self.now(), self._expire)
 
     def _expire(self) -> None:
         self._expiry = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -78,7 +79,7 @@ class Output:
         self._pid = pid
         self._loop = loop
         self._open = True
-        self._lines = Lines(loop.time())
+        self._lines = Lines(time.monotonic())
         loop.add_reader(fd, self._readable)
 
     def close(self) -> None:
@@ -98,7 +99,7 @@ class Output:
             data = os.read(self._fd, READ_SIZE)
         except BlockingIOError:
             return None
-        self._log(self._lines.feed(data, self._loop.time()))
+        self._log(self._lines.feed(data, time.monotonic()))
         return len(data)
 
     def _stop(self) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import time
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
@@ -183,7 +184,7 @@ class Slot:
         self._loading = None
         self._failures = 0
         self._ready = True
-        self._since = self._pool.loop.time()
+        self._since = time.monotonic()
         self._batches = 0
         self.resident_mb = self._resident_before = resident_mb
         self._pool.became_ready(self)
@@ -194,7 +195,7 @@ class Slot:
             raise ValueError("answers to no batch")
         infer_ms = _milliseconds(header)
         # streams are charged with it, so it must be true; both ends read the same clock
-        if infer_ms > (self._pool.loop.time() - batch.started) * 1e3:
+        if infer_ms > (time.monotonic() - batch.started) * 1e3:
             raise ValueError(f"a batch that took {infer_ms} ms")
         outcomes = list(self._outcomes(batch, header, body, infer_ms))
         self.resident_mb = _megabytes(header)
@@ -209,7 +210,7 @@ class Slot:
 
     def _worn(self, outcomes: Sequence[Outcome]) -> bool:
         options = self._pool.options
-        if self._pool.loop.time() - self._since < RECYCLE_PAUSE:
+        if time.monotonic() - self._since < RECYCLE_PAUSE:
             return False
         return (
             0 < options.recycle_mb < self.resident_mb - self._resident_before

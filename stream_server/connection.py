@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import Counter
 from collections.abc import Callable, Coroutine
 
@@ -54,7 +55,7 @@ class Connection:
         self._timeouts = timeouts
         self._observe = observe
         self._loop = asyncio.get_running_loop()
-        self._heard = self._loop.time()
+        self._heard = time.monotonic()
         self._ping_due = False
         self._left = False  # the client has
         self._outgoing = asyncio.Event()  # the writer has something to do
@@ -66,7 +67,7 @@ class Connection:
         stream = self._engine.open(model, session.policy, session.room, self._deliver, weight=session.weight)
         session.start(stream)
         self._outgoing.set()
-        self._pulse = self._loop.call_later(self._timeouts.heartbeat_s / 2, self._beat)
+        self._await_pulse()
         reader = asyncio.create_task(self._read(), name=f"read-s{stream}")
         try:
             await self._write()
@@ -93,7 +94,7 @@ class Connection:
         self._transport.abort()
 
     def _deliver(self, outcome: Outcome) -> None:
-        now = self._loop.time()
+        now = time.monotonic()
         self._observe(outcome, now)
         self._session.complete(outcome, now)
         self._outgoing.set()
@@ -114,11 +115,11 @@ class Connection:
         while not session.wants_input:
             self._room.clear()
             await self._room.wait()
-            self._heard = self._loop.time()  # nobody reads its pongs meanwhile; our own pings wake this
+            self._heard = time.monotonic()  # nobody reads its pongs meanwhile; our own pings wake this
         if pause := session.pause(self._heard):
             await asyncio.sleep(pause)
         message = await self._ws.receive()
-        now = self._heard = self._loop.time()
+        now = self._heard = time.monotonic()
         if message.type is WSMsgType.BINARY or message.type is WSMsgType.TEXT:
             item = session.receive(message.data, now)
             if item is not None:
@@ -156,12 +157,17 @@ class Connection:
         finally:
             patience.cancel()
 
+    def _await_pulse(self) -> None:
+        half = self._timeouts.heartbeat_s / 2
+        self._pulse_due = time.monotonic() + half
+        self._pulse = self._loop.call_later(half, self._beat)
+
     def _beat(self) -> None:
         half = self._timeouts.heartbeat_s / 2
-        now = self._loop.time()
-        if now - self._pulse.when() > half:
+        now = time.monotonic()
+        if now - self._pulse_due > half:
             self._heard = now  # the loop or the machine stood still: what the clients sent is still unread
-        self._pulse = self._loop.call_later(half, self._beat)
+        self._await_pulse()
         silent = now - self._heard
         if silent >= 3 * half:
             self._session.fail(Idle(f"nothing heard for {silent:.0f} s, not even a pong"))

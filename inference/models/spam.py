@@ -12,7 +12,8 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from functools import cached_property
+from itertools import pairwise, repeat
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,9 @@ MAX_CHARS = 20_000
 TOKEN_PATTERN = r"[a-z0]+(?:'[a-z]+)?|[!$%?]+"  # noqa: S105  # the other kind of token
 """Words, numbers and the marks that shout or price. Every character is read once: no input makes it slow."""
 
+UNKNOWN = -1
+"""The place of an n-gram that has none."""
+
 _tokens = re.compile(TOKEN_PATTERN).findall
 
 _ALIKE = str.maketrans(
@@ -46,7 +50,7 @@ def normalise(text: str) -> str:
     return text.lstrip()[:MAX_CHARS].lower().translate(_ALIKE)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Weights:
     """TF-IDF over single words and pairs of neighbours, and the logistic regression on it.
 
@@ -85,14 +89,30 @@ class Weights:
         """
         words = _tokens(normalised)
         grams = [*words, *map(" ".join, pairwise(words))]
-        found = Counter(map(self.index.get, grams))
-        del found[None]
+        found = Counter(map(self.index.get, grams, repeat(UNKNOWN)))
+        del found[UNKNOWN]
         if not found:
             return _logistic(self.intercept)
-        places = np.fromiter(found.keys(), np.intp, len(found))
-        counts = np.fromiter(found.values(), np.float64, len(found))
-        tfidf = (1 + np.log(counts)) * self.idf[places]
-        return _logistic(float(tfidf @ self.coef[places]) / math.sqrt(tfidf @ tfidf) + self.intercept)
+        # Plain floats: a message has some fifty n-grams, for which arrays cost more than they save.
+        places = list(found)
+        score = sum(map(self._scores.__getitem__, places), 0.0)
+        square = sum(map(self._squares.__getitem__, places), 0.0)
+        for place, count in found.items():
+            if count > 1:
+                damped = 1 + math.log(count)
+                score += (damped - 1) * self._scores[place]
+                square += (damped * damped - 1) * self._squares[place]
+        return _logistic(score / math.sqrt(square) + self.intercept)
+
+    @cached_property
+    def _scores(self) -> list[float]:
+        """What an n-gram that stands once in a text adds to its score, before the text's length counts."""
+        return list(map(float, self.idf.astype(np.float64) * self.coef))
+
+    @cached_property
+    def _squares(self) -> list[float]:
+        """What it adds to the square of the text's length."""
+        return list(map(float, self.idf.astype(np.float64) ** 2))
 
 
 def _logistic(logit: float) -> float:

