@@ -12,7 +12,8 @@ from stream_server import http_api, security
 from stream_server.config import Settings
 from stream_server.connection import Connection, Connections, refuse
 from stream_server.errors import Broken, Draining, Overloaded, StreamServerError, TooManyStreams
-from stream_server.http_api import CALLERS, CONNECTIONS, ENGINE, METRICS, SETTINGS
+from stream_server.http_api import CALLERS, CONNECTIONS, ENGINE, LAG, METRICS, SETTINGS
+from stream_server.lag import LoopLag
 from stream_server.metrics import Metrics
 from stream_server.protocol import SUBPROTOCOL, read_options
 from stream_server.session import Session
@@ -45,7 +46,8 @@ def make_app(settings: Settings, engine: Engine) -> web.Application:
     app = web.Application(middlewares=[guard], client_max_size=settings.limits.max_item_bytes)
     app[SETTINGS] = settings
     app[ENGINE] = engine
-    app[METRICS] = Metrics(engine.statistics, engine.workers)
+    app[LAG] = LoopLag()
+    app[METRICS] = Metrics(engine.statistics, engine.workers, app[LAG].recent)
     app[CONNECTIONS] = Connections()
     app[CALLERS] = set()
     app.add_routes(http_api.routes)

@@ -15,12 +15,14 @@ from inference.statistics import ModelStatistics
 from stream_server.config import Settings
 from stream_server.connection import Connections
 from stream_server.errors import StreamServerError, Unavailable, UnknownModel, meaning
+from stream_server.lag import LoopLag
 from stream_server.metrics import CONTENT_TYPE, Metrics
 from stream_server.protocol import DEFAULT_WINDOW
 
 ENGINE = web.AppKey("engine", Engine)
 METRICS = web.AppKey("metrics", Metrics)
 SETTINGS = web.AppKey("settings", Settings)
+LAG = web.AppKey("lag", LoopLag)
 CONNECTIONS = web.AppKey("connections", Connections)
 CALLERS = web.AppKey("callers", set[asyncio.Protocol])
 """The sockets on which a request has come."""

@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from inference.distribution import Distribution
 from inference.engine import PoolStatus
 from inference.items import Failed, Outcome, Result
 from inference.statistics import Statistics
@@ -36,11 +37,18 @@ class Metrics(Collector):
 
     Args:
         statistics, workers: give the engine's snapshots.
+        lag: gives how late the event loop was lately.
     """
 
-    def __init__(self, statistics: Callable[[], Statistics], workers: Callable[[], PoolStatus]) -> None:
+    def __init__(
+        self,
+        statistics: Callable[[], Statistics],
+        workers: Callable[[], PoolStatus],
+        lag: Callable[[], Distribution],
+    ) -> None:
         self._statistics = statistics
         self._workers = workers
+        self._lag = lag
         self._registry = CollectorRegistry()
         self._registry.register(self)
         self._age = self._histogram("age", "Receipt of an item to its result")
@@ -118,12 +126,18 @@ class Metrics(Collector):
         for code, count in self._refused.items():
             refused.add_metric([code], count)
         yield refused
-        pool = self._workers()
+        pool, lag = self._workers(), self._lag()
         for name, text, value in (
             ("stream_workers", "Worker slots", pool.slots),
             ("stream_workers_ready", "Workers that can work", pool.ready),
             ("stream_workers_spare", "Workers ready to take a lost one's place", pool.spares),
             ("stream_workers_resident_bytes", "Resident memory of all workers", pool.resident_mb << 20),
+            (
+                "stream_loop_lag_p99_seconds",
+                "How late the event loop was, of the last 30 to 60 s",
+                lag.quantile(0.99),
+            ),
+            ("stream_loop_lag_max_seconds", "The same, at its worst", lag.largest),
         ):
             yield GaugeMetricFamily(name, text, value=value)
         yield CounterMetricFamily("stream_worker_deaths", "Workers that ended unasked", value=pool.deaths)

@@ -15,7 +15,7 @@ from inference.sandbox import missing
 from stream_server.app import make_app
 from stream_server.config import Settings
 from stream_server.errors import ConfigError
-from stream_server.http_api import CALLERS, CONNECTIONS
+from stream_server.http_api import CALLERS, CONNECTIONS, LAG
 
 log = logging.getLogger(__name__)
 
@@ -72,6 +72,7 @@ class Server:
                 f"cannot listen on {host} port {port}: {exc.strerror}; choose another with --port"
             ) from exc
         self._hurrying = asyncio.create_task(self._hurry())
+        self._app[LAG].start()
         self._engine.start()
         host, port = self._runner.addresses[0][:2]
         self.url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
@@ -99,6 +100,7 @@ class Server:
         """End the workers, close every connection, free the address."""
         if self._hurrying:
             self._hurrying.cancel()
+        self._app[LAG].stop()
         connections = self._app[CONNECTIONS]
         connections.drain(0, RETRY_AFTER_MS)
         await self._engine.stop()  # whatever still waited or ran has its outcome now, so the streams end

@@ -30,11 +30,15 @@ def scrape(metrics: Metrics) -> Samples:
     }
 
 
-def make(tally: Tally, streams: int = 1, pool: PoolStatus | None = None) -> Metrics:
+def make(
+    tally: Tally, streams: int = 1, pool: PoolStatus | None = None, lag: Distribution | None = None
+) -> Metrics:
     open_streams = tuple(StreamStatistics(number, Tally(), 0.0, 0.0) for number in range(streams))
     model = ModelStatistics(tally, 1, 0, Distribution(), Distribution(), open_streams)
     statistics = Statistics({"echo": model})
-    return Metrics(lambda: statistics, lambda: pool or PoolStatus(2, 1, 4, (10,)))
+    return Metrics(
+        lambda: statistics, lambda: pool or PoolStatus(2, 1, 4, (10,)), lambda: lag or Distribution()
+    )
 
 
 def item(received: float = 0.0) -> Item:
@@ -70,11 +74,17 @@ def test_every_count_of_the_snapshot_is_there() -> None:
 
 def test_the_workers_are_there() -> None:
     pool = PoolStatus(2, 1, 4, (10,), spares=3, recycled=5, resident_mb=6)
-    samples = scrape(make(Tally(), pool=pool))
+    lag = Distribution()
+    for _ in range(99):
+        lag.add(0.001)
+    lag.add(0.2)
+    samples = scrape(make(Tally(), pool=pool, lag=lag))
     assert samples["stream_workers", ()] == 2
     assert samples["stream_workers_ready", ()] == 1
     assert samples["stream_workers_spare", ()] == 3
     assert samples["stream_workers_resident_bytes", ()] == 6 * 2**20
+    assert samples["stream_loop_lag_p99_seconds", ()] == pytest.approx(0.001, rel=0.02)
+    assert samples["stream_loop_lag_max_seconds", ()] == 0.2
     assert samples["stream_worker_deaths_total", ()] == 4
     assert samples["stream_worker_recycles_total", ()] == 5
 
