@@ -57,6 +57,8 @@ class Connection:
         self._loop = asyncio.get_running_loop()
         self._heard = time.monotonic()
         self._ping_due = False
+        self._sending_since: float | None = None
+        self._patience: asyncio.TimerHandle | None = None
         self._left = False  # the client has
         self._outgoing = asyncio.Event()  # the writer has something to do
         self._room = asyncio.Event()  # the session may want input again
@@ -75,6 +77,8 @@ class Connection:
             self.abort()
         finally:
             self._pulse.cancel()
+            if self._patience:
+                self._patience.cancel()
             self._engine.close(stream)
             # with nobody in receive(), closing reads on until the client's close: to close a socket with
             # unread bytes in it would reset the connection, and the client might never read why
@@ -149,13 +153,22 @@ class Connection:
     async def _within_time(self, sending: Coroutine[None, None, None]) -> None:
         """Send, and drop the connection of a client that does not read meanwhile.
 
-        A bare timer, because `asyncio.timeout` looks up the loop and the task at every use.
+        One timer looks after all that is sent while it runs: most of it is gone at once.
         """
-        patience = self._loop.call_later(self._timeouts.write_s, self.abort)
-        try:
-            await sending
-        finally:
-            patience.cancel()
+        self._sending_since = time.monotonic()
+        if self._patience is None:
+            self._patience = self._loop.call_later(self._timeouts.write_s, self._lose_patience)
+        await sending
+        self._sending_since = None
+
+    def _lose_patience(self) -> None:
+        self._patience = None
+        if self._sending_since is not None:
+            left = self._sending_since + self._timeouts.write_s - time.monotonic()
+            if left > 0:
+                self._patience = self._loop.call_later(left, self._lose_patience)
+            else:
+                self.abort()
 
     def _await_pulse(self) -> None:
         half = self._timeouts.heartbeat_s / 2
@@ -165,6 +178,9 @@ class Connection:
     def _beat(self) -> None:
         half = self._timeouts.heartbeat_s / 2
         now = time.monotonic()
+        if now < self._pulse_due:  # loops round to milliseconds, and one early look would be a ping left out
+            self._pulse = self._loop.call_later(self._pulse_due - now, self._beat)
+            return
         if now - self._pulse_due > half:
             self._heard = now  # the loop or the machine stood still: what the clients sent is still unread
         self._await_pulse()

@@ -5,13 +5,16 @@ Labels are the names of served models and closed sets of words, never anything a
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import accumulate
 
-from prometheus_client import CollectorRegistry, Histogram, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
 
 from inference.distribution import Distribution
 from inference.engine import PoolStatus
@@ -25,11 +28,28 @@ SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.
 """From what the server itself costs to a batch's default timeout."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Times:
-    age: Histogram
-    queue: Histogram
-    infer: Histogram
+    """Durations, counted by bucket. The library's own histogram takes a lock for each of its three counts."""
+
+    counts: list[int] = field(default_factory=lambda: [0] * (len(SECONDS) + 1))
+    total: float = 0.0
+
+    def add(self, seconds: float) -> None:
+        self.counts[bisect_left(SECONDS, seconds)] += 1
+        self.total += seconds
+
+    def buckets(self) -> list[tuple[str, float]]:
+        """Pairs of an upper bound and how many are not above it, as a scraper reads them."""
+        bounds = map(floatToGoString, (*SECONDS, float("inf")))
+        return list(zip(bounds, accumulate(self.counts), strict=True))
+
+
+@dataclass(slots=True)
+class _ModelTimes:
+    age: _Times = field(default_factory=_Times)
+    queue: _Times = field(default_factory=_Times)
+    infer: _Times = field(default_factory=_Times)
 
 
 class Metrics(Collector):
@@ -51,27 +71,19 @@ class Metrics(Collector):
         self._lag = lag
         self._registry = CollectorRegistry()
         self._registry.register(self)
-        self._age = self._histogram("age", "Receipt of an item to its result")
-        self._queue = self._histogram("queue", "Receipt of an item to the start of its batch")
-        self._infer = self._histogram("infer", "Time of an item's batch in its worker")
-        self._times: dict[str, _Times] = {}
+        self._times: dict[str, _ModelTimes] = {}
         self._codes: dict[tuple[str, str], int] = {}
         self._refused: Counter[str] = Counter()
-
-    def _histogram(self, name: str, text: str) -> Histogram:
-        return Histogram(f"stream_{name}_seconds", text, ["model"], buckets=SECONDS, registry=self._registry)
 
     def observe(self, model: str, outcome: Outcome, now: float) -> None:
         """Note the times of a result and the code of an error."""
         if isinstance(outcome, Result):
             times = self._times.get(model)
-            if times is None:  # finding a labelled child costs more than observing it
-                times = self._times[model] = _Times(
-                    self._age.labels(model), self._queue.labels(model), self._infer.labels(model)
-                )
-            times.age.observe(now - outcome.item.received)
-            times.queue.observe(outcome.queue_ms / 1e3)
-            times.infer.observe(outcome.infer_ms / 1e3)
+            if times is None:
+                times = self._times[model] = _ModelTimes()
+            times.age.add(now - outcome.item.received)
+            times.queue.add(outcome.queue_ms / 1e3)
+            times.infer.add(outcome.infer_ms / 1e3)
         elif isinstance(outcome, Failed):
             key = (model, outcome.code)
             self._codes[key] = self._codes.get(key, 0) + 1
@@ -122,6 +134,16 @@ class Metrics(Collector):
         for model, count in untold.items():  # their clients had gone
             errors.add_metric([model, "undelivered"], count)
         yield from (received, results, dropped, errors, waiting, running, streams, retried, discarded)
+        for name, text in (
+            ("age", "Receipt of an item to its result"),
+            ("queue", "Receipt of an item to the start of its batch"),
+            ("infer", "Time of an item's batch in its worker"),
+        ):
+            histogram = HistogramMetricFamily(f"stream_{name}_seconds", text, labels=["model"])
+            for model, of_model in self._times.items():
+                times: _Times = getattr(of_model, name)
+                histogram.add_metric([model], times.buckets(), times.total)
+            yield histogram
         refused = CounterMetricFamily("stream_refusals", "Streams that were refused", labels=["code"])
         for code, count in self._refused.items():
             refused.add_metric([code], count)
