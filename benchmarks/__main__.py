@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-from benchmarks import chaos, dispatch, overload, recovery, text
+import argparse
+import sys
+from pathlib import Path
+
+from benchmarks.engine import SUITES
 from benchmarks.report import run
 
-SUITES = {
-    "overload": overload.measure,
-    "text": text.measure,
-    "dispatch": dispatch.measure,
-    "chaos": chaos.measure,
-    "recovery": recovery.measure,
-}
+
+def main() -> int:
+    """Measure what the command line names; its exit status."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("only", nargs="*", metavar="NAME", help=f"of {', '.join(SUITES)}; default: all")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="write the results as JSON, too")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write them as a page, too")
+    args = parser.parse_args()
+    if unknown := set(args.only) - set(SUITES):
+        parser.error(f"no benchmark {min(unknown)!r}; there are {', '.join(SUITES)}")
+    chosen = {name: SUITES[name] for name in args.only or SUITES}
+    return run(chosen, output=args.output, html=args.html)
+
 
 if __name__ == "__main__":
-    run(SUITES, __doc__)
+    sys.exit(main())

@@ -17,7 +17,6 @@ from benchmarks.failures import RunFailed
 from benchmarks.generator import LATE_S, Generator, Load
 from benchmarks.ledger import Account
 from benchmarks.programs import STREAM_SERVER, Process, Program, running, runs, serving, waits
-from benchmarks.report import run
 from benchmarks.results import Figure, Say, none
 
 STREAMS, FRAMES = 16, 50_000
@@ -150,7 +149,3 @@ def _binds(port: int) -> bool:
         except OSError:
             return False
     return True
-
-
-if __name__ == "__main__":
-    run({"chaos": measure}, __doc__)

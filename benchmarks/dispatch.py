@@ -7,8 +7,9 @@ import statistics
 from benchmarks.driving import Run, drive
 from benchmarks.generator import Load
 from benchmarks.payloads import FRAME_BYTES
-from benchmarks.programs import BASELINE, Program, running, serving
-from benchmarks.report import run
+from benchmarks.peers.catalogue import AIOHTTP
+from benchmarks.peers.starting import serving_peer
+from benchmarks.programs import Program, serving
 from benchmarks.results import Figure, Say
 
 STREAMS = 8
@@ -21,12 +22,19 @@ SECONDS = 2.5
 
 def measure(say: Say) -> list[Figure]:
     """Measure both servers in turn at each window."""
-    with serving("echo") as server, running(*BASELINE, "echo") as baseline:
+    with serving("echo") as server, serving_peer(AIOHTTP, "echo") as baseline:
 
         def closed(program: Program, window: int, seconds: float = SECONDS) -> Run:
-            return drive(
-                program, [Load(program.url, "echo", "frame", STREAMS, seconds, "queue", window=window)]
+            load = Load(
+                program.url,
+                "echo",
+                "frame",
+                STREAMS,
+                seconds,
+                window=window,
+                transport=program.transport,
             )
+            return drive(program, [load])
 
         say("warming up")
         for program in (server, baseline):
@@ -62,7 +70,3 @@ def _figures(window: int, rounds: list[tuple[Run, Run]]) -> list[Figure]:
             f"frames of {FRAME_BYTES:,} bytes",
         ),
     ]
-
-
-if __name__ == "__main__":
-    run({"dispatch": measure}, __doc__)

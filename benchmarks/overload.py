@@ -11,7 +11,6 @@ from benchmarks.generator import Load
 from benchmarks.ledger import Account
 from benchmarks.measures import jain, part, percentile
 from benchmarks.programs import Program, serving
-from benchmarks.report import run
 from benchmarks.results import Figure, Say, none
 
 STREAMS, FPS = 24, 15.0
@@ -165,7 +164,3 @@ def _sharing(rounds: Sequence[Round]) -> list[Figure]:
             f"of {sum(account.sent for run in runs for account in run.streams):,}",
         ),
     ]
-
-
-if __name__ == "__main__":
-    run({"overload": measure}, __doc__)

@@ -10,7 +10,6 @@ import signal
 from benchmarks.failures import RunFailed
 from benchmarks.measures import percentile
 from benchmarks.payloads import portrait
-from benchmarks.report import run
 from benchmarks.results import Figure, Say
 from inference.engine import Engine, PoolStatus
 from inference.items import Result
@@ -73,7 +72,3 @@ async def _until(engine: Engine, deaths: int, spares: int) -> PoolStatus:
             if now.deaths >= deaths and now.ready == now.slots and now.spares >= spares:
                 return now
             await asyncio.sleep(LOOK_S)
-
-
-if __name__ == "__main__":
-    run({"recovery": measure}, __doc__)

@@ -1,42 +1,98 @@
-"""Figures beside their targets: the table for people, JSON for programs, and the facts of the machine."""
+"""Measures suites one after the other and shows their results: on the terminal, as JSON, and as a page."""
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-import platform
-import resource
+import math
 import sys
-import time
-from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
 
-from rich.console import Console
+from rich.console import Console, RenderableType
+from rich.markup import escape
+from rich.panel import Panel
 from rich.table import Table
 
-from benchmarks.programs import machine_cpu
-from benchmarks.results import Figure, Say
+from benchmarks.facts import Observation
+from benchmarks.failures import RunFailed
+from benchmarks.results import Figure, Grid, Plot, Results, Section, Series, Suite
+from benchmarks.stored import as_json
+from benchmarks.wording import cell, count, measured, spread, target, written
 
 PLAIN_WIDTH = 170
 """Characters of a line where the output is no terminal: every row in one line, as a log wants it."""
 
-
-Measure: TypeAlias = Callable[[Say], list[Figure]]
-
-
-def spread(figure: Figure) -> str:
-    """Write the least and the greatest round, where there are several."""
-    if len(figure.rounds) == 1:
-        return ""
-    return f"{written(min(figure.rounds))} to {written(max(figure.rounds))}"
+BARS = "▁▂▃▄▅▆▇█"
+SPARK_POINTS = 32
+"""A curve's length in characters: it leaves room for a name and the numbers in 80 columns."""
 
 
-def written(value: float) -> str:
-    """Write a number with three digits that count, and whole from a hundred on."""
-    return f"{value:,.0f}" if abs(value) >= 100 or value == int(value) else f"{value:.3g}"
+def run(
+    suites: Mapping[str, Suite], *, quick: bool = False, output: Path | None = None, html: Path | None = None
+) -> int:
+    """Measure suites, print what comes of them with the facts of the machine, and write it where asked.
+
+    A suite that fails is a void section with the reason, and the others go on.
+
+    Args:
+        quick: what each suite is told.
+        output: where to write the results as JSON.
+        html: where to write them as a page.
+
+    Returns:
+        The exit status: 1 if anything is void, else 0.
+    """
+    console = Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH)
+    observation = Observation()
+    sections: list[Section] = []
+    for name, suite in suites.items():
+        sections += _measured(console, observation, name, suite, quick=quick)
+    results = Results(observation.facts(), tuple(sections))
+    for shown in shapes(results):
+        console.print(shown)
+    if output:
+        output.write_text(as_json(results), "utf-8")
+    if html:
+        from benchmarks.page import page  # noqa: PLC0415  # only a page needs matplotlib
+
+        html.write_text(page(results), "utf-8")
+    return int(any(section.void for section in sections))
+
+
+def _measured(
+    console: Console, observation: Observation, name: str, suite: Suite, *, quick: bool
+) -> list[Section]:
+    """Run one suite with its steps shown."""
+    with console.status(escape(name)) as status:
+
+        def say(step: str) -> None:
+            status.update(escape(f"{name}: {step}"))
+            console.print(f"[dim]{observation.seconds:4.0f} s  {escape(f'{name}: {step}')}[/]")
+
+        try:
+            sections = suite(say, quick)
+            # a number that no JSON can hold is the suite's fault, and found while the others' results are safe
+            as_json(Results({}, tuple(sections)))
+        except RunFailed as exc:
+            return [Section(name, "", void=str(exc))]
+        except Exception as exc:  # noqa: BLE001  # twenty minutes of others' results outlive a fault in one
+            console.print_exception()
+            return [Section(name, "", void=f"the benchmark itself failed: {type(exc).__name__}: {exc}")]
+    return sections
+
+
+def shapes(results: Results) -> Iterator[RenderableType]:
+    """Lay results out for a terminal."""
+    for section in results.sections:
+        yield f"\n[bold]{escape(section.name)}[/]  {escape(section.about)}"
+        if section.void:
+            yield Panel(f"[red]void: {escape(section.void)}[/]", border_style="red", expand=False)
+        if section.figures:
+            yield table(section.figures)
+        yield from map(_grid, section.grids)
+        yield from map(_plot, section.plots)
+    if said := count(results):
+        yield f"\n[bold]{escape(said)}[/]"
+    yield escape(", ".join(f"{name} {cell(value)}" for name, value in results.facts.items()))
 
 
 def table(figures: Sequence[Figure]) -> Table:
@@ -46,77 +102,61 @@ def table(figures: Sequence[Figure]) -> Table:
         grid.add_column(heading, justify="right" if heading in ("measured", "target") else "left")
     for figure in figures:
         grid.add_row(
-            figure.name,
-            f"{written(figure.measured)} {figure.unit}".strip(),
+            escape(figure.name),
+            escape(measured(figure)),
             spread(figure),
-            f"{figure.sense} {written(figure.target)}",
+            target(figure),
             f"[{'green' if figure.reached else 'red'}]{figure.verdict}[/]",
-            figure.note,
+            escape(figure.note),
         )
     return grid
 
 
-def as_json(figures: Sequence[Figure], facts: Mapping[str, Any]) -> str:
-    """Write figures and the machine's facts for programs."""
-    rows = [
-        {
-            "figure": figure.name,
-            "measured": figure.measured,
-            "rounds": figure.rounds,
-            "unit": figure.unit,
-            "target": f"{figure.sense} {figure.target:g}",
-            "verdict": figure.verdict,
-            "note": figure.note,
-        }
-        for figure in figures
-    ]
-    return json.dumps({"machine": dict(facts), "figures": rows}, indent=2) + "\n"
+def _grid(grid: Grid) -> Table:
+    shown = Table(title=escape(grid.title), title_justify="left")
+    for number, heading in enumerate(grid.headings):
+        numbers = any(not isinstance(row[number], str) for row in grid.rows)
+        shown.add_column(escape(heading), justify="right" if numbers else "left")
+    for row in grid.rows:
+        shown.add_row(*(escape(cell(value)) for value in row))
+    return shown
 
 
-def _cpu_seconds() -> tuple[float, float]:
-    """CPU seconds of the whole machine, and of this process and those that have been waited for."""
-    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return machine_cpu(), sum(usage.ru_utime + usage.ru_stime for usage in used)
+def _plot(plot: Plot) -> Table:
+    """Give a plot's essence: of bars every value, of a line its course; the page has the picture."""
+    shown = Table(title=escape(f"{plot.title}: {plot.y}"), title_justify="left")
+    if plot.kind == "bar":
+        shown.add_column("")
+        for series in plot.series:
+            shown.add_column(escape(series.name), justify="right")
+        values = [dict(series.points) for series in plot.series]
+        for number, category in enumerate(plot.categories):
+            cells = [written(each[number]) if number in each else "" for each in values]
+            shown.add_row(escape(category), *cells)
+        return shown
+    for heading in ("", f"over {plot.x}", "first", "last", "greatest"):
+        shown.add_column(
+            escape(heading), justify="right" if heading in ("first", "last", "greatest") else "left"
+        )
+    everything = [y for series in plot.series for _, y in series.points]
+    for series in filter(lambda each: each.points, plot.series):
+        ys = [y for _, y in series.points]
+        curve = spark(series, min(everything), max(everything), log=plot.log)
+        shown.add_row(escape(series.name), curve, *map(written, (ys[0], ys[-1], max(ys))))
+    return shown
 
 
-def run(suites: Mapping[str, Measure], description: str | None) -> None:
-    """Measure suites one after the other, as a command: print progress, the table and the facts."""
-    parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--output", type=Path, metavar="FILE", help="write the figures as JSON, too")
-    if len(suites) > 1:
-        parser.add_argument("only", nargs="*", metavar="NAME", help=f"of {', '.join(suites)}; default: all")
-    args = parser.parse_args()
-    chosen = getattr(args, "only", []) or list(suites)
-    if unknown := set(chosen) - set(suites):
-        parser.error(f"no benchmark {min(unknown)!r}; there are {', '.join(suites)}")
-    console = Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH)
-    begun = time.monotonic()
-    all_before, own_before = _cpu_seconds()
-    figures: list[Figure] = []
-    for name in chosen:
-        with console.status(name) as status:
+def spark(series: Series, least: float, greatest: float, *, log: bool) -> str:
+    """Draw a line with a character for each point, or for the greatest of several where there are many.
 
-            def say(step: str, name: str = name) -> None:
-                elapsed = time.monotonic() - begun
-                status.update(f"{name}: {step}")
-                console.print(f"[dim]{elapsed:4.0f} s  {name}: {step}[/]")
-
-            figures += suites[name](say)
-    seconds = time.monotonic() - begun
-    everything, own = (
-        after - before for after, before in zip(_cpu_seconds(), (all_before, own_before), strict=True)
-    )
-    cores = os.cpu_count() or 1
-    facts = {
-        "cores": cores,
-        "machine": platform.machine(),
-        "python": platform.python_version(),
-        "date": datetime.now(UTC).date().isoformat(),
-        "seconds": round(seconds, 1),
-        # other programs' work falsifies what is measured in time, and says so here
-        "cores_used_by_others": round(max(0.0, everything - own) / seconds, 2),
-    }
-    console.print(table(figures))
-    console.print(", ".join(f"{name.replace('_', ' ')} {value}" for name, value in facts.items()))
-    if args.output:
-        args.output.write_text(as_json(figures, facts), "utf-8")
+    Args:
+        least, greatest: the y of the lowest and of the highest character.
+        log: put the steps between them at equal ratios, if all are above 0.
+    """
+    ys = [y for _, y in series.points]
+    per = math.ceil(len(ys) / SPARK_POINTS)
+    tops = [max(ys[start : start + per]) for start in range(0, len(ys), per)]
+    if log and least > 0:
+        least, greatest, tops = math.log(least), math.log(greatest), list(map(math.log, tops))
+    height = (greatest - least) or 1.0
+    return "".join(BARS[round((top - least) / height * (len(BARS) - 1))] for top in tops)

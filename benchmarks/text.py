@@ -8,8 +8,9 @@ from benchmarks.driving import Run, drive
 from benchmarks.generator import Load
 from benchmarks.measures import percentile
 from benchmarks.payloads import TEXTS
-from benchmarks.programs import BASELINE, running, serving
-from benchmarks.report import run
+from benchmarks.peers.catalogue import AIOHTTP
+from benchmarks.peers.starting import serving_peer
+from benchmarks.programs import Program, serving
 from benchmarks.results import Figure, Say, none
 
 STREAMS = 64
@@ -20,21 +21,21 @@ HALF_SECONDS = 4.0
 
 def measure(say: Say) -> list[Figure]:
     """Measure both servers in turn, then ours with half the load that it carried."""
-    with serving("spam") as server, running(*BASELINE, "spam") as baseline:
+    with serving("spam") as server, serving_peer(AIOHTTP, "spam") as baseline:
 
-        def closed(url: str, seconds: float) -> Load:
-            return Load(url, "spam", "texts", STREAMS, seconds)
+        def closed(program: Program, seconds: float) -> Load:
+            return Load(program.url, "spam", "texts", STREAMS, seconds, transport=program.transport)
 
         say("warming up")
         for program in (server, baseline):
-            drive(program, [closed(program.url, 1.0)])
+            drive(program, [closed(program, 1.0)])
         ours: list[Run] = []
         theirs: list[Run] = []
         halves: list[Run] = []
         for number in range(ROUNDS):
             say(f"round {number + 1} of {ROUNDS}: {STREAMS} streams that wait for each answer")
-            ours.append(drive(server, [closed(server.url, SECONDS)]))
-            theirs.append(drive(baseline, [closed(baseline.url, SECONDS)]))
+            ours.append(drive(server, [closed(server, SECONDS)]))
+            theirs.append(drive(baseline, [closed(baseline, SECONDS)]))
             say(f"round {number + 1} of {ROUNDS}: half of that rate, on a schedule")
             rate = ours[-1].rate / 2 / STREAMS
             halves.append(
@@ -73,7 +74,3 @@ def _figures(ours: list[Run], theirs: list[Run], halves: list[Run]) -> list[Figu
             f"of {sum(account.sent for account in streams):,}",
         ),
     ]
-
-
-if __name__ == "__main__":
-    run({"text": measure}, __doc__)

@@ -1,21 +1,51 @@
-"""The table and the JSON of the figures."""
+"""Running suites, what comes of one that fails, and what is shown on the terminal."""
 
 from __future__ import annotations
 
 import io
 import json
+import os
+import platform
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from benchmarks.report import as_json, spread, table, written
-from benchmarks.results import Figure, none
+from benchmarks.failures import RunFailed
+from benchmarks.report import run, shapes, spark, table
+from benchmarks.results import Figure, Results, Say, Section, Series, none
+from benchmarks.stored import read_json
+from benchmarks.wording import count, spread, written
+from tests.benchmarks.results_sample import RESULTS
 
 
 def shown(*figures: Figure) -> str:
     file = io.StringIO()
     Console(file=file, width=170).print(table(figures))
     return file.getvalue()
+
+
+def whole(results: Results) -> str:
+    file = io.StringIO()
+    Console(file=file, width=170).print(*shapes(results), sep="\n")
+    return file.getvalue()
+
+
+def good(say: Say, quick: bool) -> list[Section]:
+    say("a [step]")
+    return [Section("good", "quick" if quick else "whole", (none("lost", 0),))]
+
+
+def failing(say: Say, quick: bool) -> list[Section]:
+    raise RunFailed("the server did not [start]")
+
+
+def faulty(say: Say, quick: bool) -> list[Section]:
+    raise IndexError("no such thing")
+
+
+def endless(say: Say, quick: bool) -> list[Section]:
+    return [Section("endless", "", (Figure("x", (float("inf"),), "", "<=", 1.0),))]
 
 
 def test_the_median_of_the_rounds_counts() -> None:
@@ -57,6 +87,11 @@ def test_numbers_are_written_with_what_counts(value: float, text: str) -> None:
     assert written(value) == text
 
 
+def test_void_sections_do_not_count() -> None:
+    assert count(RESULTS) == "2 of 3 targets reached; void: camera"
+    assert count(Results()) == ""
+
+
 def test_the_table_has_a_row_per_figure_with_target_and_verdict() -> None:
     text = shown(
         Figure("dispatch", (0.2, 0.3, 0.25), "ms", "<=", 0.3, "42,000 bytes"), none("frames lost", 2)
@@ -74,27 +109,90 @@ def test_the_table_has_a_row_per_figure_with_target_and_verdict() -> None:
     assert "short" in lost
 
 
-def test_json_holds_every_round_and_the_machine() -> None:
-    figures = [Figure("dispatch", (0.2, 0.3, 0.25), "ms", "<=", 0.3), none("lost", 2, "of 9")]
-    document = json.loads(as_json(figures, {"cores": 2}))
-    assert document["machine"] == {"cores": 2}
-    assert document["figures"] == [
-        {
-            "figure": "dispatch",
-            "measured": 0.25,
-            "rounds": [0.2, 0.3, 0.25],
-            "unit": "ms",
-            "target": "<= 0.3",
-            "verdict": "reached",
-            "note": "",
-        },
-        {
-            "figure": "lost",
-            "measured": 2.0,
-            "rounds": [2.0],
-            "unit": "",
-            "target": "<= 0",
-            "verdict": "short",
-            "note": "of 9",
-        },
-    ]
+def test_everything_measured_is_on_the_terminal() -> None:
+    text = whole(RESULTS)
+    for said in (
+        "Frames to the null model.",
+        "void: the generator was late <b>",
+        "12,345",
+        "a <peer> & co",
+        "2.25",
+        "2 of 3 targets reached; void: camera",
+        "cores 2",
+        "seconds 812",
+    ):
+        assert said in text
+    (ours,) = [line for line in text.splitlines() if "▁" in line and "stream-server" in line]
+    assert [cell.strip() for cell in ours.split("│")[3:-1]] == ["70", "71", "72"]
+
+
+def test_a_curve_shows_its_course_on_the_scale_of_all() -> None:
+    rising = Series("x", tuple((float(x), float(x)) for x in range(8)))
+    assert spark(rising, 0.0, 7.0, log=False) == "▁▂▃▄▅▆▇█"
+    assert spark(rising, 0.0, 70.0, log=False) == "▁▁▁▁▁▁▂▂"
+    tens = Series("x", ((0.0, 1.0), (1.0, 10.0), (2.0, 100.0)))
+    assert spark(tens, 1.0, 100.0, log=True) == "▁▅█"
+    assert spark(Series("x", ((0.0, 5.0),)), 5.0, 5.0, log=True) == "▁"
+
+
+def test_a_long_curve_loses_length_but_no_peak() -> None:
+    ys = [1.0] * 1000
+    ys[501] = 9.0
+    curve = spark(Series("x", tuple(enumerate(ys))), 1.0, 9.0, log=False)
+    assert len(curve) <= 32
+    assert curve.count("█") == 1
+
+
+def test_a_run_is_shown_and_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output, html = tmp_path / "r.json", tmp_path / "r.html"
+    assert run({"good": good}, quick=True, output=output, html=html) == 0
+    said = capsys.readouterr().out
+    assert "good: a [step]" in said
+    assert "1 of 1 targets reached" in said
+    results = read_json(output.read_text("utf-8"))
+    assert results.sections == tuple(good(print, True))
+    assert html.read_text("utf-8").startswith("<!doctype html>")
+
+
+@pytest.mark.parametrize(
+    ("suite", "void"),
+    [
+        (failing, "the server did not [start]"),
+        (faulty, "the benchmark itself failed: IndexError: no such thing"),
+        (
+            endless,
+            "the benchmark itself failed: ValueError: Out of range float values are not JSON compliant",
+        ),
+    ],
+)
+def test_what_fails_is_void_and_the_rest_goes_on(
+    suite: object, void: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "r.json"
+    assert run({"bad": suite, "good": good}, output=output) == 1  # type: ignore[dict-item]
+    bad, fine = read_json(output.read_text("utf-8")).sections
+    assert bad.name == "bad"
+    assert bad.void.startswith(void)
+    assert fine == Section("good", "whole", (none("lost", 0),))
+    assert f"void: {void}" in capsys.readouterr().out
+
+
+def test_the_facts_name_the_machine_but_not_whose_it_is(tmp_path: Path) -> None:
+    output = tmp_path / "r.json"
+    run({"good": good}, output=output)
+    facts = read_json(output.read_text("utf-8")).facts
+    assert {
+        "date",
+        "cores",
+        "processor",
+        "system",
+        "python",
+        "aiohttp",
+        "seconds",
+        "cores used by others",
+    } <= set(facts)
+    assert facts["cores"] == os.cpu_count()
+    everything = json.dumps(facts)
+    assert platform.node() not in everything
+    assert str(Path.home()) not in everything
+    assert str(Path.cwd()) not in everything
