@@ -1,29 +1,29 @@
-"""The load: streams to a server from a process of its own, kept cheap; it judges nothing while it runs.
+"""A load, and the process that puts it on a server, as the benchmark that starts it sees them.
 
 The process connects, says ``ready``, waits for ``go``, says ``done`` when everything is answered, and then gives
-its accounts. It uses aiohttp's client, whose websocket costs half the CPU of the websockets library, on payloads
-made beforehand, and reads no message before the run is over.
+its outcome. What happens inside it is in `benchmarks.sending`.
 """
 
 from __future__ import annotations
 
-import asyncio
 import json
-import random
+import math
 import select
 import subprocess
 import sys
-from dataclasses import asdict, dataclass
-from typing import Self
+from dataclasses import asdict, dataclass, field, replace
+from itertools import pairwise
+from typing import Any, Literal, Self, TypeAlias
 
-from aiohttp import ClientSession, ClientWebSocketResponse, TCPConnector, WSMsgType
-
+from benchmarks.arrivals import Arrivals
 from benchmarks.failures import RunFailed
-from benchmarks.ledger import Account, settle
-from benchmarks.payloads import PAYLOADS, Payloads, expected
+from benchmarks.latencies import Latencies
+from benchmarks.ledger import Account
 
-END = '{"type": "end"}'
-END_PREFIX = '{"type": "end"'
+FAILED = "failed: "
+"""Begins the line that a process says in place of another one when it cannot go on."""
+
+Transport: TypeAlias = Literal["stream", "websocket", "http"]
 
 CONNECT_S = 60.0
 """Far above what 64 handshakes take: only a server that does not answer is given up."""
@@ -37,14 +37,20 @@ class Load:
     """Streams of one kind.
 
     Attributes:
-        url: the server's address.
+        url: the server's address; of a plain transport the endpoint's complete one.
         payload: a name in `PAYLOADS`; a stream sends its items in turn.
-        rate: items per second of each stream, sent on an absolute schedule whatever is answered, the streams'
-            first items at random moments of the first interval. None for a closed loop, which sends the next item
-            when one is answered.
+        rate: items per second of each stream, sent on a schedule whatever is answered. None for a closed loop,
+            which sends the next item when one is answered.
         window: items in flight of a closed loop.
         seconds: how long items are sent.
         count: items of each stream of a closed loop, in place of a time.
+        seed: of the schedules; the same seed makes the same ones.
+        transport: `stream` is this project's protocol. `websocket` is a plain one, whose n-th message answers the
+            n-th item. `http` posts each item by itself over connections that are kept: any 2xx is its result, any
+            other status its error, and in an open loop nothing waits for a connection.
+        arrivals: how an open loop's items follow each other.
+        processes: how many of them share the streams.
+        first: the number of the first stream, where a process has only a share of them.
     """
 
     url: str
@@ -57,108 +63,87 @@ class Load:
     window: int = 1
     count: int | None = None
     seed: int = 1
+    transport: Transport = "stream"
+    arrivals: Arrivals = "steady"
+    processes: int = 1
+    first: int = 0
 
     @property
     def address(self) -> str:
         """Where a stream connects to."""
+        if self.transport != "stream":
+            return self.url
         path = f"{self.url}/v2/models/{self.model}/stream?policy={self.policy}"
         return path if self.rate else f"{path}&window={self.window}"
 
-
-class Stream:
-    """One websocket and its part of a load; times are seconds since the start of the run."""
-
-    def __init__(self, ws: ClientWebSocketResponse, load: Load, payloads: Payloads) -> None:
-        self._ws = ws
-        self._load = load
-        self._payloads = payloads
-        self._due: list[float] = []
-        self._messages: list[tuple[float, str]] = []
-        self._loop = asyncio.get_running_loop()
-
-    async def run(self, begun: float, phase: float) -> None:
-        """Send and receive until the server's `end`."""
-        self._begun = begun
-        if self._load.rate:
-            await asyncio.gather(self._scheduled(self._load.rate, phase), self._receive(closed=False))
-        else:
-            for _ in range(min(self._load.window, self._load.count or self._load.window)):
-                await self._send(self._now())
-            await self._receive(closed=True)
-
-    def account(self) -> Account:
-        """Settle the stream."""
-        return settle(self._due, self._messages, expected(self._load.payload))
-
-    def _now(self) -> float:
-        return self._loop.time() - self._begun
-
-    async def _scheduled(self, rate: float, phase: float) -> None:
-        due = phase
-        while due < self._load.seconds:
-            if (early := due - self._now()) > 0:
-                await asyncio.sleep(early)
-            elif self._now() >= self._load.seconds:
-                break  # the server reads more slowly than this stream is to send
-            await self._send(due)
-            due += 1 / rate
-        await self._ws.send_str(END)
-
-    async def _receive(self, *, closed: bool) -> None:
-        answered = 0
-        while (message := await self._ws.receive()).type is WSMsgType.TEXT:
-            now = self._now()
-            self._messages.append((now, message.data))
-            if message.data.startswith(END_PREFIX):
-                return
-            if closed:
-                answered += 1
-                if now < self._load.seconds and self._more:
-                    await self._send(now)
-                elif answered == len(self._due):
-                    await self._ws.send_str(END)
-
     @property
-    def _more(self) -> bool:
-        return self._load.count is None or len(self._due) < self._load.count
+    def measured_s(self) -> float:
+        """Until when an item has to be due to be measured.
 
-    async def _send(self, due: float) -> None:
-        payload = self._payloads[len(self._due) % len(self._payloads)]
-        self._due.append(due)
-        if isinstance(payload, str):
-            await self._ws.send_str(payload)
-        else:
-            await self._ws.send_bytes(payload)
+        The last frame of a camera waits for its turn without a newer one that replaces it, as no other does: under
+        overload it gets old because the run ends, not because the server is late.
+        """
+        if self.policy == "latest" and self.arrivals == "steady" and self.rate:
+            return self.seconds - 1 / self.rate
+        return math.inf
+
+    def shares(self) -> list[Load]:
+        """Divide the streams among the processes, as evenly as they go."""
+        ends = [self.streams * number // self.processes for number in range(self.processes + 1)]
+        return [
+            replace(self, streams=end - start, first=self.first + start, processes=1)
+            for start, end in pairwise(ends)
+            if end > start
+        ]
 
 
-async def run(load: Load) -> list[Account]:
-    """Connect, and run when told so on standard input."""
-    payloads = PAYLOADS[load.payload]()
-    loop = asyncio.get_running_loop()
-    async with ClientSession(connector=TCPConnector(limit=0)) as session:
-        sockets = [await session.ws_connect(load.address, max_msg_size=0) for _ in range(load.streams)]
-        streams = [Stream(ws, load, payloads) for ws in sockets]
-        for ws in sockets:
-            await ws.receive()  # what the server greets with
-        print("ready", flush=True)
-        await loop.run_in_executor(None, sys.stdin.readline)
-        begun = loop.time()
-        # the schedule is the load's own, not a secret
-        phases = random.Random(load.seed)  # noqa: S311
-        interval = 1 / load.rate if load.rate else 0.0
-        await asyncio.gather(*(stream.run(begun, phases.uniform(0, interval)) for stream in streams))
-        print("done", flush=True)
-        for ws in sockets:
-            await ws.close()
-    return [stream.account() for stream in streams]
+@dataclass(slots=True)
+class Outcome:
+    """What one generator's process has to say after a run.
+
+    Attributes:
+        accounts: of its streams.
+        latency: of the results, since they were due; what has no answer counts with what it waited until the end.
+            Neither this nor `slots` has what was due after the load's `measured_s`.
+        lag: by how much items went out late by the generator's own fault, in an open loop.
+        loop: by how much the process' event loop was late for its own timer.
+        slots: the results' times by the slot of a timeline in which they came.
+    """
+
+    accounts: list[Account]
+    latency: Latencies = field(default_factory=Latencies)
+    lag: Latencies = field(default_factory=Latencies)
+    loop: Latencies = field(default_factory=Latencies)
+    slots: dict[int, Latencies] = field(default_factory=dict)
+
+    def as_json(self) -> dict[str, Any]:
+        """Write it for `from_json`."""
+        return {
+            "accounts": [asdict(account) for account in self.accounts],
+            "latency": self.latency.encode(),
+            "lag": self.lag.encode(),
+            "loop": self.loop.encode(),
+            "slots": {str(slot): latencies.encode() for slot, latencies in self.slots.items()},
+        }
+
+    @classmethod
+    def from_json(cls, body: dict[str, Any]) -> Outcome:
+        """Read what the process wrote."""
+        return cls(
+            [Account(**account) for account in body["accounts"]],
+            Latencies.decode(body["latency"]),
+            Latencies.decode(body["lag"]),
+            Latencies.decode(body["loop"]),
+            {int(slot): Latencies.decode(text) for slot, text in body["slots"].items()},
+        )
 
 
 class Generator:
-    """A load's process, as the benchmark that starts it sees it; a context, at whose end the process is gone."""
+    """A load's process; a context, at whose end it is gone."""
 
     def __init__(self, load: Load) -> None:
         self._load = load
-        command = [sys.executable, "-m", "benchmarks.generator"]
+        command = [sys.executable, "-m", "benchmarks.sending"]
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8"
         )
@@ -197,11 +182,15 @@ class Generator:
                 f"streams to {self._load.address} have not ended {LATE_S:.0f} s after the last item"
             )
 
-    def accounts(self) -> list[Account]:
-        """What became of each stream, after the run."""
+    def outcome(self) -> Outcome:
+        """What it has to say, after the run."""
         assert self._process.stdout
         # not `communicate`, which would miss what came together with the last line
-        return [Account(**account) for account in json.load(self._process.stdout)]
+        return Outcome.from_json(json.load(self._process.stdout))
+
+    def accounts(self) -> list[Account]:
+        """What became of each stream, after the run."""
+        return self.outcome().accounts
 
     def _tell(self, line: str) -> None:
         assert self._process.stdin
@@ -214,11 +203,8 @@ class Generator:
         if not readable:
             return False
         line = self._process.stdout.readline().strip()
+        if line.startswith(FAILED):
+            raise RunFailed(line.removeprefix(FAILED))
         if line != word:
             raise RunFailed(f"the load's process ended in place of {word!r}: {line!r}")
         return True
-
-
-if __name__ == "__main__":
-    done = asyncio.run(run(Load(**json.loads(sys.stdin.readline()))))
-    sys.stdout.write(json.dumps([asdict(account) for account in done]))

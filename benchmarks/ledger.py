@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,7 +23,9 @@ class Account:
         strays: messages that answer no item that was sent.
         miscounted: by how many items the server's `end` differs from this account; all of them without an `end`.
         answers: per result seconds since the start of the run, its `age_ms` and milliseconds since the item was
-            due to be sent.
+            due to be sent, which also stand for the age where the server tells none.
+        missing: when items were due that got no answer, in seconds since the start of the run: the lost ones, and
+            those that never got out because the server did not read.
     """
 
     sent: int
@@ -37,6 +39,12 @@ class Account:
     strays: int = 0
     miscounted: int = 0
     answers: list[tuple[float, float, float]] = field(default_factory=list)
+    missing: list[float] = field(default_factory=list)
+
+    @property
+    def unsent(self) -> int:
+        """Items that were due and never got out."""
+        return len(self.missing) - self.lost
 
     @property
     def unaccounted(self) -> int:
@@ -48,13 +56,15 @@ def settle(
     due: Sequence[float],
     messages: Sequence[tuple[float, str]],
     expected: Sequence[Mapping[str, Any]] = (),
+    unsent: Sequence[float] = (),
 ) -> Account:
     """Go through a stream's messages after `ready`, in the order they came.
 
     Args:
-        due: when each item was to be sent, in seconds since the start of the run.
+        due: when each item that was sent was to be sent, in seconds since the start of the run.
         messages: when each came, on the same clock, and its text.
         expected: the outputs that the items' results must have, over and over; none to let any pass.
+        unsent: when items were due that did not get out.
     """
     account = Account(len(due))
     end: dict[str, Any] = {}
@@ -85,7 +95,7 @@ def settle(
             case _:
                 errors[message["code"]] += 1
     account.errors = dict(errors)
-    account.lost = len(due) - len(seen)
+    _miss(account, due, seen, unsent)
     counted = {
         "received": account.sent,
         "results": account.results,
@@ -94,3 +104,37 @@ def settle(
     }
     account.miscounted = max(abs(end[name] - count) for name, count in counted.items()) if end else len(due)
     return account
+
+
+def settle_plain(
+    due: Sequence[float], answers: Iterable[tuple[int, float, str]], unsent: Sequence[float] = ()
+) -> Account:
+    """Settle what was sent to a server that does not speak this project's protocol, and counts nothing itself.
+
+    Args:
+        due, unsent: as for `settle`.
+        answers: the number of the item that each answers, from 1, when it came, and its error's code, if it is one.
+    """
+    account = Account(len(due))
+    errors: Counter[str] = Counter()
+    seen: set[int] = set()
+    for number, at, code in answers:
+        if not 1 <= number <= len(due):
+            account.strays += 1
+            continue
+        seen.add(number)
+        if code:
+            errors[code] += 1
+        else:
+            waited_ms = (at - due[number - 1]) * 1e3
+            account.results += 1
+            account.answers.append((at, waited_ms, waited_ms))
+    account.errors = dict(errors)
+    _miss(account, due, seen, unsent)
+    return account
+
+
+def _miss(account: Account, due: Sequence[float], seen: set[int], unsent: Sequence[float]) -> None:
+    account.missing = [at for seq, at in enumerate(due, 1) if seq not in seen]
+    account.lost = len(account.missing)
+    account.missing += unsent

@@ -16,6 +16,9 @@ COMMANDS = {
     "models": "show what a running server serves",
     "predict": "answer files here, without a server",
     "stream": "send a video, folder, webcam or standard input to a running server",
+    "record": "stream, and keep the items and answers in a file",
+    "replay": "send a recording again, and compare the answers",
+    "bench": "measure this server, or others, under load",
 }
 
 

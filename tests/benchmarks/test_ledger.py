@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.ledger import Account, settle
+from benchmarks.ledger import Account, settle, settle_plain
 
 DUE = [0.0, 0.1, 0.2, 0.3]
 
@@ -95,3 +95,21 @@ def test_an_answer_to_another_item_is_wrong() -> None:
 
 def test_without_expectations_no_answer_is_wrong() -> None:
     assert settled(*map(result, (1, 2, 3, 4)), end(4, 4, 0, 0)).wrong == 0
+
+
+def test_what_has_no_answer_is_missing_since_it_was_due_and_so_is_what_never_got_out() -> None:
+    account = settled(result(1), result(4), end(4, 2, 0, 0), unsent=[0.4, 0.5])
+    assert account.missing == [0.1, 0.2, 0.4, 0.5]
+    assert (account.lost, account.unsent) == (2, 2)
+
+
+def test_a_plain_servers_answers_are_told_apart_by_their_code() -> None:
+    account = settle_plain(DUE, [(2, 1.1, ""), (1, 1.2, "429"), (3, 1.3, "429")], unsent=[0.4])
+    assert (account.sent, account.results, account.errors) == (4, 1, {"429": 2})
+    assert account.answers == [(1.1, pytest.approx(1000), pytest.approx(1000))]
+    assert (account.lost, account.unsent, account.missing) == (1, 1, [0.3, 0.4])
+
+
+def test_a_plain_server_that_answers_more_than_it_got_is_found_out() -> None:
+    account = settle_plain(DUE, [(number, 1.0, "") for number in range(1, 6)])
+    assert (account.results, account.strays, account.unaccounted) == (4, 1, 1)

@@ -1,0 +1,125 @@
+"""Times in histograms of bounded error, which processes send each other and which add up. No I/O, no clock.
+
+Percentiles of several processes or streams cannot be averaged; histograms with the same buckets can be added.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Self
+
+from hdrh.histogram import HdrHistogram  # type: ignore[import-untyped]
+
+LONGEST_S = 600.0
+"""Longer times are counted as this; a run waits for a minute at most for its last answer."""
+
+DIGITS = 3
+"""Of a time that are right: a thousandth is far below what two runs differ by."""
+
+SLOT_S = 0.25
+"""The step of a timeline: four cameras at 15 frames a second give a slot 15 answers."""
+
+
+class Latencies:
+    """A histogram of times from 1 us to `LONGEST_S`, right to `DIGITS` digits.
+
+    Args:
+        times: seconds; negative ones count as none at all.
+    """
+
+    def __init__(self, times: Iterable[float] = ()) -> None:
+        self._histogram = HdrHistogram(1, round(LONGEST_S * 1e6), DIGITS)
+        for seconds in times:
+            self.record(seconds)
+
+    @classmethod
+    def decode(cls, text: str) -> Self:
+        """Read what `encode` wrote."""
+        latencies = cls()
+        latencies._histogram.decode_and_add(text.encode("ascii"))
+        return latencies
+
+    def encode(self) -> str:
+        """Write it as text (HdrHistogram's V2 format, deflated, in base64)."""
+        encoded: bytes = self._histogram.encode()
+        return encoded.decode("ascii")
+
+    def record(self, seconds: float) -> None:
+        """Count one time."""
+        self._histogram.record_value(round(min(max(seconds, 0.0), LONGEST_S) * 1e6))
+
+    def add(self, other: Latencies) -> None:
+        """Count all that the other one has counted, too."""
+        self._histogram.add(other._histogram)
+
+    @property
+    def count(self) -> int:
+        """How many times there are."""
+        return int(self._histogram.get_total_count())
+
+    def percentile(self, percent: float) -> float:
+        """Give the nearest rank, as `measures.percentile` does, in milliseconds.
+
+        Raises:
+            ValueError: nothing was counted.
+        """
+        if not self.count:
+            raise ValueError("no times, so no percentile")
+        rank = max(1, math.ceil(self.count * percent / 100))
+        # the library rounds ranks down from the half on: it is given a percentage that is a rank
+        return float(self._histogram.get_value_at_percentile(100 * rank / self.count)) / 1e3
+
+    def percentiles(self, *percents: float) -> tuple[float, ...]:
+        """Give several percentiles in milliseconds, or as many NaN where nothing was counted."""
+        return tuple(self.percentile(percent) if self.count else math.nan for percent in percents)
+
+
+def total(parts: Iterable[Latencies]) -> Latencies:
+    """Add histograms up."""
+    whole = Latencies()
+    for part in parts:
+        whole.add(part)
+    return whole
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """One slot of a timeline.
+
+    Attributes:
+        at: seconds from the start of the run to its middle.
+        count: results that came in it.
+        p50, p99, most: their milliseconds since they were due.
+    """
+
+    at: float
+    count: int
+    p50: float
+    p99: float
+    most: float
+
+
+def slots(answers: Iterable[tuple[float, float]]) -> dict[int, Latencies]:
+    """Sort answers into slots.
+
+    Args:
+        answers: when each came, in seconds since the start of the run, and how many seconds it took.
+    """
+    found: dict[int, list[float]] = {}
+    for at, seconds in answers:
+        found.setdefault(int(at / SLOT_S), []).append(seconds)
+    return {slot: Latencies(times) for slot, times in sorted(found.items())}
+
+
+def timeline(parts: Iterable[Mapping[int, Latencies]]) -> tuple[Moment, ...]:
+    """Put the slots of all processes together; one in which nothing came is left out."""
+    whole: dict[int, Latencies] = {}
+    for part in parts:
+        for slot, latencies in part.items():
+            whole.setdefault(slot, Latencies()).add(latencies)
+    return tuple(
+        Moment((slot + 0.5) * SLOT_S, latencies.count, *latencies.percentiles(50, 99, 100))
+        for slot, latencies in sorted(whole.items())
+    )

@@ -1,0 +1,126 @@
+"""Measure this server, or others, under loads that do not wait for it."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from dataclasses import fields
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from benchmarks.options import DEFAULT, Options
+from benchmarks.suites import SUITES, Entry
+from stream_server.errors import ConfigError
+
+EPILOG = """\
+examples:
+  stream-server bench camera                                  # 24 cameras at 15 fps, on a server of its own
+  stream-server bench camera --streams 8 --max-age-ms 100
+  stream-server bench search --workers 8 --html cameras.html  # how many cameras does this machine carry?
+  stream-server bench search --model mine=my_model:Model --fps 5 --min-rate 2
+  stream-server bench text --url http://server:8080           # a server that runs, here or elsewhere
+  stream-server bench all --output results.json --html results.html
+
+Without --url a server is started on this machine and ended again; the load then takes its part of the same cores.
+Loads are open loops: items are sent on a schedule made beforehand, and the clock of each starts when it was due, so
+that a server that stalls cannot keep the load from showing it. The generator runs in processes of its own and
+measures its own lag; a run whose schedule it did not keep is void, and says so.
+
+Exit status 0 means that everything was measured; 1 that something is void or failed.
+"""
+
+NUMBERS: Mapping[str, type] = {"workers": int, "streams": int}
+"""Options that are whole numbers; the others are any."""
+
+FLAGS: Mapping[str, tuple[str, str]] = {
+    "url": ("URL", "a server that runs; default: one is started"),
+    "workers": ("N", f"of the server that is started (default {DEFAULT.workers})"),
+    "model": (
+        "M",
+        "a model as `serve` takes it, or its name on the server that runs (default: the scenario's)",
+    ),
+    "streams": ("N", "how many; for `search` the most that are tried (default: the scenario's)"),
+    "fps": ("F", f"frames a second of each camera (default {DEFAULT.fps:g})"),
+    "seconds": ("S", "of each run (default: as many as its percentiles need)"),
+    "max_age_ms": ("MS", f"an answer older than this is stale (default {DEFAULT.max_age_ms:g})"),
+    "min_rate": ("R", f"fresh answers a second that every camera must get (default {DEFAULT.min_rate:g})"),
+}
+"""What each option's flag takes, and what it says of itself."""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add a command for each scenario, with the flags that it takes."""
+    parser.epilog = EPILOG
+    scenarios = parser.add_subparsers(metavar="SCENARIO", dest="scenario", required=True)
+    for name, entry in SUITES.items():
+        _add(scenarios, name, entry)
+    _add(scenarios, "all", EVERYTHING)
+
+
+EVERYTHING = Entry("", "all of them, one after the other")
+
+
+def _add(scenarios: Any, name: str, entry: Entry) -> None:
+    module = f"{entry.about[0].upper()}{entry.about[1:]}."
+    parser = scenarios.add_parser(name, help=entry.about, description=module)
+    for option in entry.takes:
+        metavar, text = FLAGS[option]
+        parser.add_argument(
+            f"--{option.replace('_', '-')}",
+            metavar=metavar,
+            type=str if option in ("url", "model") else NUMBERS.get(option, float),
+            help=text,
+        )
+    if entry.short:
+        parser.add_argument("--quick", action="store_true", help="a fifth of the time, and rougher")
+    else:
+        parser.set_defaults(quick=False)
+    parser.add_argument("--output", type=Path, metavar="FILE", help="write the results as JSON, too")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write them as a page with plots, too")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure; see the module's epilog for the exit status."""
+    given = {
+        field.name: value
+        for field in fields(Options)
+        if (value := getattr(args, field.name, None)) is not None
+    }
+    options = Options(**given)
+    for file in filter(None, (args.output, args.html)):
+        _can_write(file)
+    try:
+        suites = _suites(args.scenario, options, quick=args.quick)
+        report = import_module("benchmarks.report")
+        if args.html:
+            import_module("benchmarks.page")  # what is missing for it had better be said before the run
+    except ModuleNotFoundError as exc:
+        if (exc.name or "").startswith("benchmarks"):
+            raise  # a defect
+        raise ConfigError(
+            f"the package {exc.name} is missing; to measure, install 'stream-inference-server[bench]'"
+        ) from exc
+    return int(report.run(suites, quick=args.quick, output=args.output, html=args.html))
+
+
+def _suites(scenario: str, options: Options, *, quick: bool) -> dict[str, Any]:
+    """Import what is asked for; a quick run of all leaves out what cannot be quick."""
+    if scenario == "all":
+        return {name: entry.load() for name, entry in SUITES.items() if entry.short or not quick}
+    entry = SUITES[scenario]
+    suite = entry.load()
+    return {scenario: partial(suite, options=options) if entry.takes else suite}
+
+
+def _can_write(file: Path) -> None:
+    """Find out before the run whether its results can be kept.
+
+    Raises:
+        ConfigError: they cannot.
+    """
+    try:
+        file.open("a").close()
+    except OSError as exc:
+        raise ConfigError(f"cannot write the results: {exc}") from exc

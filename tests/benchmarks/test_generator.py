@@ -1,0 +1,92 @@
+"""A load's division among processes, and its process, of which a real one is held up."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from urllib.request import urlopen
+
+import pytest
+
+from benchmarks.driving import lateness
+from benchmarks.failures import RunFailed
+from benchmarks.generator import Generator, Load, Outcome
+from benchmarks.latencies import Latencies
+from benchmarks.ledger import Account
+from benchmarks.programs import Program
+from tests.benchmarks.stalling import running_here
+
+LOAD = Load("http://127.0.0.1:1", "echo", "frame", streams=7, seconds=1.0, rate=50.0)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Program]:
+    with running_here() as program:
+        yield program
+
+
+def posted(server: Program) -> int:
+    with urlopen(f"{server.url}/posted") as response:
+        return json.load(response)
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3, 7, 9])
+def test_every_stream_is_in_one_share_and_keeps_its_number(processes: int) -> None:
+    shares = replace(LOAD, processes=processes).shares()
+    numbers = [share.first + number for share in shares for number in range(share.streams)]
+    assert numbers == list(range(7))
+    assert max(s.streams for s in shares) - min(s.streams for s in shares) <= 1
+    assert {share.processes for share in shares} == {1}
+
+
+def test_only_a_cameras_last_frame_is_not_measured() -> None:
+    assert replace(LOAD, policy="latest").measured_s == pytest.approx(0.98)
+    assert LOAD.measured_s == math.inf
+    assert replace(LOAD, policy="latest", rate=None).measured_s == math.inf
+
+
+def test_a_plain_endpoint_is_taken_as_it_is() -> None:
+    assert replace(LOAD, transport="http").address == "http://127.0.0.1:1"
+    assert LOAD.address == "http://127.0.0.1:1/v2/models/echo/stream?policy=queue"
+    assert replace(LOAD, rate=None, window=4).address.endswith("?policy=queue&window=4")
+
+
+def test_an_outcome_survives_the_way_to_the_other_process() -> None:
+    account = Account(3, 1, 1, {"timeout": 1}, answers=[(0.5, 12.0, 13.0)], missing=[0.7])
+    sent = Outcome(
+        [account], Latencies([0.01]), Latencies([0.002]), Latencies([0.003]), {2: Latencies([0.01])}
+    )
+    got = Outcome.from_json(json.loads(json.dumps(sent.as_json())))
+    assert (got.accounts[0].errors, got.accounts[0].unsent) == ({"timeout": 1}, 1)
+    assert [tuple(answer) for answer in got.accounts[0].answers] == account.answers
+    for name in ("latency", "lag", "loop"):
+        assert getattr(got, name).percentile(99) == getattr(sent, name).percentile(99)
+    assert (list(got.slots), got.slots[2].count) == ([2], 1)
+
+
+def test_no_server_is_said_in_its_own_words() -> None:
+    with Generator(LOAD) as generator, pytest.raises(RunFailed, match="Cannot connect to host"):
+        generator.connect()
+
+
+def test_a_generator_that_was_held_up_says_so(server: Program) -> None:
+    load = replace(LOAD, url=f"{server.url}/post", transport="http", streams=2)
+    with Generator(load) as generator:
+        generator.connect()
+        generator.go()
+        while not posted(server):
+            time.sleep(0.005)  # its clock runs once it has read its word
+        os.kill(generator.pid, signal.SIGSTOP)
+        time.sleep(0.5)  # the fault itself: half of the schedule goes by
+        os.kill(generator.pid, signal.SIGCONT)
+        generator.finish()
+        outcome = generator.outcome()
+    assert sum(account.results for account in outcome.accounts) == 100
+    assert lateness(outcome).startswith("the generator did not keep its schedule: items went out up to ")
+    assert outcome.latency.percentile(99) > 100  # an item's clock runs from when it was due
+    assert outcome.loop.percentile(99) > 100  # its event loop was stopped, too, and knows

@@ -1,0 +1,112 @@
+"""`stream-server bench`: a scenario from end to end, and what is said before anything is measured."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks.options import Options
+from benchmarks.stored import read_json
+from benchmarks.suites import SUITES
+from stream_server.cli import main
+
+
+def test_cameras_on_a_server_of_their_own_are_counted_to_the_last_frame(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output, html = tmp_path / "results.json", tmp_path / "results.html"
+    flags = [
+        "--model",
+        "echo",
+        "--workers",
+        "1",
+        "--streams",
+        "3",
+        "--fps",
+        "20",
+        "--seconds",
+        "2",
+        "--quick",
+    ]
+    status = main(["bench", "camera", *flags, "--output", str(output), "--html", str(html)])
+    (section,) = read_json(output.read_text("utf-8")).sections
+    assert status == bool(section.void)
+    figures = {figure.name: figure for figure in section.figures}
+    assert figures["camera: errors"].reached
+    assert figures["camera: errors"].note == "of 120 frames"
+    assert figures["camera: frames unaccounted for or kept back"].reached
+    values = {row[0]: row[1] for row in section.grids[0].rows}
+    assert values["frames offered"] == 60
+    assert values["CPU of the server's tree per answer"] > 0  # type: ignore[operator]
+    assert "Age of answers over time" in html.read_text("utf-8")
+    assert "camera: age p99" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", SUITES)
+def test_every_scenario_is_there_and_takes_what_its_flags_say(name: str) -> None:
+    entry = SUITES[name]
+    parameters = list(inspect.signature(entry.load()).parameters)
+    assert parameters == ["say", "quick", *(["options"] if entry.takes else [])]
+    assert set(entry.takes) <= set(Options.__dataclass_fields__)
+
+
+def test_help_lists_every_scenario_with_examples(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["bench", "--help"])
+    out = capsys.readouterr().out
+    for name in (*SUITES, "all"):
+        assert re.search(rf"^    {name} ", out, re.MULTILINE)
+    assert "stream-server bench search" in out
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["camera", "--streams", "0"], "--streams 0: use 1 or more"),
+        (["camera", "--seconds", "nan"], "--seconds nan: use 2 or more"),
+        (["camera", "--output", "/nowhere/results.json"], "cannot write the results"),
+    ],
+)
+def test_what_cannot_be_is_said_before_the_run(
+    flags: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["bench", *flags]) == 2
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flags", [["search", "--window", "3"], ["peers", "--fps", "3"], ["nothing"]])
+def test_flags_that_a_scenario_does_not_take_are_refused(flags: list[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["bench", *flags])
+    assert caught.value.code == 2
+
+
+@pytest.mark.parametrize(
+    ("package", "flags"),
+    [("psutil", ["camera"]), ("hdrh", ["camera"]), ("matplotlib", ["camera", "--html", "page.html"])],
+)
+def test_a_missing_package_is_named_with_what_to_install(
+    package: str, flags: list[str], tmp_path: Path
+) -> None:
+    code = (
+        "import sys\n"
+        f"sys.modules[{package!r}] = None\n"
+        "from stream_server.cli import main\n"
+        "sys.exit(main(sys.argv[1:]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, "bench", *flags],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(Path(__file__).parents[3])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert f"the package {package}" in done.stderr
+    assert "install 'stream-inference-server[bench]'" in done.stderr
