@@ -60,6 +60,10 @@ SUITES = {
     "mlperf": Entry(
         "benchmarks.mlperf:measure", "the four scenarios of MLPerf's LoadGen, with its own verdicts"
     ),
+    "speed": Entry(
+        "benchmarks.speed:measure",
+        "what serving adds to the bare work: CPU, latency, growth with the streams, stalls",
+    ),
     "peers": Entry("benchmarks.comparison:measure", "other servers on the same work, in the same run"),
     "engine": Entry(
         "benchmarks.engine:measure",
