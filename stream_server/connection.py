@@ -56,6 +56,7 @@ class Connection:
         self._observe = observe
         self._loop = asyncio.get_running_loop()
         self._heard = time.monotonic()
+        self._pinged = 0.0
         self._ping_due = False
         self._sending_since: float | None = None
         self._patience: asyncio.TimerHandle | None = None
@@ -178,19 +179,18 @@ class Connection:
     def _beat(self) -> None:
         half = self._timeouts.heartbeat_s / 2
         now = time.monotonic()
-        if now < self._pulse_due:  # loops round to milliseconds, and one early look would be a ping left out
-            self._pulse = self._loop.call_later(self._pulse_due - now, self._beat)
-            return
         if now - self._pulse_due > half:
             self._heard = now  # the loop or the machine stood still: what the clients sent is still unread
         self._await_pulse()
         silent = now - self._heard
-        if silent >= 3 * half:
-            self._session.fail(Idle(f"nothing heard for {silent:.0f} s, not even a pong"))
-            self._outgoing.set()
-        elif silent >= 2 * half:
+        if silent < 1.5 * half:  # at two beats it is due, and no beat is exact
+            return
+        if self._pinged <= self._heard:
+            self._pinged = now
             self._ping_due = True
-            self._outgoing.set()
+        else:
+            self._session.fail(Idle(f"nothing heard for {silent:.0f} s, not even a pong"))
+        self._outgoing.set()
 
 
 class Connections:
