@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import faulthandler
+import gc
 import json
 import logging
 import os
@@ -308,6 +309,7 @@ def main(fd: int, parent: int) -> None:
     if message is None:
         return
     models = begin(channel, message[0], memory)
+    gc.freeze()  # libraries and models stay: a full collection between two items need not look at them
     while (message := channel.receive()) is not None:
         header, outputs = answer(models, *message)
         channel.send({**header, "resident_mb": memory.resident_mb()}, outputs)

@@ -87,6 +87,9 @@ class Connection:
             await asyncio.wait([reader])
         if session.close_code is not None:
             await close(self._ws, self._transport, session.close_code, self._timeouts.close_s)
+        if error := self._ws.exception():
+            # its traceback holds the websocket that holds it: 24 KiB that only a full collection would free
+            error.__traceback__ = error.__context__ = None
         log.info("stream s%d to %s: %d items, %d results", stream, model, session.received, session.results)
 
     def drain(self, grace_ms: int, retry_after_ms: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import signal
 from collections.abc import Callable, Coroutine
@@ -21,6 +22,12 @@ log = logging.getLogger(__name__)
 
 BACKLOG = 1024
 """Connections the kernel holds until we accept them: a thousand clients may come back at once."""
+
+FULL_COLLECTION = 100
+"""How many collections of younger objects come before a full one. A full one looks at every object of every
+stream, about 95 each, and nobody is served meanwhile: with 4,000 idle streams for some 200 ms. It finds next to
+nothing, since a stream that ends leaves no reference cycles. With Python's own 10, each few hundred new streams
+cost one."""
 
 RETRY_AFTER_MS = 1000
 """What a drained client is told to wait: a restart takes about that long."""
@@ -140,11 +147,20 @@ async def serve(settings: Settings, on_ready: Callable[[Server], None]) -> None:
         loop.add_signal_handler(signal.SIGHUP, server.renew)
     try:
         if await _unless(asked, server.start()):
+            settle()
             on_ready(server)
             await asked.wait()
             await _unless(insisted, server.drain())
     finally:
         await server.stop()
+
+
+def settle() -> None:
+    """Let the garbage collector leave alone what the start has made, and seldom look at everything else."""
+    gc.collect()
+    gc.freeze()
+    young, middle, _ = gc.get_threshold()
+    gc.set_threshold(young, middle, FULL_COLLECTION)
 
 
 async def _unless(event: asyncio.Event, work: Coroutine[None, None, None]) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import os
 import re
@@ -11,7 +12,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,9 @@ import psutil
 import pytest
 
 from stream_server import End, Result, connect
+from stream_server.config import read_settings
+from stream_server.http_api import CONNECTIONS
+from stream_server.server import FULL_COLLECTION, Server, settle
 from tests.conftest import RunningServer
 from tests.stream_server.wire import BINARY, CLOSE, Wire, dial, frame
 
@@ -553,3 +558,59 @@ class TestProcess:
             await fast.item(b"abc")
             assert (await fast.message())["outputs"] == {"bytes": 3}
             assert server.metrics()['stream_items_results_total{model="patient"}'] == 0
+
+
+@pytest.fixture
+def no_collections() -> Iterator[None]:
+    """Whatever is garbage only to the collector stays, to be found."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.set_debug(0)
+    gc.garbage.clear()
+    gc.unfreeze()
+    gc.set_threshold(700, 10, 10)
+    gc.enable()
+
+
+@pytest.mark.usefixtures("no_collections")
+class TestGarbage:
+    """Full collections are few, so that nothing may wait for one to be freed."""
+
+    async def test_streams_that_end_leave_no_reference_cycles(self) -> None:
+        server = Server(read_settings({"server": {"port": 0, "workers": 1, "spares": 0, "models": ["echo"]}}))
+        await server.start()
+        try:
+            for way in ("politely", "abruptly", "badly") * 3:
+                async with asyncio.timeout(WAIT), dial(server.url, "/v2/models/echo/stream") as wire:
+                    await wire.item(b"x")
+                    assert (await wire.message())["type"] == "result"
+                    if way == "abruptly":
+                        wire.reset()
+                        continue
+                    await wire.say(
+                        '{"type": "end"}' if way == "politely" else '{"type": "item", "text": "x"}'
+                    )
+                    assert (await wire.message())["type"] == ("end" if way == "politely" else "error")
+                    assert await wire.close_code() == (1000 if way == "politely" else 1003)
+            connections = server._app[CONNECTIONS]
+            async with asyncio.timeout(WAIT):
+                while len(connections):
+                    await asyncio.sleep(0.01)
+        finally:
+            await server.stop()
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        gc.collect()
+        left = Counter(type(one).__name__ for one in gc.garbage)
+        assert not left.keys() & {
+            "Connection",
+            "Session",
+            "WebSocketResponse",
+            "Request",
+            "RequestHandler",
+        }, left
+
+    def test_what_the_start_has_made_is_not_looked_at_again(self) -> None:
+        settle()
+        assert gc.get_freeze_count() > 0
+        assert gc.get_threshold() == (700, 10, FULL_COLLECTION)
