@@ -47,7 +47,7 @@ class Limits:
         max_item_bytes: largest binary message. A 24-megapixel photo as JPEG takes about this much.
         max_text_bytes: largest text message. It is parsed on the event loop: the worst JSON of this size
             takes it about 10 ms.
-        max_streams: most streams at once. Each takes a file descriptor and about 50 KiB.
+        max_streams: most streams at once. Each takes a file descriptor and about 24 KiB.
         max_streams_per_peer: most of them from one address, so that one client cannot take them all. Behind a
             proxy every client has the proxy's address.
         max_weight: largest weight that a stream may ask for. With 1 nobody can take more than an equal share, and

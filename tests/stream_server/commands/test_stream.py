@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections import deque
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,6 @@ import numpy as np
 import pytest
 
 from stream_server.cli import make_parser
-from stream_server.commands.stream import percentile
 from tests.conftest import RunningServer
 from tests.stream_server.peer import Peer, obedient, scripted
 
@@ -322,8 +320,3 @@ def test_the_help_explains_every_source(capsys: pytest.CaptureFixture[str]) -> N
     text = capsys.readouterr().out
     for word in ("webcam:1", "sample", "standard input", "folder", "video", "Exit status 0", "--draw"):
         assert word in text
-
-
-@pytest.mark.parametrize(("share", "value"), [(0.0, 1), (0.5, 50), (0.99, 99), (1.0, 100)])
-def test_percentiles_are_by_nearest_rank(share: float, value: int) -> None:
-    assert percentile(deque(map(float, range(100, 0, -1))), share) == value
