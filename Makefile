@@ -7,8 +7,10 @@ PIP := $(BIN)/pip --disable-pip-version-check install --quiet --constraint const
 # ONNX Runtime reports its use to its maker when it is imported; the server's workers switch that off themselves.
 export ORT_DISABLE_TELEMETRY := 1
 
+RESULTS := benchmarks/results/$(shell date +%F)
+
 .DEFAULT_GOAL := help
-.PHONY: help run test check format browser model bench-engine clean
+.PHONY: help run test check format browser model bench bench-quick bench-engine clean
 
 help: ## list what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -34,11 +36,18 @@ browser: .venv/dev ## find a Chromium for the tests, or get one
 model: .venv/dev ## train the spam model again, from its corpus
 	@$(BIN)/python -m inference.training.spam
 
+bench: .venv/bench ## load benchmarks beside other servers, under 20 minutes: tables, benchmarks/results/, docs/benchmarks.png
+	@$(BIN)/stream-server bench all --output $(RESULTS).json --html $(RESULTS).html
+	@$(BIN)/python -m benchmarks.page $(RESULTS).json --png docs/benchmarks.png
+
+bench-quick: .venv/bench ## the same, rougher, beside the quick ones of the other servers, under 3 minutes
+	@$(BIN)/stream-server bench all --quick
+
 bench-engine: .venv/dev ## the engine's figures with targets and verdicts, under 5 minutes
 	@$(BIN)/python -m benchmarks
 
 clean: ## remove what these commands made
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis tests/web_client/node_modules
+	rm -rf .venv .venv-peers .pytest_cache .mypy_cache .ruff_cache .hypothesis tests/web_client/node_modules
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -51,7 +60,12 @@ clean: ## remove what these commands made
 	@$(PIP) --editable .
 	@touch $@
 
+.venv/bench: .venv/bin/python pyproject.toml constraints.txt
+	@echo "installing into .venv, with what the benchmarks need ..."
+	@$(PIP) --editable '.[bench,mlperf,training]'
+	@touch $@ .venv/run
+
 .venv/dev: .venv/bin/python pyproject.toml constraints.txt
 	@echo "installing into .venv, with what the tests need ..."
 	@$(PIP) --editable '.[dev]'
-	@touch $@ .venv/run
+	@touch $@ .venv/bench .venv/run

@@ -19,13 +19,13 @@ class Entry:
         place: where its suite is, as ``module:function``.
         about: what it shows, in a line.
         takes: the fields of `Options` that it takes; the suite takes such a value as `options`, if any.
-        short: whether it can be quick.
+        apart: it cannot be quick, and is no part of `all`.
     """
 
     place: str
     about: str
     takes: tuple[str, ...] = ()
-    short: bool = True
+    apart: bool = False
 
     def load(self) -> Callable[..., Any]:
         """Import the suite.
@@ -68,6 +68,6 @@ SUITES = {
     "engine": Entry(
         "benchmarks.engine:measure",
         "the engine's figures with their targets, chaos and recovery among them",
-        short=False,
+        apart=True,
     ),
 }

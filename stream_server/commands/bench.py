@@ -59,7 +59,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     _add(scenarios, "all", EVERYTHING)
 
 
-EVERYTHING = Entry("", "all of them, one after the other")
+EVERYTHING = Entry("", "all of them but engine, one after the other")
 
 
 def _add(scenarios: Any, name: str, entry: Entry) -> None:
@@ -73,7 +73,7 @@ def _add(scenarios: Any, name: str, entry: Entry) -> None:
             type=str if option in ("url", "model") else NUMBERS.get(option, float),
             help=text,
         )
-    if entry.short:
+    if not entry.apart:
         parser.add_argument("--quick", action="store_true", help="a fifth of the time, and rougher")
     else:
         parser.set_defaults(quick=False)
@@ -92,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
     for file in filter(None, (args.output, args.html)):
         _can_write(file)
     try:
-        suites = _suites(args.scenario, options, quick=args.quick)
+        suites = _suites(args.scenario, options)
         report = import_module("benchmarks.report")
         if args.html:
             import_module("benchmarks.page")  # what is missing for it had better be said before the run
@@ -105,10 +105,10 @@ def run(args: argparse.Namespace) -> int:
     return int(report.run(suites, quick=args.quick, output=args.output, html=args.html))
 
 
-def _suites(scenario: str, options: Options, *, quick: bool) -> dict[str, Any]:
-    """Import what is asked for; a quick run of all leaves out what cannot be quick."""
+def _suites(scenario: str, options: Options) -> dict[str, Any]:
+    """Import what is asked for."""
     if scenario == "all":
-        return {name: entry.load() for name, entry in SUITES.items() if entry.short or not quick}
+        return {name: entry.load() for name, entry in SUITES.items() if not entry.apart}
     entry = SUITES[scenario]
     suite = entry.load()
     return {scenario: partial(suite, options=options) if entry.takes else suite}
