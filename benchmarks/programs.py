@@ -7,25 +7,29 @@ import select
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TypeAlias
 
 import psutil  # type: ignore[import-untyped]
 
 from benchmarks.failures import RunFailed
+from benchmarks.generator import Transport
 
 Process: TypeAlias = psutil.Process
 
 START_S = 60.0
-"""A start takes under a second, and with scikit-learn under five, on an idle machine."""
+"""A start takes under a second, and with scikit-learn under five, on an idle machine; Ray Serve's takes ten."""
 
 STOP_S = 15.0
 """The server's own drain takes ten at most."""
 
+POLITELY = ("nice", "-n", "5")
+"""Begins the command of a server that leaves the cores to the load when both want them, as if the load came from
+another machine: overloaded servers would keep it from its schedule."""
+
 STREAM_SERVER = (sys.executable, "-m", "stream_server", "serve", "--workers", "2")
-BASELINE = (sys.executable, "-m", "benchmarks.baseline")
 
 
 def machine_cpu() -> float:
@@ -59,13 +63,15 @@ class Program:
     """A server that runs.
 
     Attributes:
-        url: its address.
-        ready_s: seconds from its start until it said so.
+        url: its address; of a plain transport the endpoint's complete one.
+        ready_s: seconds from its start until it said so, or answered.
+        transport: what a load speaks to it.
     """
 
     process: Process
     url: str
     ready_s: float
+    transport: Transport = "stream"
 
     @property
     def workers(self) -> list[Process]:
@@ -74,7 +80,50 @@ class Program:
 
     def cpu(self) -> float:
         """CPU seconds of the whole tree so far; a worker's are gone when it is."""
-        return cpu(self.process) + sum(map(cpu, self.workers))
+        used = cpu(self.process)
+        for worker in self.workers:
+            with suppress(psutil.NoSuchProcess):
+                used += cpu(worker)
+        return used
+
+    def memory(self) -> int:
+        """Resident bytes of the whole tree; what its processes share counts in each."""
+        held = 0
+        for process in (self.process, *self.workers):
+            with suppress(psutil.NoSuchProcess):
+                held += process.memory_info().rss
+        return held
+
+    def pause(self) -> None:
+        """Stop every process of the tree, so that it takes nothing from what is measured meanwhile."""
+        for process in (self.process, *self.workers):
+            process.suspend()
+
+    def resume(self) -> None:
+        """Let a tree that was paused go on."""
+        # workers first: a parent that woke up to silent ones might take them for dead
+        for process in (*reversed(self.workers), self.process):
+            with suppress(psutil.NoSuchProcess):
+                process.resume()
+
+
+def end(process: subprocess.Popen[str] | subprocess.Popen[bytes], known: Iterable[Process] = ()) -> None:
+    """End a server, and what it leaves of its tree: some end at SIGTERM without their workers.
+
+    Args:
+        known: of its tree; if it has ended already, nothing else tells what it left.
+    """
+    tree = set(known)
+    with suppress(psutil.NoSuchProcess):
+        tree |= set(psutil.Process(process.pid).children(recursive=True))
+    process.terminate()
+    try:
+        process.wait(STOP_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+    for left in tree:
+        with suppress(psutil.NoSuchProcess):
+            left.kill()  # psutil looks whether the number still is this process's
 
 
 @contextmanager
@@ -93,14 +142,11 @@ def running(*command: str, quiet: bool = False) -> Iterator[Program]:
             line = process.stdout.readline() if readable else ""
             found = re.search(r"ready at (http://\S+)", line)
             if not found:
-                raise RunFailed(f"{' '.join(command)} did not start: {line!r}")
+                # the interpreter's place is this machine's own business
+                raise RunFailed(f"`python {' '.join(command[1:])}` did not start: {line!r}")
             yield Program(psutil.Process(process.pid), found.group(1), time.perf_counter() - started)
         finally:
-            process.terminate()
-            try:
-                process.wait(STOP_S)
-            except subprocess.TimeoutExpired:
-                process.kill()
+            end(process)
 
 
 @contextmanager

@@ -1,0 +1,294 @@
+"""Other servers on the same work in the same run: what a frame costs in each, and how they bear overload.
+
+``python -m benchmarks.comparison`` measures the stream server and its peers, or those of them that are named.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.driving import Run
+from benchmarks.failures import RunFailed
+from benchmarks.measures import part, percentile
+from benchmarks.payloads import FRAME_BYTES
+from benchmarks.peers.catalogue import PEERS, Peer
+from benchmarks.peers.contest import (
+    FPS,
+    IDLE_FPS,
+    OURS,
+    Course,
+    Entrant,
+    Record,
+    cameras,
+    contest,
+    of_peer,
+    ours,
+)
+from benchmarks.peers.environments import prepare
+from benchmarks.report import run
+from benchmarks.results import Figure, Grid, Plot, Say, Section, Series
+
+ECHO = Course("echo", "frame", 8, rounds=3, closed_s=1.5)
+NATURAL = Course("faces-natural", "portrait", 4, rounds=3, closed_s=1.5, idle_s=4.0, overload_s=8.0)
+FACES = Course("faces-ours", "portrait", 4, rounds=3, closed_s=1.5, idle_s=4.0)
+
+QUICK_ECHO = Course("echo", "frame", 8, rounds=1, closed_s=1.0)
+QUICK_NATURAL = Course("faces-natural", "portrait", 4, rounds=1, closed_s=1.0, idle_s=1.5, overload_s=3.0)
+QUICK_FACES = Course("faces-ours", "portrait", 4, rounds=1, closed_s=1.0, idle_s=1.5)
+
+TARGETS = (("mosec", 1.0), ("aiohttp + pool", 0.3), ("LitServe", 0.1))
+"""How much of a peer's CPU a frame may cost: mosec's front is written in Rust, the second is what people write by
+hand, and the third advertises speed."""
+
+FIFTHS = 5
+
+FAIR = (
+    "All servers run on the same cores of this machine, with two workers, one thread in each, batches of one, logs "
+    "off, and otherwise as their documentation advises: aiohttp runs on asyncio's own loop, and the stream server, "
+    "FastAPI and all that use uvicorn run on uvloop. The models are the same code in the same versions. Peers "
+    "answer a POST with the bytes of a frame, or a message on a plain websocket; the stream server speaks its own "
+    "protocol, which also counts, orders and ages every frame. They take turns, and are stopped while another one "
+    "is measured. The load has the cores first, as if it came from another machine, so that rates are lower than a "
+    "server alone would reach; CPU is that of a server's whole process tree, and no part of the load's."
+)
+
+
+def measure(say: Say, quick: bool) -> list[Section]:
+    """Compare with all peers; quickly with those that install and start at once."""
+    return compare([peer for peer in PEERS if peer.quick or not quick], say, quick=quick)
+
+
+def compare(peers: Sequence[Peer], say: Say, *, quick: bool) -> list[Section]:
+    """Compare the stream server with these peers."""
+    environments = prepare(peers, say)
+    entrants: list[Entrant] = [ours()]
+    absent: list[Record] = []
+    for peer, python in environments.items():
+        if isinstance(python, RunFailed):
+            absent.append(Record(peer.name, str(python)))
+        else:
+            entrants.append(of_peer(peer, python))
+    courses = (QUICK_ECHO, QUICK_NATURAL, QUICK_FACES) if quick else (ECHO, NATURAL, FACES)
+    echo, natural, faces = (contest(entrants, course, say) for course in courses)
+    few = f" A quick run compares with {len(peers)} of {len(PEERS)} peers." if quick else ""
+    return [
+        echo_section([*echo, *absent], few),
+        faces_section(natural, faces),
+        overload_section(natural, courses[1].overload_s),
+    ]
+
+
+def costs(record: Record) -> list[float]:
+    """Give the CPU milliseconds per frame of each round."""
+    return [1e3 / run.per_cpu for run in record.closed]
+
+
+def measured(records: Sequence[Record]) -> list[Record]:
+    """Give those that went through all rounds."""
+    rounds = max((len(record.closed) for record in records), default=0)
+    return [record for record in records if record.closed and len(record.closed) == rounds]
+
+
+def left_out(records: Sequence[Record], there: Sequence[Record]) -> list[Grid]:
+    """List who is missing and why, if anybody is."""
+    rows = tuple(
+        (record.name, record.overload.void if record.overload else record.missing)
+        for record in records
+        if record not in there
+    )
+    return [Grid("Left out", ("server", "why"), rows)] if rows else []
+
+
+def bars(name: str, records: Sequence[Record], categories: Sequence[str]) -> Series:
+    """Make bars of the CPU time per frame, the median of the rounds, in the categories' order."""
+    ordered = sorted(measured(records), key=lambda record: categories.index(record.name))
+    return Series(
+        name,
+        tuple((float(categories.index(record.name)), statistics.median(costs(record))) for record in ordered),
+        tuple((min(costs(record)), max(costs(record))) for record in ordered),
+    )
+
+
+def ratios(records: Sequence[Record]) -> list[Figure]:
+    """Set our cost of an echo beside the costs that have a target, round by round."""
+    by_name = {record.name: costs(record) for record in measured(records)}
+    return [
+        Figure(
+            f"echo: CPU per frame, to {name}'s",
+            tuple(one / other for one, other in zip(by_name[OURS], by_name[name], strict=True)),
+            "x",
+            "<=",
+            target,
+            f"{statistics.median(by_name[OURS]):.3f} ms to {statistics.median(by_name[name]):.3f} ms",
+        )
+        for name, target in TARGETS
+        if OURS in by_name and name in by_name
+    ]
+
+
+def echo_section(records: Sequence[Record], few: str = "") -> Section:
+    """Show what serving alone costs."""
+    there = measured(records)
+    names = tuple(record.name for record in there)
+    plot = Plot(
+        "What serving a frame costs",
+        "",
+        "CPU ms per frame",
+        (bars("CPU per frame", there, names),),
+        "bar",
+        names,
+        log=True,
+    )
+    headings = ("server", "CPU ms a frame", "frames/s", "ready in s", "memory MB", "errors")
+    rows = tuple(
+        (
+            record.name,
+            statistics.median(costs(record)),
+            statistics.median(run.rate for run in record.closed),
+            record.ready_s,
+            record.memory / 1e6,
+            float(sum(run.errors for run in record.closed)),
+        )
+        for record in there
+    )
+    about = (
+        f"The null model: each of {ECHO.streams} streams sends {FRAME_BYTES:,} bytes, gets their number back and "
+        f"sends again. {FAIR}{few}"
+    )
+    grids = (Grid("The null model", headings, rows), pinned(), *left_out(records, there))
+    return Section("echo", about, tuple(ratios(records)), grids, (plot,), void_of(records))
+
+
+def pinned() -> Grid:
+    """List what the peers are, and how they are spoken to."""
+    rows = tuple(
+        (peer.name, ", ".join(peer.pins()), "a websocket" if peer.websocket else "a POST per frame")
+        for peer in PEERS
+    )
+    return Grid("The peers", ("server", "requirements", "spoken to over"), rows)
+
+
+def faces_section(natural: Sequence[Record], faces: Sequence[Record]) -> Section:
+    """Show what finding faces costs, with each of the two models in each server."""
+    both = {"OpenCV's": natural, "this project's": faces}
+    names = tuple(dict.fromkeys(record.name for records in both.values() for record in measured(records)))
+    plot = Plot(
+        "What finding faces in a frame costs, with either detector",
+        "",
+        "CPU ms per frame",
+        tuple(bars(name, records, names) for name, records in both.items()),
+        "bar",
+        names,
+    )
+    headings = ("server", "detector", "CPU ms a frame", "frames/s", "idle p50 ms", "idle p99 ms", "errors")
+    rows = tuple(
+        (
+            record.name,
+            model,
+            statistics.median(costs(record)),
+            statistics.median(run.rate for run in record.closed),
+            *(record.idle.latency.percentiles(50, 99) if record.idle else ("", "")),
+            float(sum(run.errors for run in record.closed)),
+        )
+        for model, records in both.items()
+        for record in measured(records)
+    )
+    about = (
+        "YuNet on a JPEG of 640x480 with one face, as OpenCV's documentation runs it (cv2.imdecode and "
+        "cv2.FaceDetectorYN) and as this project does, each in every server, so that server and model can be told "
+        f"apart. {NATURAL.streams} streams wait for each answer; idle is one stream of {IDLE_FPS:.0f} frames "
+        "a second."
+    )
+    grids = (
+        Grid("Finding faces", headings, rows),
+        *left_out([*natural, *faces], [*measured(natural), *measured(faces)]),
+    )
+    return Section("faces", about, (), grids, (plot,), void_of(natural) or void_of(faces))
+
+
+def overload_section(records: Sequence[Record], seconds: float) -> Section:
+    """Show how old answers get when more frames come than can be answered."""
+    runs = [(record, record.overload) for record in records if record.overload and not record.overload.void]
+    series = tuple(
+        Series(record.name, tuple((moment.at, moment.p99) for moment in run.timeline if moment.at <= seconds))
+        for record, run in runs
+    )
+    plot = Plot(
+        "Age of answers when more frames come than can be answered",
+        "s",
+        "ms from due to answered, p99 of each quarter second",
+        tuple(one for one in series if one.points),
+        log=True,
+    )
+    headings = (
+        "server",
+        "answers/s",
+        "age p50 ms",
+        "age p99 ms",
+        "p99 in the last fifth",
+        "dropped %",
+        "refused or failed %",
+        "never sent %",
+    )
+    about = (
+        f"{cameras(records)} cameras of {FPS:.0f} frames a second send for {seconds:.0f} s, whatever is answered; "
+        "the model is OpenCV's detector in every server. Ages count from when a frame was due, not from when it "
+        "got out. The stream server drops frames that a newer one of the same camera overtakes; the others answer "
+        "all of them, refuse some (mosec: 408 after 3 s) or stop reading, so that frames are late or never sent. "
+        "The plot shows answers that came while frames were sent; the table's ages cover those after it, too."
+    )
+    rows = tuple(overload_row(record.name, run, seconds) for record, run in runs)
+    grids = (Grid("Overload", headings, rows), *left_out(records, [record for record, _ in runs]))
+    return Section("overload", about, (), grids, (plot,), void_of(records))
+
+
+def overload_row(name: str, run: Run, seconds: float) -> tuple[str | float, ...]:
+    """Put what became of one server's frames into a row."""
+    ages = [(at, late) for account in run.streams for at, _, late in account.answers]
+    last = part(ages, FIFTHS, FIFTHS - 1, seconds)
+    every = [late for _, late in ages]
+    due = run.sent + run.unsent
+    return (
+        name,
+        run.rate,
+        *((percentile(every, 50), percentile(every, 99)) if every else ("", "")),
+        percentile(last, 99) if last else "no answer",
+        *(100 * count / due for count in (run.dropped, run.errors, run.unsent)),
+    )
+
+
+def void_of(records: Sequence[Record]) -> str:
+    """Say why the comparison counts for nothing: without ourselves there is none."""
+    for record in records:
+        if record.name == OURS:
+            return record.missing or (record.overload.void if record.overload else "")
+    return "the stream server did not take part"
+
+
+def main() -> int:
+    """Read the command line, compare and print."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.comparison", description=__doc__.splitlines()[0]
+    )
+    parser.add_argument("--quick", action="store_true", help="fewer and shorter rounds, and only quick peers")
+    names = ", ".join(peer.module for peer in PEERS)
+    parser.add_argument("only", nargs="*", metavar="NAME", help=f"of {names}; default: all")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="write the results as JSON, too")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write them as a page, too")
+    args = parser.parse_args()
+    if unknown := set(args.only) - {peer.module for peer in PEERS}:
+        parser.error(f"no peer {min(unknown)!r}; there are {names}")
+
+    def suite(say: Say, quick: bool) -> list[Section]:
+        chosen = [peer for peer in PEERS if peer.module in args.only]
+        return compare(chosen, say, quick=quick) if chosen else measure(say, quick)
+
+    return run({"peers": suite}, quick=args.quick, output=args.output, html=args.html)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

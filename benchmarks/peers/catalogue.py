@@ -1,0 +1,67 @@
+"""The peers: what each is called, which module serves it and how it is spoken to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.generator import Transport
+from benchmarks.peers.command import HOST, PATH
+
+HERE = Path(__file__).parent
+
+DETECTOR = HERE / "detector.txt"
+"""What the models need, in the same versions beside every framework, so that only the servers differ."""
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """One of them.
+
+    Attributes:
+        name: as its own documentation writes it.
+        module: in this package, and the name of its requirements file.
+        websocket: a plain websocket with a JSON answer per message; else a POST per frame.
+        quick: whether it starts at once and is cheap to install, so that a quick run takes it in.
+    """
+
+    name: str
+    module: str
+    websocket: bool = False
+    quick: bool = False
+
+    @property
+    def transport(self) -> Transport:
+        """What a load speaks to it."""
+        return "websocket" if self.websocket else "http"
+
+    def url(self, port: int) -> str:
+        """Where it takes frames."""
+        return f"http://{HOST}:{port}{PATH}"
+
+    @property
+    def requirements(self) -> tuple[Path, Path]:
+        """The files of pinned requirements, its own first."""
+        return HERE / f"{self.module}.txt", DETECTOR
+
+    def pins(self) -> list[str]:
+        """Read its own requirements, ``name==version`` each."""
+        lines = self.requirements[0].read_text("utf-8").splitlines()
+        return [line for line in lines if line and not line.startswith("#")]
+
+    def command(self, python: str, port: int, model: str) -> tuple[str, ...]:
+        """The command that serves a model on a port with the interpreter that has its requirements."""
+        return python, "-m", f"benchmarks.peers.{self.module}", str(port), model
+
+
+AIOHTTP = Peer("aiohttp + pool", "aiohttp_pool", websocket=True, quick=True)
+
+PEERS = (
+    AIOHTTP,
+    Peer("FastAPI + pool", "fastapi_pool", websocket=True, quick=True),
+    Peer("mosec", "mosec_worker", quick=True),
+    Peer("LitServe", "litserve_api"),
+    Peer("BentoML", "bentoml_service"),
+    Peer("MLServer", "mlserver_runtime"),
+    Peer("Ray Serve", "ray_deployment"),
+)

@@ -1,0 +1,170 @@
+"""What the comparison makes of runs, on runs that are made up; and the course, on two servers that are real."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from benchmarks import comparison
+from benchmarks.comparison import (
+    echo_section,
+    faces_section,
+    measured,
+    overload_row,
+    overload_section,
+    ratios,
+)
+from benchmarks.driving import Run
+from benchmarks.failures import RunFailed
+from benchmarks.latencies import Moment
+from benchmarks.ledger import Account
+from benchmarks.peers.catalogue import AIOHTTP, PEERS
+from benchmarks.peers.contest import CAMERAS, OURS, Course, Entrant, Record, cameras, contest, of_peer, ours
+from benchmarks.results import Results
+from benchmarks.stored import as_json
+
+
+def closed(cost_ms: float, results: int = 100, seconds: float = 2.0) -> Run:
+    """A run in which a result costs so much."""
+    return Run([[Account(results, results)]], seconds, results * cost_ms / 1e3, 0.0)
+
+
+def record(name: str, *costs_ms: float) -> Record:
+    return Record(name, closed=[closed(cost) for cost in costs_ms])
+
+
+RECORDS = [record(OURS, 0.1, 0.2, 0.3), record("mosec", 0.2, 0.2, 0.2), record("LitServe", 1.0, 4.0, 2.0)]
+
+
+def test_costs_are_compared_within_each_round() -> None:
+    mosec, litserve = ratios(RECORDS)
+    assert (mosec.name, mosec.target) == ("echo: CPU per frame, to mosec's", 1.0)
+    assert mosec.rounds == pytest.approx((0.5, 1.0, 1.5))
+    assert mosec.reached
+    assert litserve.rounds == pytest.approx((0.1, 0.05, 0.15))
+    assert litserve.reached
+
+
+def test_a_peer_that_stopped_halfway_has_no_figure_and_no_bar() -> None:
+    halfway = record("LitServe", 1.0)
+    halfway.missing = "it ended"
+    records = [*RECORDS[:2], halfway]
+    assert [one.name for one in measured(records)] == [OURS, "mosec"]
+    assert len(ratios(records)) == 1
+    section = echo_section(records)
+    assert section.plots[0].categories == (OURS, "mosec")
+    assert ("LitServe", "it ended") in section.grids[-1].rows
+    assert not section.void
+
+
+def test_bars_are_medians_with_their_spread() -> None:
+    (series,) = echo_section(RECORDS).plots[0].series
+    assert [at for at, _ in series.points] == [0, 1, 2]
+    assert [value for _, value in series.points] == pytest.approx([0.2, 0.2, 2.0])
+    assert series.spread[2] == pytest.approx((1.0, 4.0))
+
+
+def test_a_bar_stays_with_its_server_where_another_one_is_missing() -> None:
+    faces = [record(OURS, 9.0), Record("mosec", "it ended"), record("LitServe", 11.0)]
+    natural, ours_ = faces_section([record(one.name, 20.0) for one in RECORDS], faces).plots[0].series
+    assert [at for at, _ in natural.points] == [0, 1, 2]
+    assert dict(ours_.points) == pytest.approx({0.0: 9.0, 2.0: 11.0})
+
+
+def overloaded(ages: list[tuple[float, float]], **account: object) -> Run:
+    answers = [(at, age, age) for at, age in ages]
+    streams = [Account(100, len(ages), answers=answers, **account)]  # type: ignore[arg-type]
+    moments = tuple(Moment(at, 1, age, age, age) for at, age in ages)
+    return Run([streams], 12.0, 1.0, 0.0, timeline=moments)
+
+
+def test_a_row_says_what_became_of_all_that_was_due() -> None:
+    run = overloaded(
+        [(1.0, 50.0), (9.0, 400.0), (9.5, 300.0), (11.0, 900.0)],
+        dropped=10,
+        errors={"408": 15, "503": 5},
+        missing=[1.0] * 25,
+    )
+    name, rate, p50, p99, last, dropped, refused, unsent = overload_row("mosec", run, 10.0)
+    assert name == "mosec"
+    assert rate == pytest.approx(4 / 12)
+    assert (p50, p99, last) == (300, 900, 400)
+    assert (dropped, refused, unsent) == pytest.approx((8, 16, 20))
+
+
+def test_a_server_that_answers_nothing_in_the_end_has_no_age_there() -> None:
+    assert overload_row("mosec", overloaded([(1.0, 50.0)]), 10.0)[4] == "no answer"
+    assert overload_row("mosec", overloaded([]), 10.0)[2:5] == ("", "", "no answer")
+
+
+def test_the_course_ends_when_the_cameras_do_and_void_runs_are_not_drawn() -> None:
+    late, void = record("LitServe", 1.0), record("mosec", 1.0)
+    late.overload = overloaded([(1.0, 50.0), (11.0, 900.0)])
+    void.overload = Run([[Account(1)]], 1.0, 1.0, 0.0, void="the generator was late")
+    mine = record(OURS, 1.0)
+    mine.overload = overloaded([(1.0, 40.0)])
+    section = overload_section([mine, late, void], 10.0)
+    assert {one.name: one.points for one in section.plots[0].series} == {
+        OURS: ((1.0, 40.0),),
+        "LitServe": ((1.0, 50.0),),
+    }
+    assert [row[0] for row in section.grids[0].rows] == [OURS, "LitServe"]
+    assert section.grids[1].rows == (("mosec", "the generator was late"),)
+    assert not section.void
+
+
+@pytest.mark.parametrize("records", [[], [Record(OURS, "it ended")], [record("mosec", 1.0)]])
+def test_without_ours_a_comparison_is_void(records: list[Record]) -> None:
+    assert echo_section(records).void
+
+
+def test_cameras_are_more_than_the_fastest_server_answers() -> None:
+    slow, fast = (
+        Record(name, closed=[closed(1.0, results, 1.0)]) for name, results in (("a", 60), ("b", 600))
+    )
+    assert cameras([slow]) == CAMERAS
+    assert cameras([slow, fast]) == 60
+
+
+def test_peers_that_cannot_be_installed_are_listed_and_the_rest_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(
+        comparison, "prepare", lambda peers, say: dict.fromkeys(peers, RunFailed("there is no wheel"))
+    )
+    monkeypatch.setattr(
+        comparison, "contest", lambda entrants, course, say: [record(one.name, 1.0) for one in entrants]
+    )
+    echo, *_ = comparison.measure(lambda _: None, quick=True)
+    assert not echo.void
+    assert [row[0] for row in echo.grids[0].rows] == [OURS]
+    assert [why for _, why in echo.grids[-1].rows] == ["there is no wheel"] * sum(
+        peer.quick for peer in PEERS
+    )
+
+
+def test_servers_take_turns_and_one_that_fails_keeps_nobody_from_going_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("benchmarks.peers.contest.OVERLOAD", 0.0)  # the null model bears hundreds of cameras
+    said: list[str] = []
+
+    def broken(model: str) -> None:
+        raise RunFailed("it has no model")
+
+    entrants = [ours(), Entrant("broken", broken), of_peer(AIOHTTP, sys.executable)]  # type: ignore[arg-type]
+    course = Course("echo", "frame", 1, rounds=2, closed_s=0.2, idle_s=0.4, overload_s=0.4)
+    records = contest(entrants, course, said.append)
+    assert [one.missing for one in records] == ["", "it has no model", ""]
+    assert [len(one.closed) for one in records] == [2, 0, 2]
+    assert [step for step in said if "round" in step] == [
+        f"echo: round {number} of 2, {name}" for number in (1, 2) for name in (OURS, AIOHTTP.name)
+    ]
+    for one in (records[0], records[2]):
+        assert one.idle
+        assert one.idle.results
+        assert one.overload
+        assert len(one.overload.streams) == CAMERAS
+        assert one.memory > 1e6
+    assert as_json(Results({}, (echo_section(records), overload_section(records, 0.4))))
