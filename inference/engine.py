@@ -268,6 +268,8 @@ class Engine:
 
     def worker_free(self) -> None:
         """The pool reports: a worker can take a batch."""
+        if not self._scheduler.anything_waits:  # as after most batches, unless there is too much to do
+            return
         for pool in self._pools:
             free = [slot for slot in pool.slots if slot.free]
             for number, slot in enumerate(free):

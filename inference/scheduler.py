@@ -136,6 +136,11 @@ class Scheduler:
         self._queue_up(stream)
         return given_up
 
+    @property
+    def anything_waits(self) -> bool:
+        """Whether there is an item that no worker has."""
+        return any(model.waiting for model in self._models.values())
+
     def take(self, now: float, models: Container[str], free: int = 1) -> tuple[Batch | None, list[Outcome]]:
         """Choose what a free worker that holds `models` runs now: the fairest stream's item, and a batch with it.
 
