@@ -88,7 +88,9 @@ class Scheduler:
         model = self._models[name]
         workers = model.workers
         if not any(other.min_rate for other in self._models.values() if other.workers is workers):
-            return True  # nobody is promised anything, which need not be asked of each of thousands of streams
+            return (
+                True  # nobody is promised anything, which need not be asked of each of thousands of streams
+            )
         promise = model.min_rate * model.cost
         needs = [promise / weight, *(s.promised() / s.weight for s in workers.streams.values() if s.open)]
         share = max(needs)  # of the workers, per weight
