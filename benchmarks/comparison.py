@@ -37,8 +37,8 @@ NATURAL = Course("faces-natural", "portrait", 4, rounds=3, closed_s=1.5, idle_s=
 FACES = Course("faces-ours", "portrait", 4, rounds=3, closed_s=1.5, idle_s=4.0)
 
 QUICK_ECHO = Course("echo", "frame", 8, rounds=1, closed_s=1.0)
-QUICK_NATURAL = Course("faces-natural", "portrait", 4, rounds=1, closed_s=1.0, idle_s=1.5, overload_s=3.0)
-QUICK_FACES = Course("faces-ours", "portrait", 4, rounds=1, closed_s=1.0, idle_s=1.5)
+QUICK_NATURAL = Course("faces-natural", "portrait", 4, rounds=1, closed_s=1.0, idle_s=1.5, overload_s=2.0)
+QUICK_FACES = Course("faces-ours", "portrait", 4, rounds=1, closed_s=1.0)
 
 TARGETS = (("mosec", 1.0), ("aiohttp + pool", 0.3), ("LitServe", 0.1))
 """How much of a peer's CPU a frame may cost: mosec's front is written in Rust, the second is what people write by

@@ -33,7 +33,7 @@ class Idling:
         alone, beside: the live stream's runs without them and with them, in turn.
         before: what the server held when there had been none.
         full: what it held with all of them, of each round.
-        core: how much of one core the server used for the heartbeats alone.
+        core: how much of one core the server used for the heartbeats alone; None where that was left out.
         open: how many were open when the server was told to stop.
         lost: how many had ended by then, by the close code.
         unclosed: how many, of all rounds, ended without the close code that they should have had.
@@ -45,7 +45,7 @@ class Idling:
     beside: list[Run]
     before: Held
     full: list[Held]
-    core: float
+    core: float | None
     open: int
     lost: dict[str, int]
     unclosed: int
@@ -62,7 +62,11 @@ class Idling:
 
 
 def measure(say: Say, wanted: int, rounds: int, heartbeats: int) -> list[Section]:
-    """Measure a live stream without and with idle connections in turn; the last of them see the server stop."""
+    """Measure a live stream without and with idle connections in turn; the last of them see the server stop.
+
+    Args:
+        heartbeats: for how many of their periods nothing else happens; 0 leaves that out.
+    """
     count = allowed(wanted)
     seen = _rounds(say, count, rounds, heartbeats)
     fewer = f" Its limit of open files keeps this machine from {wanted:,}." if count < wanted else ""
@@ -112,8 +116,10 @@ def _rounds(say: Say, count: int, rounds: int, heartbeats: int) -> Idling:
                 if number < rounds:
                     clients.tell("leave")
                     unclosed += _not_closed(clients, count, NORMAL)
-            say(f"nothing but heartbeats, for {heartbeats * HEARTBEAT_S:.0f} s")
-            core = _core(server, heartbeats * HEARTBEAT_S)
+            core = None
+            if heartbeats:
+                say(f"nothing but heartbeats, for {heartbeats * HEARTBEAT_S:.0f} s")
+                core = _core(server, heartbeats * HEARTBEAT_S)
             clients.tell("count")
             still = clients.heard()
             say("the server is told to stop")
@@ -135,7 +141,7 @@ def _core(server: Program, seconds: float) -> float:
 
 def _idle_figures(seen: Idling) -> tuple[Figure, ...]:
     lost = [f"{count:,} closed with {code}" for code, count in seen.lost.items()]
-    return (
+    figures = [
         Figure(
             "idle: server's memory per connection (RSS)",
             seen.rss_kib,
@@ -145,10 +151,12 @@ def _idle_figures(seen: Idling) -> tuple[Figure, ...]:
             f"{statistics.median(seen.uss_kib):.1f} KiB of its own (USS); "
             f"{statistics.median(seen.opened):,.0f} connections a second were opened",
         ),
-        Figure("idle: CPU for the heartbeats", (seen.core * 100,), "% of a core", "<=", 10.0),
         none("idle: connections lost", seen.count - seen.open, "; ".join((f"of {seen.count:,}", *lost))),
         none("idle: closed without a goodbye", seen.unclosed, "the last of them as the server stopped"),
-    )
+    ]
+    if seen.core is not None:
+        figures.append(Figure("idle: CPU for the heartbeats", (seen.core * 100,), "% of a core", "<=", 10.0))
+    return tuple(figures)
 
 
 def _live_figures(seen: Idling) -> tuple[Figure, ...]:

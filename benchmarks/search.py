@@ -27,7 +27,7 @@ LONGEST_S, QUICK_LONGEST_S = 30.0, 4.0
 SHORTEST_S = 3.0
 """Of a step: below, what one stream gets per second depends on how its first and last frame fell."""
 
-RESOLUTION = 0.05
+RESOLUTION, QUICK_RESOLUTION = 0.05, 0.2
 """How far the bounds of the result may be apart, as a share: less than two runs of the same load differ by."""
 
 MARGIN = 1.5
@@ -50,8 +50,8 @@ class Step:
     fails: str
 
 
-def largest(holds: Callable[[int], bool], first: int, most: int) -> int:
-    """Find the largest number for which something holds, to within `RESOLUTION`, from a guess on.
+def largest(holds: Callable[[int], bool], first: int, most: int, resolution: float = RESOLUTION) -> int:
+    """Find the largest number for which something holds, to within a resolution, from a guess on.
 
     It must hold for everything below a number for which it holds.
 
@@ -63,7 +63,7 @@ def largest(holds: Callable[[int], bool], first: int, most: int) -> int:
     """
     low, high = 0, most + 1
     trial = min(max(1, first), most)
-    while high - low > max(1, low * RESOLUTION):
+    while high - low > max(1, low * resolution):
         if holds(trial):
             low = trial
             trial = min(2 * low, (low + high) // 2) if high <= most else min(2 * low, most)
@@ -113,7 +113,8 @@ def measure(say: Say, quick: bool, options: Options = DEFAULT) -> list[Section]:
             steps.append(_step(server, streams, seconds, options))
             return not steps[-1].fails
 
-        best = largest(holds, round(capacity / options.fps), options.streams or STREAMS_MOST)
+        resolution = QUICK_RESOLUTION if quick else RESOLUTION
+        best = largest(holds, round(capacity / options.fps), options.streams or STREAMS_MOST, resolution)
     return [_section(server, steps, best, options)]
 
 

@@ -16,7 +16,7 @@ from benchmarks.payloads import FRAME_BYTES
 from benchmarks.programs import Program, serving
 from benchmarks.results import Figure, Plot, Say, Section, Series
 
-ROUNDS, QUICK_ROUNDS = 5, 1
+ROUNDS, QUICK_ROUNDS = 4, 1
 SECONDS, QUICK_SECONDS = 4.0, 2.0
 IDLE_FPS = 5.0
 STREAMS = (1, 10, 100, 1000)
