@@ -14,13 +14,14 @@ ROUNDS, QUICK_ROUNDS = 3, 1
 HEARTBEATS, QUICK_HEARTBEATS = 3, 0
 """A client that the server forgot to ping would be cut off two and a half of them after it has come."""
 
+QUICK_LIVE_SECONDS = 3.0
 CHURN_SECONDS, QUICK_CHURN_SECONDS = 4.0, 1.5
 
 
 def measure(say: Say, quick: bool) -> list[Section]:
     """Hold many connections open beside one that is in use; then open and close as many as the server can."""
     if quick:
-        idling = idle.measure(say, QUICK_IDLE, QUICK_ROUNDS, QUICK_HEARTBEATS)
+        idling = idle.measure(say, QUICK_IDLE, QUICK_ROUNDS, QUICK_HEARTBEATS, QUICK_LIVE_SECONDS)
         return [*idling, churn.measure(say, QUICK_CHURN_SECONDS)]
     return [*idle.measure(say, IDLE, ROUNDS, HEARTBEATS), churn.measure(say, CHURN_SECONDS)]
 

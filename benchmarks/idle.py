@@ -19,7 +19,7 @@ from benchmarks.visitors import GOING, NORMAL, Plan, Visitors
 HEARTBEAT_S = 20.0
 """The server's default: after so long a silence it pings."""
 
-LIVE_RATE, LIVE_SECONDS = 50.0, 6.0
+LIVE_RATE = 50.0
 PERCENTS = (*range(1, 100), 99.5)
 
 
@@ -61,14 +61,15 @@ class Idling:
         return tuple((held.uss - self.before.uss) / self.count / KIB for held in self.full)
 
 
-def measure(say: Say, wanted: int, rounds: int, heartbeats: int) -> list[Section]:
+def measure(say: Say, wanted: int, rounds: int, heartbeats: int, live_seconds: float = 6.0) -> list[Section]:
     """Measure a live stream without and with idle connections in turn; the last of them see the server stop.
 
     Args:
         heartbeats: for how many of their periods nothing else happens; 0 leaves that out.
+        live_seconds: of the live stream in each round.
     """
     count = allowed(wanted)
-    seen = _rounds(say, count, rounds, heartbeats)
+    seen = _rounds(say, count, rounds, heartbeats, live_seconds)
     fewer = f" Its limit of open files keeps this machine from {wanted:,}." if count < wanted else ""
     idle = Section(
         "connect: idle",
@@ -88,11 +89,11 @@ def measure(say: Say, wanted: int, rounds: int, heartbeats: int) -> list[Section
     return [idle, live]
 
 
-def _live(server: Program) -> Run:
-    return drive(server, [Load(server.url, "echo", "frame", 1, LIVE_SECONDS, "queue", rate=LIVE_RATE)])
+def _live(server: Program, seconds: float) -> Run:
+    return drive(server, [Load(server.url, "echo", "frame", 1, seconds, "queue", rate=LIVE_RATE)])
 
 
-def _rounds(say: Say, count: int, rounds: int, heartbeats: int) -> Idling:
+def _rounds(say: Say, count: int, rounds: int, heartbeats: int, live_seconds: float) -> Idling:
     opened: list[float] = []
     alone: list[Run] = []
     beside: list[Run] = []
@@ -102,17 +103,17 @@ def _rounds(say: Say, count: int, rounds: int, heartbeats: int) -> Idling:
         # the last clients stay until the server goes
         with roomy(count) as server:
             say("warming up")
-            _live(server)
+            _live(server, live_seconds)
             before = settled(server.process)
             for number in range(1, rounds + 1):
                 say(f"round {number} of {rounds}: one live stream, alone")
-                alone.append(_live(server))
+                alone.append(_live(server, live_seconds))
                 say(f"round {number} of {rounds}: {count:,} clients connect")
                 clients = stack.enter_context(Visitors(Plan(address(server), count)))
                 opened.append(count / clients.heard()["seconds"])
                 full.append(settled(server.process))
                 say(f"round {number} of {rounds}: one live stream beside them")
-                beside.append(_live(server))
+                beside.append(_live(server, live_seconds))
                 if number < rounds:
                     clients.tell("leave")
                     unclosed += _not_closed(clients, count, NORMAL)

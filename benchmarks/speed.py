@@ -17,7 +17,7 @@ from benchmarks.programs import Program, serving
 from benchmarks.results import Figure, Plot, Say, Section, Series
 
 ROUNDS, QUICK_ROUNDS = 4, 1
-SECONDS, QUICK_SECONDS = 4.0, 2.0
+SECONDS, QUICK_SECONDS = 4.0, 1.5
 IDLE_FPS = 5.0
 STREAMS = (1, 10, 100, 1000)
 FRAMES_PER_S = 1000.0

@@ -41,8 +41,7 @@ def test_connections_come_and_go_and_leave_nothing(monkeypatch: pytest.MonkeyPat
 def test_idle_connections_are_held_and_told_goodbye(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(idle, "HEARTBEAT_S", 0.1)
     monkeypatch.setattr(holding, "SETTLED_S", 0.05)
-    monkeypatch.setattr(idle, "LIVE_SECONDS", 0.5)
-    quiet, live = idle.measure(lambda _: None, 40, 2, 1)
+    quiet, live = idle.measure(lambda _: None, 40, 2, 1, 0.5)
     found = figures(quiet)
     assert found["connections lost"].measured == 0
     assert found["closed without a goodbye"].measured == 0
@@ -74,7 +73,7 @@ def seen() -> Idling:
 def idling(monkeypatch: pytest.MonkeyPatch, seen: Idling, wanted: int = 1000) -> list[Section]:
     monkeypatch.setattr(idle, "allowed", lambda _: 1000)
     monkeypatch.setattr(idle, "_rounds", lambda *_: seen)
-    return idle.measure(lambda _: None, wanted, 2, 1)
+    return idle.measure(lambda _: None, wanted, 2, 1, 0.5)
 
 
 def test_what_idle_connections_cost_is_per_connection(monkeypatch: pytest.MonkeyPatch, seen: Idling) -> None:
