@@ -115,12 +115,13 @@ def _suites(scenario: str, options: Options) -> dict[str, Any]:
 
 
 def _can_write(file: Path) -> None:
-    """Find out before the run whether its results can be kept.
+    """Find out before the run whether its results can be kept, and make their folder.
 
     Raises:
         ConfigError: they cannot.
     """
     try:
+        file.parent.mkdir(parents=True, exist_ok=True)
         file.open("a").close()
     except OSError as exc:
         raise ConfigError(f"cannot write the results: {exc}") from exc

@@ -69,7 +69,7 @@ def test_help_lists_every_scenario_with_examples(capsys: pytest.CaptureFixture[s
     [
         (["camera", "--streams", "0"], "--streams 0: use 1 or more"),
         (["camera", "--seconds", "nan"], "--seconds nan: use 2 or more"),
-        (["camera", "--output", "/nowhere/results.json"], "cannot write the results"),
+        (["camera", "--output", "/dev/null/results.json"], "cannot write the results"),
     ],
 )
 def test_what_cannot_be_is_said_before_the_run(
