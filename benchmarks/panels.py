@@ -50,6 +50,9 @@ LEGEND_COLUMNS = 2
 NAME_WIDTH = 26
 """Characters of a line of a name: in a legend two fit beside each other, and beside bars there is room for them."""
 
+LABEL_WIDTH = 40
+"""Characters of a line above the axes: more would reach into the panel beside it."""
+
 MARKED = 12
 """Most points of a line that are marked: of those a reader may ask where they are."""
 
@@ -97,7 +100,7 @@ def _lines(plot: Plot, axes: Axes, colours: Mapping[str, str]) -> None:
     axes.grid(axis="x", visible=False)
     axes.grid(axis="y", color=colours["rule"], linewidth=0.8)
     axes.set_xlabel(plot.x, color=colours["muted"])
-    axes.set_title(plot.y, loc="left", color=colours["muted"], fontsize="medium")
+    axes.set_title(textwrap.fill(plot.y, LABEL_WIDTH), loc="left", color=colours["muted"], fontsize="medium")
     for series, role, dash in _dressed(plot.series):
         ours = role == "ours"
         xs, ys = zip(*series.points, strict=True) if series.points else ((), ())

@@ -16,7 +16,7 @@ from benchmarks.payloads import FRAME_BYTES
 from benchmarks.programs import Program, serving
 from benchmarks.results import Figure, Plot, Say, Section, Series
 
-ROUNDS, QUICK_ROUNDS = 4, 1
+ROUNDS, QUICK_ROUNDS = 3, 1
 SECONDS, QUICK_SECONDS = 4.0, 1.5
 IDLE_FPS = 5.0
 STREAMS = (1, 10, 100, 1000)
@@ -71,7 +71,7 @@ def _faces(say: Say, rounds: int, seconds: float) -> Section:
                 )
             )
     return Section(
-        "faces",
+        "speed: faces",
         "The model faces with one worker, on JPEGs of 640x480: CPU of the server's whole tree per frame, from two "
         "clients that wait for each answer, beside the same work in one process without a server. The bare loops "
         "run in the same minute, not at the same time. Idle latency is of one client with five frames a second, "
@@ -140,7 +140,7 @@ def _spam(say: Say, rounds: int, seconds: float) -> Section:
             pairs.append((load(seconds), bare("spam", seconds)))
     loops = statistics.median(loop.cpu_ms for _, loop in pairs)
     return Section(
-        "spam",
+        "speed: spam",
         "64 clients that send a text each and wait for its answer, beside scikit-learn's predict_proba on the "
         f"same texts in batches of {BATCH}, in one process without a server.",
         (
@@ -172,7 +172,7 @@ def _growth(say: Say, rounds: int, seconds: float) -> Section:
                 void = void or run.void
     medians = {streams: statistics.median(values) for streams, values in costs.items()}
     return Section(
-        "growth",
+        "speed: growth",
         f"The null model with {FRAMES_PER_S:,.0f} frames of {FRAME_BYTES:,} bytes a second in total, from one "
         "stream or from many: what a frame costs must not depend on how many others are connected.",
         (
@@ -216,7 +216,7 @@ def _stall(say: Say, seconds: float) -> Section:
         run = drive(server, loads)
         p99, largest = (1e3 * loop_lag(server, which) for which in ("p99", "max"))
     return Section(
-        "stall",
+        "speed: stall",
         "How late the event loop was, by its own monitor, which looks every 20 ms: 24 cameras at 15 frames a "
         "second on the model faces and 800 frames a second on the null model at once, handshakes included. On a "
         "machine whose cores are all taken it contains what the kernel let other processes run first.",
