@@ -23,6 +23,11 @@ VECTORS = Path(__file__).parent / "vectors"
 START_TIMEOUT = 60.0  # seconds; a start takes under one on an idle machine
 
 
+def pytest_configure() -> None:
+    """Hear Ctrl-C: a shell that starts the tests in the background lets them, and their programs, ignore it."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def vectors(name: str) -> list[dict[str, Any]]:
     """The wire vectors that every client is tested on."""
     cases: list[dict[str, Any]] = json.loads((VECTORS / f"{name}.json").read_text("utf-8"))
