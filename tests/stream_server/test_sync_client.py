@@ -136,6 +136,8 @@ def test_what_ctrl_c_interrupted_is_not_sent_later() -> None:
         await peer.result(1)
         await peer.serve_on(1)
 
+    # whatever the tests before have left: without a KeyboardInterrupt this one would wait for ever
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with _Loop() as loop:
         serving = scripted(late)
         with connect_sync(loop.do(serving.__aenter__()), "echo") as stream:
