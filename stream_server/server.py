@@ -140,11 +140,12 @@ async def serve(settings: Settings, on_ready: Callable[[Server], None]) -> None:
     def stop() -> None:
         (insisted if asked.is_set() else asked).set()
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop)
     server = Server(settings)
+    handlers = {signal.SIGTERM: stop, signal.SIGINT: stop}
     if hasattr(signal, "SIGHUP"):
-        loop.add_signal_handler(signal.SIGHUP, server.renew)
+        handlers[signal.SIGHUP] = server.renew
+    for number, handler in handlers.items():
+        loop.add_signal_handler(number, handler)
     try:
         if await _unless(asked, server.start()):
             settle()
@@ -153,6 +154,8 @@ async def serve(settings: Settings, on_ready: Callable[[Server], None]) -> None:
             await _unless(insisted, server.drain())
     finally:
         await server.stop()
+        for number in handlers:  # uvloop would leave them to whatever this process does next
+            loop.remove_signal_handler(number)
 
 
 def settle() -> None:
