@@ -9,8 +9,8 @@ from inference.backlog import RECENT
 from inference.distribution import Distribution, Recent
 
 PERIOD_S = 0.02
-"""Seconds between looks. A stall is seen shorter than it was by at most this; fifty looks a second cost 0.2 % of
-a core."""
+"""Seconds between looks. A stall is seen shorter than it was by at most this. With fifty looks a second an idle
+server takes 0.75 % of a core in all; under load they were not to be seen in what a frame costs."""
 
 
 class LoopLag:
