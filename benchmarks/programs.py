@@ -95,9 +95,20 @@ class Program:
         return held
 
     def pause(self) -> None:
-        """Stop every process of the tree, so that it takes nothing from what is measured meanwhile."""
-        for process in (self.process, *self.workers):
+        """Stop every process of the tree, so that it takes nothing from what is measured meanwhile.
+
+        Raises:
+            RunFailed: one has not stopped within `STOP_S`.
+        """
+        tree = (self.process, *self.workers)
+        for process in tree:
             process.suspend()
+        # the signal is only pending when kill(2) returns: on a busy machine its receiver may go on for a while
+        deadline = time.monotonic() + STOP_S
+        while moving := [one for one in tree if runs(one) and one.status() != psutil.STATUS_STOPPED]:
+            if time.monotonic() > deadline:
+                raise RunFailed(f"cannot pause {moving[0]}: it does not stop")
+            time.sleep(0.001)
 
     def resume(self) -> None:
         """Let a tree that was paused go on."""
