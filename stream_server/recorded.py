@@ -139,7 +139,7 @@ def _about(body: Any) -> About:
         raise Damaged(f"its window is {window}")
     model, version = _field(body, "model", str), _field(body, "version", str)
     if not NAME.fullmatch(model):
-        raise Damaged(f"{model[:40]!r} is no model's name")
+        raise Damaged(f"{model[:40]!r} is not a model name")
     return About(model, version, _word(body, "policy", Policy), window, _word(body, "input", InputKind))
 
 

@@ -30,8 +30,9 @@ MAX_ITEM_BYTES = 64 << 20
 MAX_INDEX_BYTES = 64 << 20
 """Largest index, of which answers may fill half before no more items are recorded: 50,000 answers with a face."""
 
-MAX_FILE_BYTES = 7 << 29
-"""No item is added beyond these 3.5 GiB, because the offsets of a plain zip end at four."""
+MAX_FILE_BYTES = 7 << 28
+"""No item is added beyond these 1.75 GiB: Python writes a plain zip whose directory begins below two, and before it
+come one more item and the index, with up to 64 MiB each."""
 
 SUFFIXES: dict[InputKind, str] = {"text": "txt", "data": "json"}
 MAGIC = ((b"\xff\xd8\xff", "jpg"), (b"\x89PNG", "png"), (b"RIFF", "webp"))

@@ -30,7 +30,7 @@ examples:
 
 The file is a plain zip: the items as they were sent, and recording.json with their times and answers. It holds
 whatever the camera saw, so keep it as you would keep that. Ctrl-C ends the recording and keeps what there is. At
-most {MAX_ITEMS:,} items and 3.5 GiB are recorded. Exit status as for `stream`.
+most {MAX_ITEMS:,} items and 1.75 GiB are recorded. Exit status as for `stream`.
 """
 
 

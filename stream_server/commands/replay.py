@@ -34,7 +34,8 @@ examples:
 It is a regression test of models and servers, without a line of code: a recording is made once, and every later
 version must answer as it did. With --fast nothing is dropped, so the comparison is complete; at the recorded times
 the server may drop other items than it dropped then, and those are counted apart. Exit status 0 means that every
-answer is as recorded; 1 that one is not, or that not every item was sent or answered.
+answer is as recorded; 1 that one is not, that there was none to compare, or that not every item was sent or
+answered.
 """
 
 MOST_SHOWN = 20
@@ -135,8 +136,8 @@ class Comparison:
 
     @property
     def same(self) -> bool:
-        """Whether every item was answered, and nothing differs."""
-        return not self.differing and self._answered == len(self._recording.items)
+        """Whether every item was answered, something could be compared, and nothing differs."""
+        return bool(self.compared and not self.differing and self._answered == len(self._recording.items))
 
     def begins(self, ready: Ready) -> None:
         """Note which version answers."""
@@ -181,6 +182,9 @@ class Comparison:
             console.print(f"{self.unrecorded:,} items have no answer in the recording; not compared")
         if left := len(self._recording.items) - self._answered:
             console.print(f"{left:,} items have no answer now", style="red")
+        if not self.compared:
+            console.print("no item has an answer in both runs, so nothing was compared", style="red")
+            return
         same = self.compared - len(self.differing)
         style = "green" if self.same else "red"
         console.print(f"{same:,} of {self.compared:,} answers are as recorded", style=style)

@@ -85,7 +85,7 @@ def test_there_is_something_to_refuse(tmp_path: Path) -> None:
         (INDEX | {"policy": "random"}, "its policy is 'random'"),
         (INDEX | {"input": "x" * 1000}, "its input is"),
         (INDEX | {"model": None}, "its model is null"),
-        (INDEX | {"model": "../x"}, "'../x' is no model's name"),
+        (INDEX | {"model": "../x"}, "'../x' is not a model name"),
         (INDEX | {"items": {}}, "its items is {}"),
         (INDEX | {"items": [1]}, "there is no at_ms where one must be"),
         (item(at_ms="0"), 'its at_ms is "0"'),

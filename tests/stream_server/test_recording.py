@@ -129,6 +129,19 @@ def test_items_are_on_the_disk_before_the_end(tmp_path: Path) -> None:
         assert (tmp_path / "r.zip.part").stat().st_size >= 2 << 20
 
 
+def test_a_full_recording_fits_what_python_can_close(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # two gigabytes are too slow to write, so all limits are smaller by the same factor
+    monkeypatch.setattr(zipfile, "ZIP64_LIMIT", zipfile.ZIP64_LIMIT >> 14)
+    for name in ("MAX_FILE_BYTES", "MAX_ITEM_BYTES", "MAX_INDEX_BYTES"):
+        monkeypatch.setattr(recording, name, getattr(recording, name) >> 14)
+    with Writer(tmp_path / "r.zip") as writer:
+        writer.describe(about("bytes"))
+        while not writer.full:
+            writer.add("it", 0.0, bytes(recording.MAX_ITEM_BYTES))
+    with open_recording(tmp_path / "r.zip") as read:
+        assert len(read.items) == writer.count > 20
+
+
 @pytest.mark.parametrize(
     ("limit", "value"), [("MAX_ITEMS", 2), ("MAX_FILE_BYTES", 100), ("MAX_INDEX_BYTES", 400)]
 )

@@ -178,6 +178,15 @@ def test_items_dropped_in_either_run_are_counted_apart(tmp_path: Path) -> None:
     assert same
 
 
+@pytest.mark.parametrize(("then", "now"), [(DROPPED, result(1)), (result(1), DROPPED), (None, result(1))])
+def test_where_nothing_can_be_compared_nothing_is_the_same(
+    tmp_path: Path, then: Answer | None, now: Answer
+) -> None:
+    same, words = compared(made(tmp_path / "r.zip", [then]), now)
+    assert words.endswith("no item has an answer in both runs, so nothing was compared")
+    assert not same
+
+
 def test_items_without_a_recorded_answer_are_counted_apart(tmp_path: Path) -> None:
     same, words = compared(made(tmp_path / "r.zip", [*sizes(1), None]), *[result({"bytes": 1})] * 2)
     assert words == "1 items have no answer in the recording; not compared 1 of 1 answers are as recorded"
