@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from benchmarks.engine import SUITES
+from benchmarks.engine.suites import SUITES
 from benchmarks.report import run
 
 
@@ -16,11 +16,13 @@ def main() -> int:
     parser.add_argument("only", nargs="*", metavar="NAME", help=f"of {', '.join(SUITES)}; default: all")
     parser.add_argument("--output", type=Path, metavar="FILE", help="write the results as JSON, too")
     parser.add_argument("--html", type=Path, metavar="FILE", help="write them as a page, too")
+    parser.add_argument("--check", action="store_true", help="exit status 1 if a target is missed, too")
     args = parser.parse_args()
     if unknown := set(args.only) - set(SUITES):
         parser.error(f"no benchmark {min(unknown)!r}; there are {', '.join(SUITES)}")
     chosen = {name: SUITES[name] for name in args.only or SUITES}
-    return run(chosen, output=args.output, html=args.html)
+    told = {"command": " ".join(["python -m benchmarks", *args.only])}
+    return run(chosen, output=args.output, html=args.html, check=args.check, told=told)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from benchmarks.payloads import FRAME_BYTES
 from benchmarks.peers.catalogue import AIOHTTP
 from benchmarks.peers.starting import serving_peer
 from benchmarks.programs import Program, serving
-from benchmarks.results import Figure, Say
+from benchmarks.results import Figure, Say, Section
 
 STREAMS = 8
 WINDOWS = 1, 4
@@ -20,7 +20,7 @@ ROUNDS = 3
 SECONDS = 2.5
 
 
-def measure(say: Say) -> list[Figure]:
+def measure(say: Say) -> Section:
     """Measure both servers in turn at each window."""
     with serving("echo") as server, serving_peer(AIOHTTP, "echo") as baseline:
 
@@ -44,7 +44,12 @@ def measure(say: Say) -> list[Figure]:
             for window in WINDOWS:
                 say(f"round {number + 1} of {ROUNDS}: {STREAMS} streams, {window} in flight")
                 rounds[window].append((closed(server, window), closed(baseline, window)))
-    return [figure for window in WINDOWS for figure in _figures(window, rounds[window])]
+    return Section(
+        "dispatch",
+        f"{STREAMS} clients, each with one or with several frames of {FRAME_BYTES:,} bytes in flight, send the "
+        "next to the null model when one is answered, beside aiohttp with a pool of processes.",
+        tuple(figure for window in WINDOWS for figure in _figures(window, rounds[window])),
+    )
 
 
 def _figures(window: int, rounds: list[tuple[Run, Run]]) -> list[Figure]:

@@ -6,12 +6,12 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from benchmarks.driving import Run, drive
+from benchmarks.driving import Run, drive, first_void
 from benchmarks.generator import Load
 from benchmarks.ledger import Account
 from benchmarks.measures import jain, part, percentile
 from benchmarks.programs import Program, serving
-from benchmarks.results import Figure, Say, none
+from benchmarks.results import Figure, Say, Section, none
 
 STREAMS, FPS = 24, 15.0
 SECONDS = 20.0
@@ -58,7 +58,7 @@ def _rate(account: Account) -> float:
     return sum(at <= SHORT_SECONDS for at, _, _ in account.answers) / SHORT_SECONDS
 
 
-def measure(say: Say) -> list[Figure]:
+def measure(say: Say) -> Section:
     """Measure an idle server, then rounds of closed loops, overload and flood."""
     with serving("faces") as server:
         say("warming up")
@@ -66,7 +66,21 @@ def measure(say: Say) -> list[Figure]:
         say("one camera on an idle server")
         idle = drive(server, [_load(server, 1, IDLE_SECONDS, IDLE_FPS)])
         rounds = [_round(say, server, number) for number in range(ROUNDS)]
-    return [*_freshness(idle, rounds[0].overload), *_sharing(rounds)]
+    return section(idle, rounds)
+
+
+def section(idle: Run, rounds: Sequence[Round]) -> Section:
+    """Make the section of an idle server's run and of all rounds."""
+    return Section(
+        "overload",
+        f"{STREAMS} cameras of {FPS:.0f} frames per second, with the policy `latest`, are more than two cores "
+        "carry: how fresh, fair and complete the answers of the model faces stay, beside cameras that wait for "
+        f"each answer and beside a flood of {FLOOD:.0f} times a camera's frames. Age is the time from when a frame "
+        "was due to its answer's arrival, by the client's clock; the last frame of each camera, which no newer one "
+        "replaces, is not measured.",
+        (*_freshness(idle, rounds[0].overload), *_sharing(rounds)),
+        void=first_void([idle, *every(rounds)]),
+    )
 
 
 def _load(server: Program, streams: int, seconds: float, rate: float | None = None, seed: int = 1) -> Load:
@@ -89,16 +103,25 @@ def _round(say: Say, server: Program, number: int) -> Round:
     return Round((before, between), overload, drive(server, [others, greedy]))
 
 
-def ages(streams: Sequence[Account]) -> list[tuple[float, float]]:
-    """Give when each result came, in seconds, and its age in milliseconds."""
-    return [(at, age) for account in streams for at, age, _ in account.answers]
+def every(rounds: Sequence[Round]) -> list[Run]:
+    """Give all runs of all rounds."""
+    return [run for round_ in rounds for run in (*round_.loops, round_.overload, round_.flood)]
+
+
+def ages(streams: Sequence[Account], until: float) -> list[tuple[float, float]]:
+    """Give when each result came, in seconds, and how many milliseconds after its frame was due.
+
+    Args:
+        until: the seconds in which a frame had to be due to be measured, see `Load.measured_s`.
+    """
+    return [(at, late) for account in streams for at, _, late in account.answers if at - late / 1e3 < until]
 
 
 def _freshness(idle: Run, overload: Run) -> list[Figure]:
-    moments = ages(overload.streams)
-    idle_ms = statistics.median(age for _, age in ages(idle.streams))
+    moments = ages(overload.streams, overload.measured_s)
+    idle_ms = statistics.median(age for _, age in ages(idle.streams, idle.measured_s))
     first, last = (percentile(part(moments, FIFTHS, n, SECONDS), 99) for n in (0, FIFTHS - 1))
-    outside = [late - age for account in overload.streams for _, age, late in account.answers]
+    inside = [age for account in overload.streams for _, age, _ in account.answers]
     return [
         Figure(
             "overload: age p99",
@@ -107,7 +130,7 @@ def _freshness(idle: Run, overload: Run) -> list[Figure]:
             "<=",
             1e3 / FPS + 4 * idle_ms,
             f"idle {idle_ms:.1f} ms; {overload.rate:.0f} answers/s to {STREAMS * FPS:.0f}; "
-            f"{percentile(outside, 99):.0f} ms more outside the server",
+            f"by the server's age_ms {percentile(inside, 99):.0f} ms",
         ),
         Figure(
             "overload: age p99, last fifth to first",
@@ -129,7 +152,7 @@ def _freshness(idle: Run, overload: Run) -> list[Figure]:
 
 def _sharing(rounds: Sequence[Round]) -> list[Figure]:
     floods = [round_.flood for round_ in rounds]
-    runs = [run for round_ in rounds for run in (*round_.loops, round_.overload, round_.flood)]
+    runs = every(rounds)
     loops, overloads = (
         statistics.median(run.per_cpu for run in some)
         for some in ([r.loops[0] for r in rounds], [r.overload for r in rounds])

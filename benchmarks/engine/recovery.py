@@ -10,7 +10,7 @@ import signal
 from benchmarks.failures import RunFailed
 from benchmarks.measures import percentile
 from benchmarks.payloads import portrait
-from benchmarks.results import Figure, Say
+from benchmarks.results import Figure, Say, Section
 from inference.engine import Engine, PoolStatus
 from inference.items import Result
 from inference.model import ModelSource
@@ -21,11 +21,21 @@ LOOK_S = 0.001
 LONGEST_S = 10.0
 
 
-def measure(say: Say) -> list[Figure]:
+def measure(say: Say) -> Section:
     """Kill workers of engines that do nothing else, one at a time."""
     logging.getLogger("inference.slot").setLevel(logging.ERROR)  # it warns of every kill
     cold = asyncio.run(_measure(say, spares=0))
     warm = asyncio.run(_measure(say, spares=1))
+    return Section(
+        "recovery",
+        "How long one of two `faces` workers is missing after SIGKILL, until every slot has one that can work "
+        "again: with a warm spare in its place, and without, when a new one has to load. The engine does nothing "
+        "else.",
+        tuple(_figures(cold, warm)),
+    )
+
+
+def _figures(cold: list[float], warm: list[float]) -> list[Figure]:
     return [
         Figure(
             "recovery: cold replacement of a worker, p50",

@@ -7,7 +7,7 @@ from websockets.frames import Frame, Opcode
 from websockets.http11 import Request
 from websockets.server import ServerProtocol
 
-from benchmarks.frames import (
+from benchmarks.rfc6455 import (
     ACCEPT,
     BINARY,
     CLOSE,

@@ -1,0 +1,34 @@
+"""What the engine's overload comes to, on runs made up for it."""
+
+from __future__ import annotations
+
+from benchmarks.driving import Run
+from benchmarks.engine.overload import FPS, IDLE_SECONDS, SECONDS, Round, section
+from benchmarks.ledger import Account
+
+
+def run(seconds: float, late_ms: float, *, void: str = "") -> Run:
+    """A camera's answers, 10 ms old by the server's clock and older by the client's."""
+    count = int(seconds * FPS)
+    due = [number / FPS for number in range(count)]
+    answers = [(at + late_ms / 1e3, 10.0, late_ms) for at in due]
+    return Run([[Account(count, count, answers=answers)]], seconds, 1.0, 0.0, void=void)
+
+
+def rounds(overload: Run) -> list[Round]:
+    flood = run(4.0, 20.0)
+    flood.accounts.append(flood.accounts[0])
+    return [Round((run(4.0, 20.0), run(4.0, 20.0)), overload, flood)]
+
+
+def test_an_answer_is_as_old_as_it_is_for_its_client() -> None:
+    age, *_ = section(run(IDLE_SECONDS, 20.0), rounds(run(SECONDS, 500.0))).figures
+    assert age.measured == 500
+    assert not age.reached
+    assert "by the server's age_ms 10 ms" in age.note
+
+
+def test_a_void_run_makes_it_void() -> None:
+    idle = run(IDLE_SECONDS, 20.0)
+    assert section(idle, rounds(run(SECONDS, 20.0))).void == ""
+    assert section(idle, rounds(run(SECONDS, 20.0, void="late"))).void == "late"
