@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
+from benchmarks.children import environment, python
 from benchmarks.failures import RunFailed
 from benchmarks.payloads import TEXTS, portrait
+from benchmarks.programs import ONE_THREAD
 
 BATCH = 128
 """Texts in one call of the bare loop over texts: the largest batch of the model `spam`."""
@@ -46,21 +46,22 @@ def bare(model: str, seconds: float, pace: float | None = None) -> Bare:
         pace: calls per second, on a schedule, in place of one after the other.
 
     Raises:
-        RunFailed: the process failed.
+        RunFailed: the process failed, or had not ended `GRACE_S` after its work should have.
     """
-    command = [sys.executable, "-m", "benchmarks.bare", model, str(seconds)]
-    command += ["--pace", str(pace)] if pace else []
-    threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-    done = subprocess.run(
-        command,
-        env={**os.environ, **threads, "ORT_DISABLE_TELEMETRY": "1"},
-        capture_output=True,
-        text=True,
-        timeout=seconds + GRACE_S,
-        check=False,
-    )
+    try:
+        done = subprocess.run(
+            python("benchmarks.bare", model, str(seconds), *(("--pace", str(pace)) if pace else ())),
+            env=environment(**ONE_THREAD, ORT_DISABLE_TELEMETRY="1"),
+            capture_output=True,
+            text=True,
+            timeout=seconds + GRACE_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as exc:
+        raise RunFailed(f"the bare loop of {model} has not ended after {seconds + GRACE_S:.0f} s") from exc
     if done.returncode:
-        raise RunFailed(f"the bare loop of {model} failed: {done.stderr.strip().splitlines()[-1:]}")
+        said = done.stderr.strip().splitlines() or ["it does not say why"]
+        raise RunFailed(f"the bare loop of {model} failed: {said[-1]}")
     return Bare(**json.loads(done.stdout))
 
 
@@ -86,10 +87,11 @@ def loop(call: Callable[[], object], size: int, seconds: float, pace: float | No
 
     Args:
         size: items of one call.
+        pace: as for `bare`.
     """
     for _ in range(3):
         call()
-    times = []
+    times: list[float] = []
     used, begun = time.process_time(), time.perf_counter()
     while (at := time.perf_counter()) - begun < seconds:
         if pace:

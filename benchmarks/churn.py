@@ -6,8 +6,9 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from benchmarks.failures import RunFailed
 from benchmarks.holding import KIB, Held, address, roomy, settled
-from benchmarks.measures import percentile
+from benchmarks.measures import PERCENTS, percentile
 from benchmarks.programs import Program
 from benchmarks.results import Figure, Grid, Plot, Say, Section, Series, none
 from benchmarks.visitors import Plan, Visitors
@@ -29,21 +30,21 @@ KEPT_KIB = 1000.0
 """What may stay of a thousand streams: a kilobyte of each. A forgotten session or task is more, a whole connection
 twenty times as much; the allocator's own unrest is less."""
 
-PERCENTS = (*range(1, 100), 99.5)
-
 
 @dataclass(frozen=True, slots=True)
 class Crowd:
     """What one crowd that came and went showed.
 
     Attributes:
-        waits_ms: from the wish to connect to `ready`, of each visit.
+        visits: how many there were.
+        waits_ms: from the wish to connect to `ready`, of each visit that got so far.
         failed: visits without a result, the server's count, and a close.
         cpu: CPU seconds of the server's tree.
         after: what the server held when all had gone.
     """
 
     seconds: float
+    visits: int
     waits_ms: list[float]
     failed: int
     cpu: float
@@ -57,7 +58,7 @@ def measure(say: Say, seconds: float) -> Section:
         _churn(server, UNBOUNDED_S, WARM_VISITS)
         say(f"{CLIENTS} clients that come and go, for {seconds:.0f} s")
         crowds = [_churn(server, seconds)]
-        visits = len(crowds[0].waits_ms)
+        visits = crowds[0].visits
         for number in range(1, CROWDS):
             say(f"{visits:,} visits again, {number} of {CROWDS - 1}")
             crowds.append(_churn(server, UNBOUNDED_S, visits))
@@ -77,11 +78,15 @@ def _churn(server: Program, seconds: float, visits: int | None = None) -> Crowd:
     with Visitors(Plan(address(server), CLIENTS, seconds, visits)) as clients:
         told = clients.heard()
     used = server.cpu() - used
-    return Crowd(told["seconds"], told["waits_ms"], told["failed"], used, settled(server.process))
+    if not told["waits_ms"]:
+        raise RunFailed(f"none of {told['visits']:,} visits got so far that the server was ready")
+    return Crowd(
+        told["seconds"], told["visits"], told["waits_ms"], told["failed"], used, settled(server.process)
+    )
 
 
 def _figures(crowds: Sequence[Crowd]) -> tuple[Figure, ...]:
-    visits = len(crowds[0].waits_ms)
+    visits = crowds[0].visits
     first, last = crowds[0].after, crowds[-1].after
     return (
         none("churn: visits that failed", sum(crowd.failed for crowd in crowds), f"of {CROWDS * visits:,}"),
@@ -103,9 +108,8 @@ def _figures(crowds: Sequence[Crowd]) -> tuple[Figure, ...]:
 def _grid(crowds: Sequence[Crowd]) -> Grid:
     rows: list[tuple[str | float, ...]] = []
     for number, crowd in enumerate(crowds, 1):
-        visits = len(crowd.waits_ms)
         waits = [percentile(crowd.waits_ms, percent) for percent in (50, 99)]
-        rows.append((str(number), visits / crowd.seconds, *waits, crowd.cpu / visits * 1e3))
+        rows.append((str(number), crowd.visits / crowd.seconds, *waits, crowd.cpu / crowd.visits * 1e3))
     return Grid(
         f"{CLIENTS} clients that come and go",
         ("crowd", "connections/s", "ready p50 (ms)", "ready p99 (ms)", "server's CPU per connection (ms)"),

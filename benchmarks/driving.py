@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
@@ -15,9 +16,9 @@ from benchmarks.ledger import Account
 from benchmarks.programs import Program, cpu, machine_cpu
 
 LAG_MS = 20.0
-"""The most that 1 % of a generator's items, or of its event loop's ticks, may be late. It is a tenth of the age at
-which an answer to a camera is stale, and a third of a camera's interval at 15 frames a second: beyond, the load is
-another one than was asked for, and a good part of the latencies is the generator's own."""
+"""By how much 99 in 100 of a generator's items, and of its event loop's ticks, may be late at most. It is a tenth
+of the age at which an answer to a camera is stale, and a third of a camera's interval at 15 frames a second:
+beyond, the load is another one than was asked for, and a good part of the latencies is the generator's own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,10 +30,14 @@ class Run:
         seconds: from the first item to the last answer.
         cpu: CPU seconds of the server's tree in that time; 0 for a server that others have started.
         foreign: cores that programs other than the server and the loads used meanwhile.
-        latency: of the results of all loads, since they were due; what has no answer counts with what it waited.
+        latency: how long every item of all loads waited since it was due, for a result, for an error or in vain.
         lag: by how much items of open loops went out late by the generators' own fault.
+            Of both, what they are asked for is in milliseconds.
         timeline: the results' latency over the run.
         void: why the run says nothing about the server; empty where it counts.
+        load_cpu: CPU seconds of the generators.
+        measured_s: until when an item had to be due to be measured, in seconds since the start of the run; of
+            several loads the least.
     """
 
     accounts: list[list[Account]]
@@ -43,6 +48,8 @@ class Run:
     lag: Latencies = field(default_factory=Latencies)
     timeline: tuple[Moment, ...] = ()
     void: str = ""
+    load_cpu: float = 0.0
+    measured_s: float = math.inf
 
     @property
     def streams(self) -> list[Account]:
@@ -89,15 +96,23 @@ class Run:
         """Items that the two sides' books do not explain."""
         return sum(account.unaccounted for account in self.streams)
 
+    @property
+    def waits(self) -> list[tuple[float, float]]:
+        """What `latency` is of: when each item's waiting ended, and its milliseconds (`Account.waits`)."""
+        return [wait for account in self.streams for wait in account.waits(self.seconds, self.measured_s)]
+
 
 def drive(program: Program | None, loads: Sequence[Load]) -> Run:
-    """Run loads against a server at once, each from processes of its own; handshakes are not measured.
+    """Run loads against a server at once, each from processes of its own.
+
+    Websockets are open before anything is measured; connections for posts are opened when they are needed.
 
     Args:
         program: the server, for its CPU time; None where it is not ours to look into.
 
     Raises:
-        RunFailed: the server refused a stream, or did not come to an end.
+        Refused: the server did not take a stream.
+        RunFailed: it did not answer, or came to no end; or a generator's process did.
     """
     with ExitStack() as stack:
         generators = [[stack.enter_context(Generator(share)) for share in load.shares()] for load in loads]
@@ -106,9 +121,8 @@ def drive(program: Program | None, loads: Sequence[Load]) -> Run:
             generator.connect()
         senders = [psutil.Process(generator.pid) for generator in every]
 
-        def used() -> tuple[float, float]:
-            tree = program.cpu() if program else 0.0
-            return tree, machine_cpu() - tree - sum(map(cpu, senders))
+        def used() -> tuple[float, float, float]:
+            return program.cpu() if program else 0.0, sum(map(cpu, senders)), machine_cpu()
 
         before, begun = used(), time.perf_counter()
         for generator in every:
@@ -116,30 +130,30 @@ def drive(program: Program | None, loads: Sequence[Load]) -> Run:
         for generator in every:
             generator.finish()
         seconds = time.perf_counter() - begun
-        tree, others = (now - then for now, then in zip(used(), before, strict=True))
+        tree, own, everything = (now - then for now, then in zip(used(), before, strict=True))
         outcomes = [[generator.outcome() for generator in shares] for shares in generators]
-        return _run(loads, outcomes, (seconds, tree, max(0.0, others) / seconds))
-
-
-def _run(
-    loads: Sequence[Load], outcomes: Sequence[Sequence[Outcome]], measured: tuple[float, float, float]
-) -> Run:
-    every = [outcome for shares in outcomes for outcome in shares]
-    open_loops = [
-        outcome for load, shares in zip(loads, outcomes, strict=True) if load.rate for outcome in shares
-    ]
+    parts = [outcome for shares in outcomes for outcome in shares]
     return Run(
         [[account for outcome in shares for account in outcome.accounts] for shares in outcomes],
-        *measured,
-        total(outcome.latency for outcome in every),
-        total(outcome.lag for outcome in every),
-        timeline(outcome.slots for outcome in every),
-        next(filter(None, map(lateness, open_loops)), ""),
+        seconds,
+        tree,
+        max(0.0, everything - tree - own) / seconds,
+        total(outcome.latency for outcome in parts),
+        total(outcome.lag for outcome in parts),
+        timeline(outcome.slots for outcome in parts),
+        next(filter(None, map(lateness, parts)), ""),
+        own,
+        min(load.measured_s for load in loads),
     )
 
 
 def lateness(outcome: Outcome) -> str:
-    """Say why a generator's open loop was none; nothing if it kept its schedule."""
+    """Say why a generator's load was not the one asked for; nothing if it kept its schedule.
+
+    A closed loop has no schedule but that of its event loop's ticks. When they are late, so are its items, and the
+    capacity that it finds is its own. As long as no other program takes the cores, 99 in 100 are late by less than
+    half of `LAG_MS`, also while the server takes all that there is.
+    """
     for lags, what in ((outcome.lag, "items went out"), (outcome.loop, "its event loop ran")):
         if lags.count and (late_ms := lags.percentile(99)) > LAG_MS:
             return (
@@ -147,3 +161,8 @@ def lateness(outcome: Outcome) -> str:
                 f"(p99; {LAG_MS:.0f} ms are allowed)"
             )
     return ""
+
+
+def first_void(runs: Iterable[Run]) -> str:
+    """Say why the first of these runs that counts for nothing does; nothing if all of them count."""
+    return next((run.void for run in runs if run.void), "")

@@ -7,21 +7,15 @@ its outcome. What happens inside it is in `benchmarks.sending`.
 from __future__ import annotations
 
 import json
-import math
-import select
-import subprocess
-import sys
 from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
 from typing import Any, Literal, Self, TypeAlias
 
 from benchmarks.arrivals import Arrivals
+from benchmarks.children import Child
 from benchmarks.failures import RunFailed
 from benchmarks.latencies import Latencies
 from benchmarks.ledger import Account
-
-FAILED = "failed: "
-"""Begins the line that a process says in place of another one when it cannot go on."""
 
 Transport: TypeAlias = Literal["stream", "websocket", "http"]
 
@@ -30,6 +24,9 @@ CONNECT_S = 60.0
 
 LATE_S = 60.0
 """How long after its last item a run may still wait for answers, before it is given up."""
+
+OUTCOME_S = 60.0
+"""How long its process may then take to settle its books; it takes a second for some 100,000 items."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +43,9 @@ class Load:
         count: items of each stream of a closed loop, in place of a time.
         seed: of the schedules; the same seed makes the same ones.
         transport: `stream` is this project's protocol. `websocket` is a plain one, whose n-th message answers the
-            n-th item. `http` posts each item by itself over connections that are kept: any 2xx is its result, any
-            other status its error, and in an open loop nothing waits for a connection.
+            n-th item. `http` posts each item by itself: any 2xx is its result, any other
+            status its error, and in an open loop nothing waits for a connection.
+        kept: whether posts use connections again; else each has one of its own.
         arrivals: how an open loop's items follow each other.
         processes: how many of them share the streams.
         first: the number of the first stream, where a process has only a share of them.
@@ -64,6 +62,7 @@ class Load:
     count: int | None = None
     seed: int = 1
     transport: Transport = "stream"
+    kept: bool = True
     arrivals: Arrivals = "steady"
     processes: int = 1
     first: int = 0
@@ -78,14 +77,14 @@ class Load:
 
     @property
     def measured_s(self) -> float:
-        """Until when an item has to be due to be measured.
+        """Until when an item has to be due to be measured, in seconds since the start of the run.
 
         The last frame of a camera waits for its turn without a newer one that replaces it, as no other does: under
         overload it gets old because the run ends, not because the server is late.
         """
         if self.policy == "latest" and self.arrivals == "steady" and self.rate:
             return self.seconds - 1 / self.rate
-        return math.inf
+        return self.seconds
 
     def shares(self) -> list[Load]:
         """Divide the streams among the processes, as evenly as they go."""
@@ -99,15 +98,15 @@ class Load:
 
 @dataclass(slots=True)
 class Outcome:
-    """What one generator's process has to say after a run.
+    """What one generator's process has to say after a run; `Latencies` take seconds and give milliseconds.
 
     Attributes:
         accounts: of its streams.
-        latency: of the results, since they were due; what has no answer counts with what it waited until the end.
+        latency: how long every item waited since it was due (`Account.waits`).
             Neither this nor `slots` has what was due after the load's `measured_s`.
         lag: by how much items went out late by the generator's own fault, in an open loop.
         loop: by how much the process' event loop was late for its own timer.
-        slots: the results' times by the slot of a timeline in which they came.
+        slots: how long the results took since they were due, by the slot of a timeline in which they came.
     """
 
     accounts: list[Account]
@@ -143,33 +142,32 @@ class Generator:
 
     def __init__(self, load: Load) -> None:
         self._load = load
-        command = [sys.executable, "-m", "benchmarks.sending"]
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8"
-        )
-        self._tell(json.dumps(asdict(load)))
+        self._child = Child("benchmarks.sending", asdict(load))
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._process.kill()
-        with self._process:  # closes its pipes and waits for it
-            pass
+        self._child.__exit__()
 
     @property
     def pid(self) -> int:
         """The process's number."""
-        return self._process.pid
+        return self._child.pid
 
     def connect(self) -> None:
-        """Wait until every stream is open."""
+        """Wait until every stream is open.
+
+        Raises:
+            Refused: the server does not take a stream.
+            RunFailed: it does not answer; or, as of all that follows, the process has ended.
+        """
         if not self._heard("ready", CONNECT_S):
             raise RunFailed(f"the load did not connect to {self._load.address}")
 
     def go(self) -> None:
         """Begin."""
-        self._tell("go")
+        self._child.tell("go")
 
     def done_within(self, seconds: float) -> bool:
         """Wait for the end of the run, for so long at most; whether it came."""
@@ -184,27 +182,17 @@ class Generator:
 
     def outcome(self) -> Outcome:
         """What it has to say, after the run."""
-        assert self._process.stdout
-        # not `communicate`, which would miss what came together with the last line
-        return Outcome.from_json(json.load(self._process.stdout))
+        line = self._child.line(OUTCOME_S)
+        if line is None:
+            raise RunFailed(f"the load's process has not given its outcome {OUTCOME_S:.0f} s after the run")
+        return Outcome.from_json(json.loads(line))
 
     def accounts(self) -> list[Account]:
         """What became of each stream, after the run."""
         return self.outcome().accounts
 
-    def _tell(self, line: str) -> None:
-        assert self._process.stdin
-        self._process.stdin.write(line + "\n")
-        self._process.stdin.flush()
-
     def _heard(self, word: str, seconds: float) -> bool:
-        assert self._process.stdout
-        readable, _, _ = select.select([self._process.stdout], [], [], seconds)
-        if not readable:
-            return False
-        line = self._process.stdout.readline().strip()
-        if line.startswith(FAILED):
-            raise RunFailed(line.removeprefix(FAILED))
-        if line != word:
-            raise RunFailed(f"the load's process ended in place of {word!r}: {line!r}")
-        return True
+        line = self._child.line(seconds)
+        if line not in {word, None}:
+            raise RunFailed(f"the load's process says {line!r} in place of {word!r}")
+        return line is not None

@@ -7,10 +7,11 @@ import time
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-from benchmarks.driving import Run, drive
+from benchmarks.driving import Run, drive, first_void
 from benchmarks.generator import Load
 from benchmarks.holding import KIB, Held, address, allowed, roomy, settled
 from benchmarks.latencies import total
+from benchmarks.measures import PERCENTS
 from benchmarks.payloads import FRAME_BYTES
 from benchmarks.programs import Program
 from benchmarks.results import Figure, Grid, Plot, Say, Section, Series, none
@@ -20,7 +21,6 @@ HEARTBEAT_S = 20.0
 """The server's default: after so long a silence it pings."""
 
 LIVE_RATE = 50.0
-PERCENTS = (*range(1, 100), 99.5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,7 @@ def measure(say: Say, wanted: int, rounds: int, heartbeats: int, live_seconds: f
         _live_figures(seen),
         (_live_grid(seen),),
         (_live_plot(seen),),
-        next((run.void for run in (*seen.alone, *seen.beside) if run.void), ""),
+        first_void((*seen.alone, *seen.beside)),
     )
     return [idle, live]
 
@@ -170,7 +170,7 @@ def _live_figures(seen: Idling) -> tuple[Figure, ...]:
             "x",
             "<=",
             1.5,
-            f"{statistics.median(beside):.2f} ms to {statistics.median(alone):.2f} ms, due to answered",
+            f"{statistics.median(beside):.2f} ms to {statistics.median(alone):.2f} ms, from scheduled to answered",
         ),
         none(
             "idle: the live stream's items unaccounted for",
@@ -186,7 +186,7 @@ def _live_grid(seen: Idling) -> Grid:
         seen.count: total(run.latency for run in seen.beside),
     }
     return Grid(
-        "A live stream, due to answered",
+        "A live stream, from scheduled to answered",
         ("idle connections", "p50 (ms)", "p99 (ms)", "max (ms)"),
         tuple((count, *times.percentiles(50, 99, 100)) for count, times in every.items()),
     )
@@ -200,6 +200,6 @@ def _live_plot(seen: Idling) -> Plot:
     return Plot(
         "A live stream's latency",
         "of its items (%)",
-        "due to answered (ms)",
+        "from scheduled to answered (ms)",
         (line("alone", seen.alone), line(f"beside {seen.count:,} idle connections", seen.beside)),
     )

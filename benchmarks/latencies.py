@@ -25,6 +25,8 @@ SLOT_S = 0.25
 class Latencies:
     """A histogram of times from 1 us to `LONGEST_S`, right to `DIGITS` digits.
 
+    It takes seconds, as clocks give them, and gives milliseconds, as readers want them.
+
     Args:
         times: seconds; negative ones count as none at all.
     """
@@ -47,7 +49,7 @@ class Latencies:
         return encoded.decode("ascii")
 
     def record(self, seconds: float) -> None:
-        """Count one time."""
+        """Count one time, in seconds."""
         self._histogram.record_value(round(min(max(seconds, 0.0), LONGEST_S) * 1e6))
 
     def add(self, other: Latencies) -> None:

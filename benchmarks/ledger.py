@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ class Account:
         miscounted: by how many items the server's `end` differs from this account; all of them without an `end`.
         answers: per result seconds since the start of the run, its `age_ms` and milliseconds since the item was
             due to be sent, which also stand for the age where the server tells none.
+        failures: per error seconds since the start of the run, and milliseconds since the item was due.
         missing: when items were due that got no answer, in seconds since the start of the run: the lost ones, and
             those that never got out because the server did not read.
     """
@@ -39,6 +41,7 @@ class Account:
     strays: int = 0
     miscounted: int = 0
     answers: list[tuple[float, float, float]] = field(default_factory=list)
+    failures: list[tuple[float, float]] = field(default_factory=list)
     missing: list[float] = field(default_factory=list)
 
     @property
@@ -50,6 +53,25 @@ class Account:
     def unaccounted(self) -> int:
         """Items that the two sides' books do not explain."""
         return self.lost + self.duplicated + self.strays + self.miscounted
+
+    def waits(self, ended: float, until: float = math.inf) -> list[tuple[float, float]]:
+        """Give how long every item waited, be it for a result, for an error or in vain.
+
+        One that the server dropped is left out: a newer one has taken its place.
+
+        Args:
+            ended: when the run ended, and with it what waited in vain, in seconds since its start.
+            until: when an item had to be due to be counted, likewise.
+
+        Returns:
+            Seconds from the start of the run to the end of each wait, and its milliseconds since the item was due.
+        """
+        waits = [
+            *((at, waited_ms) for at, _, waited_ms in self.answers),
+            *self.failures,
+            *((ended, (ended - due) * 1e3) for due in self.missing),
+        ]
+        return [(at, waited_ms) for at, waited_ms in waits if at - waited_ms / 1e3 < until]
 
 
 def settle(
@@ -84,16 +106,18 @@ def settle(
         account.disordered += seq < latest
         seen.add(seq)
         latest = max(latest, seq)
+        waited_ms = (at - due[seq - 1]) * 1e3
         match message["type"]:
             case "result":
                 account.results += 1
-                account.answers.append((at, message["age_ms"], (at - due[seq - 1]) * 1e3))
+                account.answers.append((at, message["age_ms"], waited_ms))
                 if expected and message["outputs"] != expected[(seq - 1) % len(expected)]:
                     account.wrong += 1
             case "dropped":
                 account.dropped += 1
             case _:
                 errors[message["code"]] += 1
+                account.failures.append((at, waited_ms))
     account.errors = dict(errors)
     _miss(account, due, seen, unsent)
     counted = {
@@ -123,10 +147,11 @@ def settle_plain(
             account.strays += 1
             continue
         seen.add(number)
+        waited_ms = (at - due[number - 1]) * 1e3
         if code:
             errors[code] += 1
+            account.failures.append((at, waited_ms))
         else:
-            waited_ms = (at - due[number - 1]) * 1e3
             account.results += 1
             account.answers.append((at, waited_ms, waited_ms))
     account.errors = dict(errors)

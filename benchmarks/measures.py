@@ -5,6 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+PERCENTS = (*range(1, 100), 99.5)
+"""The points of a curve of percentiles."""
+
 
 def percentile(values: Sequence[float], percent: float) -> float:
     """Give the smallest value that at least `percent` of 100 of the values do not exceed (the nearest rank).

@@ -22,7 +22,7 @@ class Options:
         fps: frames per second of each camera.
         seconds: of each run.
         max_age_ms: the age above which an answer is stale, from the frame's capture to its arrival.
-        min_rate: fresh answers per second that every camera must get, to count as carried. With less than five
+        min_rate: fresh answers per second that every camera must get, to count as sustained. With less than five
             boxes jump rather than move.
 
     Raises:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 TICK_S = 0.01
-"""How often the event loop is watched: ten times as often as the `LAG_MS` that it may be late matters."""
+"""How often the event loop is watched: twice in the `LAG_MS` that it may be late, so that no pause is missed."""
 
 
 class Clock:
@@ -72,7 +72,7 @@ class Pace:
 
 
 async def watch(clock: Clock, lags: list[float]) -> None:
-    """Book by how much the event loop is late for ticks of its own, until this is cancelled.
+    """Book by how much the event loop is late for ticks of its own, in seconds, until this is cancelled.
 
     The ticks are on a schedule, too: one long pause counts for every tick that it swallowed.
     """

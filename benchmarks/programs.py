@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 import select
+import shlex
 import subprocess
-import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -14,6 +14,7 @@ from typing import TypeAlias
 
 import psutil  # type: ignore[import-untyped]
 
+from benchmarks.children import environment, python
 from benchmarks.failures import RunFailed
 from benchmarks.generator import Transport
 
@@ -29,7 +30,10 @@ POLITELY = ("nice", "-n", "5")
 """Begins the command of a server that leaves the cores to the load when both want them, as if the load came from
 another machine: overloaded servers would keep it from its schedule."""
 
-STREAM_SERVER = (sys.executable, "-m", "stream_server", "serve", "--workers", "2")
+STREAM_SERVER = (*python("stream_server"), "serve", "--workers", "2")
+
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+"""Gives numeric libraries one thread, as the stream server's workers have."""
 
 
 def machine_cpu() -> float:
@@ -53,9 +57,16 @@ def waits(process: Process) -> int:
 
 
 def cpu(process: Process) -> float:
-    """CPU seconds of one process."""
+    """CPU seconds of one process, and of those below it that have ended and been waited for."""
     times = process.cpu_times()
-    return float(times.user + times.system)
+    return float(times.user + times.system + times.children_user + times.children_system)
+
+
+def stands(process: Process) -> bool:
+    """Whether a process does not run on: it is stopped, or has ended."""
+    with suppress(psutil.NoSuchProcess):
+        return process.status() in {psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE}
+    return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,12 +86,21 @@ class Program:
 
     @property
     def workers(self) -> list[Process]:
-        """Every process below it."""
-        return list(self.process.children(recursive=True))
+        """Every process below it; none where it has ended."""
+        with suppress(psutil.NoSuchProcess):
+            return list(self.process.children(recursive=True))
+        return []
 
     def cpu(self) -> float:
-        """CPU seconds of the whole tree so far; a worker's are gone when it is."""
-        used = cpu(self.process)
+        """CPU seconds of the whole tree so far, workers that have ended included.
+
+        Raises:
+            RunFailed: the server has ended.
+        """
+        try:
+            used = cpu(self.process)
+        except psutil.NoSuchProcess as exc:
+            raise RunFailed("the server has ended") from exc
         for worker in self.workers:
             with suppress(psutil.NoSuchProcess):
                 used += cpu(worker)
@@ -100,15 +120,19 @@ class Program:
         Raises:
             RunFailed: one has not stopped within `STOP_S`.
         """
-        tree = (self.process, *self.workers)
-        for process in tree:
-            process.suspend()
-        # the signal is only pending when kill(2) returns: on a busy machine its receiver may go on for a while
         deadline = time.monotonic() + STOP_S
-        while moving := [one for one in tree if runs(one) and one.status() != psutil.STATUS_STOPPED]:
-            if time.monotonic() > deadline:
-                raise RunFailed(f"cannot pause {moving[0]}: it does not stop")
-            time.sleep(0.001)
+        paused: set[Process] = set()
+        # one that has been started meanwhile shows once everything that could start another one stands still
+        while fresh := [one for one in (self.process, *self.workers) if one not in paused]:
+            for process in fresh:
+                with suppress(psutil.NoSuchProcess):
+                    process.suspend()
+            # the signal is only pending when kill(2) returns: on a busy machine its receiver goes on for a while
+            while not all(map(stands, fresh)):
+                if time.monotonic() > deadline:
+                    raise RunFailed("the server cannot be paused: it does not stop")
+                time.sleep(0.001)
+            paused.update(fresh)
 
     def resume(self) -> None:
         """Let a tree that was paused go on."""
@@ -143,18 +167,22 @@ def running(*command: str, quiet: bool = False) -> Iterator[Program]:
 
     Args:
         quiet: leave out its log, where every line of it would be of something done on purpose.
+
+    Raises:
+        RunFailed: it does not start.
     """
     started = time.perf_counter()
     errors = subprocess.DEVNULL if quiet else None
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True) as process:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment()
+    ) as process:
         try:
             assert process.stdout
             readable, _, _ = select.select([process.stdout], [], [], START_S)
             line = process.stdout.readline() if readable else ""
             found = re.search(r"ready at (http://\S+)", line)
             if not found:
-                # the interpreter's place is this machine's own business
-                raise RunFailed(f"`python {' '.join(command[1:])}` did not start: {line!r}")
+                raise RunFailed(f"`{shlex.join(command)}` did not start: {line!r}")
             yield Program(psutil.Process(process.pid), found.group(1), time.perf_counter() - started)
         finally:
             end(process)

@@ -15,13 +15,18 @@ from benchmarks.driving import Run, drive
 from benchmarks.failures import RunFailed
 from benchmarks.generator import Load
 from benchmarks.options import Options
+from benchmarks.payloads import FRAME_BYTES
 from benchmarks.programs import Program, serving
+from benchmarks.results import Say
 from stream_server.config import named_model
 from stream_server.errors import ClientError
 from stream_server.sync_client import connect_sync
 
 PAYLOAD_OF = {"image": "portrait", "bytes": "frame", "text": "texts"}
 """What a model is sent, by the kind of input that it takes."""
+
+ITEMS = {"portrait": "640x480 JPEGs", "frame": f"items of {FRAME_BYTES:,} bytes", "texts": "texts"}
+"""What these are, for readers."""
 
 PER_PROCESS = 2000.0
 """Items per second of one generator's process: it takes a third of a core for them, so that they hardly queue."""
@@ -37,12 +42,19 @@ class Target:
     Attributes:
         payload: what its model is sent, by its name in `PAYLOADS`.
         program: the server's process; None where it is not ours.
+        say: told when a run has to be done again.
     """
 
+    say: Say
     url: str
     model: str
     payload: str
     program: Program | None
+
+    @property
+    def items(self) -> str:
+        """What its model is sent, for readers."""
+        return ITEMS[self.payload]
 
     @property
     def sharing(self) -> str:
@@ -51,9 +63,14 @@ class Target:
             return "The load ran on the same machine and took its part of the cores."
         return "The server was started by somebody else; its CPU time is not known."
 
-    def closed(self, streams: int, seconds: float, policy: str = "queue") -> Run:
-        """Run streams that wait for each answer: what the server does at most."""
-        return drive(self.program, [Load(self.url, self.model, self.payload, streams, seconds, policy)])
+    def closed(self, streams: int, seconds: float, policy: str = "queue", processes: int = 1) -> Run:
+        """Run streams that wait for each answer: what the server does at most.
+
+        Args:
+            processes: of the generator, see `generators`.
+        """
+        load = Load(self.url, self.model, self.payload, streams, seconds, policy, processes=processes)
+        return drive(self.program, [load])
 
     def scheduled(
         self,
@@ -68,7 +85,6 @@ class Target:
         Args:
             rate: items per second of each stream.
         """
-        processes = min(streams, max(1, math.ceil(streams * rate / PER_PROCESS)))
         load = Load(
             self.url,
             self.model,
@@ -78,21 +94,30 @@ class Target:
             policy,
             rate,
             arrivals=arrivals,
-            processes=processes,
+            processes=generators(streams, streams * rate),
         )
         run = drive(self.program, [load])
-        return drive(self.program, [load]) if run.void else run
+        if not run.void:
+            return run
+        self.say(f"void, so once more: {run.void}")
+        return drive(self.program, [load])
 
     def cpu_ms(self, run: Run) -> float:
         """CPU milliseconds of the server's tree per result; NaN where nothing can be said."""
         return run.cpu / run.results * 1e3 if self.program and run.results else math.nan
 
 
+def generators(streams: int, rate: float) -> int:
+    """Give how many processes a load needs for so many items per second of all its streams."""
+    return min(streams, max(1, math.ceil(rate / PER_PROCESS)))
+
+
 @contextmanager
-def target(options: Options, default: str, *args: str) -> Iterator[Target]:
+def target(say: Say, options: Options, default: str, *args: str) -> Iterator[Target]:
     """Find or start the server.
 
     Args:
+        say: see `Target`.
         default: the scenario's own model.
         args: further arguments of ``stream-server serve``.
 
@@ -101,10 +126,10 @@ def target(options: Options, default: str, *args: str) -> Iterator[Target]:
     """
     model = options.model or default
     if options.url:
-        yield _target(options.url, model, None)
+        yield _target(say, options.url, model, None)
         return
     with serving(model, "--workers", str(options.workers), *limits(), *args) as program:
-        yield _target(program.url, named_model(model).name, program)
+        yield _target(say, program.url, named_model(model).name, program)
 
 
 def limits() -> Sequence[str]:
@@ -113,7 +138,7 @@ def limits() -> Sequence[str]:
     return [part for name in names for part in ("--set", f"limits.{name}={STREAMS_MOST}")]
 
 
-def _target(url: str, model: str, program: Program | None) -> Target:
+def _target(say: Say, url: str, model: str, program: Program | None) -> Target:
     try:
         with connect_sync(url, model) as stream:
             takes = stream.ready.input
@@ -121,4 +146,4 @@ def _target(url: str, model: str, program: Program | None) -> Target:
         raise RunFailed(str(exc)) from exc
     if takes not in PAYLOAD_OF:
         raise RunFailed(f"{model} takes {takes}, of which the benchmarks have no items")
-    return Target(url.rstrip("/"), model, PAYLOAD_OF[takes], program)
+    return Target(say, url.rstrip("/"), model, PAYLOAD_OF[takes], program)

@@ -10,15 +10,21 @@ import asyncio
 import gc
 import json
 import sys
+from collections.abc import Iterable
+from contextlib import suppress
 
 from aiohttp import ClientError, ClientSession, ClientTimeout, TCPConnector
 
-from benchmarks.failures import RunFailed
-from benchmarks.generator import FAILED, Load, Outcome
+from benchmarks.children import FAILED, REFUSED
+from benchmarks.failures import Refused, RunFailed
+from benchmarks.generator import Load, Outcome
 from benchmarks.latencies import Latencies, slots
 from benchmarks.pacing import Clock, watch
 from benchmarks.payloads import PAYLOADS
-from benchmarks.transports import Posts, Stream, Websocket
+from benchmarks.transports import Lane, Posts, Stream, Websocket
+
+CLOSE_S = 5.0
+"""How long the websockets may take to close when all is over; it takes milliseconds."""
 
 
 async def run(load: Load) -> Outcome:
@@ -32,7 +38,8 @@ async def run(load: Load) -> Outcome:
     async with ClientSession(connector=TCPConnector(limit=0), timeout=patience) as session:
         kind: type[Posts | Websocket] = Posts if load.transport == "http" else Websocket
         streams: list[Stream] = [
-            kind(session, load, load.first + number, payloads, clock, lags) for number in range(load.streams)
+            kind(Lane(session, load, load.first + number, payloads, clock, lags))
+            for number in range(load.streams)
         ]
         for stream in streams:
             await stream.open()
@@ -46,9 +53,15 @@ async def run(load: Load) -> Outcome:
         watching.cancel()
         ended = clock.now()
         _say("done")
-        for stream in streams:
-            await stream.close()
+        await leave(streams)
     return _outcome(load, streams, ended, lags, late)
+
+
+async def leave(streams: Iterable[Stream]) -> None:
+    """Close all streams at once; the books do not wait for those that the server does not close."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(CLOSE_S):
+            await asyncio.gather(*(stream.close() for stream in streams))
 
 
 def _outcome(
@@ -61,11 +74,9 @@ def _outcome(
         for at, _, wait_ms in account.answers
         if at - wait_ms / 1e3 < load.measured_s
     ]
-    latency = Latencies(wait for _, wait in results)
-    for account in accounts:
-        for due in account.missing:
-            if due < load.measured_s:
-                latency.record(ended - due)
+    latency = Latencies(
+        waited_ms / 1e3 for account in accounts for _, waited_ms in account.waits(ended, load.measured_s)
+    )
     return Outcome(accounts, latency, Latencies(lags), Latencies(late), slots(results))
 
 
@@ -78,10 +89,13 @@ def main() -> int:
     load = Load(**json.loads(sys.stdin.readline()))
     try:
         outcome = asyncio.run(run(load))
+    except Refused as exc:
+        _say(f"{REFUSED}{exc.code} {exc.reason}")
+        return 1
     except (ClientError, OSError, RunFailed) as exc:
         _say(f"{FAILED}{exc}")
         return 1
-    sys.stdout.write(json.dumps(outcome.as_json()))
+    _say(json.dumps(outcome.as_json()))
     return 0
 
 

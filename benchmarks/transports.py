@@ -10,12 +10,13 @@ import asyncio
 import json
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Protocol
 
 from aiohttp import ClientConnectionError, ClientError, ClientSession, ClientWebSocketResponse, WSMsgType
 
 from benchmarks.arrivals import chance_of, schedule
-from benchmarks.failures import RunFailed
+from benchmarks.failures import Refused
 from benchmarks.generator import Load
 from benchmarks.ledger import Account, settle, settle_plain
 from benchmarks.pacing import Clock, Pace
@@ -23,6 +24,8 @@ from benchmarks.payloads import Payloads, expected
 
 END = '{"type": "end"}'
 END_PREFIX = '{"type": "end"'
+
+OCTETS = {"Content-Type": "application/octet-stream"}
 
 
 class Stream(Protocol):
@@ -41,29 +44,40 @@ class Stream(Protocol):
         """Settle the stream, after the run."""
 
 
-class Websocket:
-    """A stream over a websocket, of this project's protocol or a plain one.
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """What one stream is given.
 
-    Args:
+    Attributes:
         number: which one of the load's streams it is.
-        lags: where the lag of each of its items goes.
+        lags: where the lag of each of its items goes, in seconds.
     """
 
-    def __init__(
-        self,
-        session: ClientSession,
-        load: Load,
-        number: int,
-        payloads: Payloads,
-        clock: Clock,
-        lags: list[float],
-    ) -> None:
-        self._session = session
-        self._load = load
-        self._payloads = payloads
-        self._clock = clock
-        self._pace = Pace(clock, lags)
-        self._plan = planned(load, number)
+    session: ClientSession
+    load: Load
+    number: int
+    payloads: Payloads
+    clock: Clock
+    lags: list[float]
+
+    def plan(self) -> Sequence[float]:
+        """Make its schedule; a closed loop has none."""
+        load = self.load
+        if not load.rate:
+            return []
+        return schedule(load.arrivals, load.rate, load.seconds, chance_of(load.seed, self.number))
+
+
+class Websocket:
+    """A stream over a websocket, of this project's protocol or a plain one."""
+
+    def __init__(self, lane: Lane) -> None:
+        self._session = lane.session
+        self._load = lane.load
+        self._payloads = lane.payloads
+        self._clock = lane.clock
+        self._pace = Pace(lane.clock, lane.lags)
+        self._plan = lane.plan()
         self._due: list[float] = []
         self._messages: list[tuple[float, str]] = []
         self._sent_all = False
@@ -73,13 +87,13 @@ class Websocket:
         """Connect, and hear the greeting, where there is one.
 
         Raises:
-            RunFailed: the server refuses the stream.
+            Refused: the server does not take the stream.
         """
         self._ws = await self._session.ws_connect(self._load.address, max_msg_size=0)
         if self._load.transport == "stream":
             greeting = json.loads((await self._ws.receive()).data or "{}")
             if greeting.get("type") != "ready":
-                raise RunFailed(f"the server refused a stream: {greeting.get('message', greeting)}")
+                raise Refused(greeting.get("code", "none"), greeting.get("message", str(greeting)))
 
     async def run(self) -> None:
         """Send, and receive until everything is answered or the server ends the stream."""
@@ -156,21 +170,14 @@ class Websocket:
 class Posts:
     """A stream whose items are posted one by one; its connections open when they are first needed."""
 
-    def __init__(
-        self,
-        session: ClientSession,
-        load: Load,
-        number: int,
-        payloads: Payloads,
-        clock: Clock,
-        lags: list[float],
-    ) -> None:
-        self._session = session
-        self._load = load
-        self._bodies = [item.encode() if isinstance(item, str) else item for item in payloads]
-        self._clock = clock
-        self._lags = lags
-        self._plan = planned(load, number)
+    def __init__(self, lane: Lane) -> None:
+        self._session = lane.session
+        self._load = lane.load
+        self._headers = OCTETS if lane.load.kept else {**OCTETS, "Connection": "close"}
+        self._bodies = [item.encode() if isinstance(item, str) else item for item in lane.payloads]
+        self._clock = lane.clock
+        self._lags = lane.lags
+        self._plan = lane.plan()
         self._due: list[float] = []
         self._answers: list[tuple[int, float, str]] = []
 
@@ -209,19 +216,9 @@ class Posts:
         self._due.append(due)
         number = len(self._due)
         try:
-            async with self._session.post(self._load.url, data=body, headers=OCTETS) as response:
+            async with self._session.post(self._load.url, data=body, headers=self._headers) as response:
                 await response.read()
                 code = "" if response.ok and response.status < 300 else str(response.status)
         except ClientError as exc:
             code = type(exc).__name__
         self._answers.append((number, self._clock.now(), code))
-
-
-OCTETS = {"Content-Type": "application/octet-stream"}
-
-
-def planned(load: Load, number: int) -> Sequence[float]:
-    """Make the schedule of a load's stream; a closed loop has none."""
-    if not load.rate:
-        return []
-    return schedule(load.arrivals, load.rate, load.seconds, chance_of(load.seed, number))

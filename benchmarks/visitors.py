@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import select
-import subprocess
 import sys
 import time
 from collections import Counter
@@ -18,8 +16,9 @@ from dataclasses import asdict, dataclass
 from typing import Any, Self, cast
 from urllib.parse import urlsplit
 
+from benchmarks.children import FAILED, Child
 from benchmarks.failures import RunFailed
-from benchmarks.frames import BINARY, CLOSE, PING, PONG, TEXT, BadPeer, Reader, close_code, handshake, masked
+from benchmarks.rfc6455 import BINARY, CLOSE, PING, PONG, TEXT, BadPeer, Reader, close_code, handshake, masked
 
 END = masked(TEXT, b'{"type": "end"}')
 ERRAND = masked(BINARY, b"\0") + END
@@ -35,10 +34,13 @@ AT_ONCE = 64
 """Handshakes under way while many connect: enough to keep the server busy, and far below its backlog."""
 
 CONNECT_S = 20.0
-"""Longest wait for one `ready`; it takes milliseconds."""
+"""Longest wait for one `ready`, and then for a visit's end; each takes milliseconds."""
 
 WAIT_S = 120.0
 """Longest wait for the process: ten thousand handshakes, or goodbyes, take a tenth of it."""
+
+FAULTS = BadPeer, OSError
+"""What a client meets where the server refuses, cuts it off or says nothing (a `TimeoutError` is an `OSError`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +97,10 @@ class Visitor(asyncio.Protocol):
         """Say that no items come; the server answers with its count and closes."""
         self._transport.write(END)
 
+    def cut(self) -> None:
+        """End the connection at once."""
+        self._transport.abort()
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Ask for a websocket."""
         self._transport = cast(asyncio.Transport, transport)
@@ -146,11 +152,20 @@ class Entrance:
         self._request = handshake(address)
 
     async def enter(self, errand: bytes, gone: Callable[[int], None]) -> Visitor:
-        """Connect, and wait until the server is ready."""
+        """Connect, and wait until the server is ready.
+
+        Raises:
+            BadPeer: it refused.
+            OSError: it does not listen, has cut the connection, or has said nothing for `CONNECT_S`.
+        """
         _, visitor = await self._loop.create_connection(
             lambda: Visitor(self._request, errand, gone), self._host, self._port
         )
-        await visitor.ready()
+        try:
+            await visitor.ready()
+        except FAULTS:
+            visitor.cut()
+            raise
         return visitor
 
 
@@ -190,8 +205,10 @@ async def stay(plan: Plan) -> None:
 
 
 async def come_and_go(plan: Plan) -> None:
-    """Visit over and over, a number of clients at a time; tell how long each waited to be served."""
-    loop = asyncio.get_running_loop()
+    """Visit over and over, a number of clients at a time; tell how long each waited to be served.
+
+    Whatever befalls a visit, it has failed, and the others go on.
+    """
     entrance = Entrance(plan.address)
     waits: list[float] = []
     failed = visits = 0
@@ -202,14 +219,38 @@ async def come_and_go(plan: Plan) -> None:
         nonlocal failed, visits
         while time.perf_counter() < until and visits != plan.visits:
             visits += 1
-            gone: asyncio.Future[int] = loop.create_future()
-            asked = time.perf_counter()
-            visitor = await entrance.enter(ERRAND, gone.set_result)
-            waits.append(time.perf_counter() - asked)
-            failed += await gone != NORMAL or visitor.texts != MESSAGES
+            served = await _served(entrance, waits)
+            failed += not served  # read and written in one step: the others count meanwhile
 
     await asyncio.gather(*(visit() for _ in range(plan.clients)))
-    say(seconds=time.perf_counter() - begun, waits_ms=[wait * 1e3 for wait in waits], failed=failed)
+    say(
+        seconds=time.perf_counter() - begun,
+        visits=visits,
+        waits_ms=[wait * 1e3 for wait in waits],
+        failed=failed,
+    )
+
+
+async def _served(entrance: Entrance, waits: list[float]) -> bool:
+    """Visit once; whether everything came.
+
+    Args:
+        waits: where the seconds until `ready` go.
+    """
+    gone: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    asked = time.perf_counter()
+    try:
+        visitor = await entrance.enter(ERRAND, gone.set_result)
+    except FAULTS:
+        return False
+    waits.append(time.perf_counter() - asked)
+    try:
+        async with asyncio.timeout(CONNECT_S):
+            code = await asyncio.shield(gone)
+    except TimeoutError:
+        visitor.cut()
+        return False
+    return code == NORMAL and visitor.texts == MESSAGES
 
 
 def say(**what: Any) -> None:
@@ -222,40 +263,40 @@ class Visitors:
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
-        command = [sys.executable, "-m", "benchmarks.visitors"]
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8"
-        )
-        self.tell(json.dumps(asdict(plan)))
+        self._child = Child("benchmarks.visitors", asdict(plan))
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._process.kill()
-        with self._process:  # closes its pipes and waits for it
-            pass
+        self._child.__exit__()
 
     def tell(self, word: str) -> None:
         """Say what is to be done."""
-        assert self._process.stdin
-        self._process.stdin.write(word + "\n")
-        self._process.stdin.flush()
+        self._child.tell(word)
 
     def heard(self) -> dict[str, Any]:
         """Wait for the next thing that it says.
 
         Raises:
-            RunFailed: it says nothing.
+            RunFailed: it says nothing, or a client that was to stay could not.
         """
-        assert self._process.stdout
-        readable, _, _ = select.select([self._process.stdout], [], [], WAIT_S)
-        line = self._process.stdout.readline() if readable else ""
-        if not line:
-            raise RunFailed(f"clients of {self._plan.address} have failed, or waited {WAIT_S:.0f} s in vain")
+        line = self._child.line(WAIT_S)
+        if line is None:
+            raise RunFailed(f"clients of {self._plan.address} have waited {WAIT_S:.0f} s in vain")
         return cast("dict[str, Any]", json.loads(line))
 
 
+def main() -> int:
+    """Do what standard input tells."""
+    plan = Plan(**json.loads(sys.stdin.readline()))
+    try:
+        asyncio.run(stay(plan) if plan.seconds is None else come_and_go(plan))
+    except FAULTS as exc:
+        print(f"{FAILED}{type(exc).__name__}: {exc}", flush=True)
+        return 1
+    return 0
+
+
 if __name__ == "__main__":
-    given = Plan(**json.loads(sys.stdin.readline()))
-    asyncio.run(stay(given) if given.seconds is None else come_and_go(given))
+    sys.exit(main())

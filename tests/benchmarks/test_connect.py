@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 from benchmarks import churn, holding, idle
 from benchmarks.churn import Crowd
 from benchmarks.driving import Run
+from benchmarks.failures import RunFailed
 from benchmarks.holding import Held
 from benchmarks.idle import Idling
 from benchmarks.latencies import Latencies
@@ -122,13 +124,21 @@ def test_as_many_connections_as_descriptors_allow(monkeypatch: pytest.MonkeyPatc
 
 def test_a_leak_is_short_of_the_target_and_a_single_step_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     def measured(*mibs: int) -> Figure:
-        crowds = iter(Crowd(1.0, [1.0] * 1000, 0, 1.0, Held(mib * MIB, 0, 20)) for mib in (50, *mibs))
+        crowds = iter(Crowd(1.0, 1000, [1.0] * 1000, 0, 1.0, Held(mib * MIB, 0, 20)) for mib in (50, *mibs))
         monkeypatch.setattr(churn, "_churn", lambda *_: next(crowds))
         return figures(churn.measure(lambda _: None, 1.0))["memory kept of 1,000 connections"]
 
     assert measured(50, 70, 70, 70).reached
     leaking = measured(50, 72, 94, 116)
     assert (leaking.measured, leaking.reached) == (22 * 1024, False)
+
+
+def test_a_crowd_of_whom_nobody_got_in_gives_no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = {"seconds": 1.0, "visits": 9, "waits_ms": [], "failed": 9}
+    monkeypatch.setattr(churn, "Visitors", lambda _: nullcontext(SimpleNamespace(heard=lambda: told)))
+    monkeypatch.setattr(churn, "roomy", lambda _: nullcontext(SimpleNamespace(url="", cpu=lambda: 0.0)))
+    with pytest.raises(RunFailed, match="none of 9 visits got so far"):
+        churn.measure(lambda _: None, 1.0)
 
 
 def test_what_a_process_holds_is_read_once_it_has_settled() -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-import math
 import os
 import signal
 import time
@@ -13,6 +13,8 @@ from urllib.request import urlopen
 
 import pytest
 
+from benchmarks import generator as generator_module
+from benchmarks import sending
 from benchmarks.driving import lateness
 from benchmarks.failures import RunFailed
 from benchmarks.generator import Generator, Load, Outcome
@@ -46,8 +48,8 @@ def test_every_stream_is_in_one_share_and_keeps_its_number(processes: int) -> No
 
 def test_only_a_cameras_last_frame_is_not_measured() -> None:
     assert replace(LOAD, policy="latest").measured_s == pytest.approx(0.98)
-    assert LOAD.measured_s == math.inf
-    assert replace(LOAD, policy="latest", rate=None).measured_s == math.inf
+    assert LOAD.measured_s == 1.0
+    assert replace(LOAD, policy="latest", rate=None).measured_s == 1.0
 
 
 def test_a_plain_endpoint_is_taken_as_it_is() -> None:
@@ -72,6 +74,53 @@ def test_an_outcome_survives_the_way_to_the_other_process() -> None:
 def test_no_server_is_said_in_its_own_words() -> None:
     with Generator(LOAD) as generator, pytest.raises(RunFailed, match="Cannot connect to host"):
         generator.connect()
+
+
+def test_a_generator_that_has_ended_before_its_run_is_a_failure(server: Program) -> None:
+    with Generator(replace(LOAD, url=f"{server.url}/post", transport="http")) as generator:
+        generator.connect()
+        os.kill(generator.pid, signal.SIGKILL)
+        os.waitid(os.P_PID, generator.pid, os.WEXITED | os.WNOWAIT)
+        generator.go()
+        with pytest.raises(RunFailed, match="sending ended before it was done"):
+            generator.finish()
+        with pytest.raises(RunFailed, match="sending ended before it was done"):
+            generator.outcome()
+
+
+def test_an_outcome_is_not_waited_for_for_ever(server: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(generator_module, "OUTCOME_S", 0.01)
+    with Generator(replace(LOAD, url=f"{server.url}/post", transport="http")) as generator:
+        generator.connect()
+        with pytest.raises(RunFailed, match="has not given its outcome"):
+            generator.outcome()  # before the run there is none
+
+
+class Closing:
+    """A stream that closes when all of them do, or never."""
+
+    def __init__(self, together: asyncio.Barrier | None) -> None:
+        self.together = together
+        self.closed = False
+
+    async def close(self) -> None:
+        if self.together:
+            await self.together.wait()
+        else:
+            await asyncio.Event().wait()
+        self.closed = True
+
+
+async def test_streams_are_closed_at_once_and_one_that_is_not_closed_is_left(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    together = asyncio.Barrier(3)
+    streams = [Closing(together) for _ in range(3)]
+    async with asyncio.timeout(30):
+        await sending.leave(streams)  # type: ignore[arg-type]
+        monkeypatch.setattr(sending, "CLOSE_S", 0.01)
+        await sending.leave([Closing(None)])  # type: ignore[list-item]
+    assert all(stream.closed for stream in streams)
 
 
 def test_a_generator_that_was_held_up_says_so(server: Program) -> None:

@@ -103,6 +103,22 @@ def test_what_has_no_answer_is_missing_since_it_was_due_and_so_is_what_never_got
     assert (account.lost, account.unsent) == (2, 2)
 
 
+def test_whatever_became_of_an_item_but_a_drop_it_has_waited() -> None:
+    account = settled(result(1), error(2), dropped(3), end(4, 1, 1, 1), unsent=[0.4])
+    assert account.waits(5.0) == [
+        (1.0, pytest.approx(1000)),
+        (2.0, pytest.approx(1900)),
+        (5.0, pytest.approx(4700)),
+        (5.0, pytest.approx(4600)),
+    ]
+    assert [at for at, _ in account.waits(5.0, until=0.25)] == [1.0, 2.0]
+
+
+def test_a_plain_servers_errors_have_waited_too() -> None:
+    account = settle_plain(DUE, [(1, 1.0, "408"), (2, 1.5, ""), (3, 1.6, "")])
+    assert [waited_ms for _, waited_ms in account.waits(3.0)] == pytest.approx([1400, 1400, 1000, 2700])
+
+
 def test_a_plain_servers_answers_are_told_apart_by_their_code() -> None:
     account = settle_plain(DUE, [(2, 1.1, ""), (1, 1.2, "429"), (3, 1.3, "429")], unsent=[0.4])
     assert (account.sent, account.results, account.errors) == (4, 1, {"429": 2})

@@ -12,7 +12,7 @@ import pytest
 from benchmarks.failures import RunFailed
 from benchmarks.visitors import GOING, NORMAL, Plan, Visitors
 from tests.conftest import RunningServer
-from tests.stream_server.peer import Peer, Script, scripted
+from tests.stream_server.peer import Peer, Script, obedient, scripted
 
 
 def address(url: str) -> str:
@@ -87,8 +87,39 @@ async def test_a_visit_without_an_answer_has_failed() -> None:
     assert told["failed"] == 2
 
 
-def test_a_server_that_refuses_ends_the_run(server: RunningServer, capfd: pytest.CaptureFixture[str]) -> None:
+async def test_every_visit_that_fails_is_counted_however_many_there_are_at_the_time() -> None:
+    async def fail_every_fourth(peer: Peer) -> None:
+        if peer.number % 4:
+            await obedient(peer)
+            return
+        await peer.ready()
+        await peer.ws.close(1011)
+
+    (told,) = await against(fail_every_fourth, lambda url: Plan(url, 16, seconds=60.0, visits=400), 1)
+    assert (told["visits"], told["failed"], len(told["waits_ms"])) == (400, 100, 400)
+
+
+async def test_a_visit_that_is_cut_off_or_refused_has_failed_and_the_others_go_on() -> None:
+    async def turn_away(peer: Peer) -> None:
+        match peer.number % 3:
+            case 0:
+                peer.cut()
+            case 1:
+                await peer.say("error", code="overloaded", message="full", retryable=True)
+            case _:
+                await obedient(peer)
+
+    (told,) = await against(turn_away, lambda url: Plan(url, 4, seconds=60.0, visits=60), 1)
+    assert (told["visits"], told["failed"], len(told["waits_ms"])) == (60, 40, 20)
+
+
+def test_visits_where_nobody_listens_have_failed() -> None:
+    with Visitors(Plan("http://127.0.0.1:1/", 2, seconds=60.0, visits=6)) as visitors:
+        told = visitors.heard()
+    assert (told["visits"], told["failed"], told["waits_ms"]) == (6, 6, [])
+
+
+def test_a_server_that_refuses_those_who_stay_ends_the_run_with_its_reason(server: RunningServer) -> None:
     plan = Plan(address(server.url).replace("echo", "nothing"), 2)
-    with Visitors(plan) as visitors, pytest.raises(RunFailed, match="have failed"):
+    with Visitors(plan) as visitors, pytest.raises(RunFailed, match=r"BadPeer: .*unknown_model"):
         visitors.heard()
-    assert "unknown_model" in capfd.readouterr().err
