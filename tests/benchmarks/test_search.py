@@ -1,7 +1,9 @@
-"""The bisection, and what counts as carried."""
+"""The bisection, and what counts as sustained."""
 
 from __future__ import annotations
 
+import random
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -10,7 +12,19 @@ from benchmarks.camera import Freshness
 from benchmarks.driving import Run
 from benchmarks.ledger import Account
 from benchmarks.options import Options
-from benchmarks.search import LONGEST_S, RESOLUTION, SHORTEST_S, fails, largest, length
+from benchmarks.scenario import Target
+from benchmarks.search import (
+    LONGEST_S,
+    RESOLUTION,
+    SHORTEST_S,
+    Step,
+    fails,
+    largest,
+    length,
+    measure,
+    section,
+)
+from tests.conftest import RunningServer
 
 MOST = 2000
 
@@ -22,7 +36,9 @@ def searched(limit: int, first: int) -> tuple[int, list[int]]:
         tried.append(streams)
         return streams <= limit
 
-    return largest(holds, first, MOST), tried
+    best, beyond = largest(holds, first, MOST)
+    assert best < beyond <= MOST + 1
+    return best, tried
 
 
 @pytest.mark.parametrize("limit", [0, 1, 2, 3, 7, 19, 20, 24, 88, 500, 1999, 2000, 5000])
@@ -38,6 +54,26 @@ def test_the_largest_number_is_found_from_any_guess(limit: int, first: int) -> N
 
 def test_a_good_guess_is_quick() -> None:
     assert len(searched(limit=13, first=12)[1]) <= 6
+
+
+def test_both_sides_of_the_result_are_decided_by_two_of_three() -> None:
+    tried: list[int] = []
+
+    def unlucky(streams: int) -> bool:
+        tried.append(streams)
+        return streams <= 30 and (streams, tried.count(streams)) != (24, 1)
+
+    assert largest(unlucky, 24, MOST, votes=1) == (23, 24)
+    tried.clear()
+    assert largest(unlucky, 24, MOST, votes=2) == (30, 31)
+    assert [tried.count(streams) for streams in (24, 30, 31)] == [3, 2, 2]
+
+
+def test_chance_alone_comes_to_an_end() -> None:
+    chance = random.Random(1)
+    for _ in range(200):
+        best, beyond = largest(lambda _: chance.random() < 0.5, 24, MOST, votes=2)
+        assert 0 <= best < beyond <= MOST + 1
 
 
 def test_a_step_is_as_long_as_its_answers_take() -> None:
@@ -57,7 +93,7 @@ def verdict(found: Freshness = GOOD, account: Account = CLEAN, void: str = "") -
     return fails(Run([[account]], 10.0, 1.0, 0.0, void=void), found, Options())
 
 
-def test_fresh_answers_to_everybody_are_carried() -> None:
+def test_fresh_answers_to_everybody_are_sustained() -> None:
     assert verdict() == ""
 
 
@@ -69,12 +105,66 @@ def test_fresh_answers_to_everybody_are_carried() -> None:
         (replace(GOOD, least=4.9), CLEAN, "a stream with 4.9 fresh answers/s"),
         (GOOD, Account(100, 49, 50, {"worker_lost": 1}), "1 errors"),
         (GOOD, Account(100, 49, 50, lost=1, missing=[3.0]), "1 frames unaccounted for"),
-        (GOOD, Account(100, 50, 50, missing=[9.0, 9.5]), "2 frames kept back"),
+        (GOOD, Account(100, 50, 50, missing=[9.0, 9.5]), "2 frames never sent"),
     ],
 )
-def test_whatever_is_wrong_is_not_carried_and_is_named(found: Freshness, account: Account, said: str) -> None:
+def test_whatever_is_wrong_is_not_sustained_and_is_named(
+    found: Freshness, account: Account, said: str
+) -> None:
     assert verdict(found, account) == said
 
 
-def test_a_run_that_is_void_carries_nothing() -> None:
+def test_a_run_that_is_void_sustains_nothing() -> None:
     assert verdict(void="the generator did not keep its schedule") == "void"
+
+
+HERE = Target(str, "http://127.0.0.1:1", "echo", "frame", None)
+
+
+def shown(*steps: Step, bounds: tuple[int, int]) -> str:
+    return section(HERE, list(steps), bounds, Options()).about
+
+
+@pytest.mark.parametrize(
+    ("bounds", "said"),
+    [
+        ((30, 31), "About 30 cameras are sustained, and 31 are not: "),
+        ((0, 1), "Not even one camera is sustained: "),
+        ((31, 32), "At least 31 cameras are sustained: "),
+    ],
+)
+def test_the_result_is_said_as_it_is(bounds: tuple[int, int], said: str) -> None:
+    steps = [Step(streams, "stale", GOOD, 50) for streams in (1, 31)]
+    assert shown(*steps, bounds=bounds).startswith(said)
+
+
+def test_what_is_sent_is_said() -> None:
+    assert "send items of 42,000 bytes to echo" in shown(Step(1, "", GOOD, 50), bounds=(1, 2))
+
+
+def test_a_void_run_beside_the_result_makes_it_a_least() -> None:
+    steps = [Step(30, "", GOOD, 50), Step(31, "void", GOOD, 50, "the generator was late")]
+    found = section(HERE, steps, (30, 31), Options())
+    assert found.void == "the generator was late; the largest number of cameras is at least 30"
+    assert found.about.startswith("At least 30 cameras are sustained: ")
+
+
+def test_several_runs_of_a_number_are_one_point_with_its_spread() -> None:
+    ages = [replace(GOOD, ages=(20.0, 50.0, p99, 300.0)) for p99 in (90.0, 250.0, 110.0)]
+    steps = [Step(30, "", found, 50) for found in ages] + [Step(60, "refused: too_many_streams")]
+    found = section(HERE, steps, (30, 60), Options())
+    p99 = found.plots[0].series[0]
+    assert (p99.points, p99.spread) == (((30.0, 110.0),), ((90.0, 250.0),))
+    assert found.grids[0].rows[-1] == ("60", *["none"] * 6, "refused: too_many_streams")
+
+
+def test_a_server_that_refuses_cameras_is_searched_to_the_end(
+    start_server: Callable[..., RunningServer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = start_server("--model", "echo", "--workers", "1", "--set", "limits.max_streams_per_peer=5")
+    monkeypatch.setattr("benchmarks.search.CLOSED_S", 0.3)
+    steps: list[str] = []
+    (found,) = measure(steps.append, True, Options(url=server.url, model="echo", seconds=2, max_age_ms=5000))
+    rows = {row[0]: row[-1] for row in found.grids[0].rows}
+    assert rows["6"] == "refused: too_many_streams"
+    assert steps[1].startswith("4 streams that wait")  # eight are too many for it
