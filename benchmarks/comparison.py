@@ -8,10 +8,11 @@ from __future__ import annotations
 import argparse
 import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import TypeAlias
 
-from benchmarks.driving import Run
+from benchmarks.driving import Run, first_void
 from benchmarks.failures import RunFailed
 from benchmarks.measures import part, percentile
 from benchmarks.payloads import FRAME_BYTES
@@ -19,41 +20,46 @@ from benchmarks.peers.catalogue import PEERS, Peer
 from benchmarks.peers.contest import (
     FPS,
     IDLE_FPS,
+    IN_BATCHES,
     OURS,
     Course,
     Entrant,
     Record,
     cameras,
     contest,
+    fastest,
+    in_batches,
     of_peer,
     ours,
 )
 from benchmarks.peers.environments import prepare
+from benchmarks.peers.work import MAX_BATCH
 from benchmarks.report import run
 from benchmarks.results import Figure, Grid, Plot, Say, Section, Series
 
-ECHO = Course("echo", "frame", 8, rounds=3, closed_s=1.5)
+ECHO = Course("echo", "frame", 8, rounds=3, closed_s=1.5, kept=True)
 NATURAL = Course("faces-natural", "portrait", 4, rounds=3, closed_s=1.5, idle_s=4.0, overload_s=8.0)
 FACES = Course("faces-ours", "portrait", 4, rounds=3, closed_s=1.5, idle_s=4.0)
 
-QUICK_ECHO = Course("echo", "frame", 8, rounds=1, closed_s=1.0)
+QUICK_ECHO = Course("echo", "frame", 8, rounds=1, closed_s=1.0, kept=True)
 QUICK_NATURAL = Course("faces-natural", "portrait", 4, rounds=1, closed_s=1.0, idle_s=1.5, overload_s=2.0)
 QUICK_FACES = Course("faces-ours", "portrait", 4, rounds=1, closed_s=1.0)
 
 TARGETS = (("mosec", 1.0), ("aiohttp + pool", 0.3), ("LitServe", 0.1))
-"""How much of a peer's CPU a frame may cost: mosec's front is written in Rust, the second is what people write by
-hand, and the third advertises speed."""
+"""How much of a peer's CPU a frame may cost, each server in its cheaper way, with batches or without: mosec's front
+is written in Rust, the second is what people write by hand, and the third advertises speed."""
 
 FIFTHS = 5
 
 FAIR = (
-    "All servers run on the same cores of this machine, with two workers, one thread in each, batches of one, logs "
-    "off, and otherwise as their documentation advises: aiohttp runs on asyncio's own loop, and the stream server, "
-    "FastAPI and all that use uvicorn run on uvloop. The models are the same code in the same versions. Peers "
-    "answer a POST with the bytes of a frame, or a message on a plain websocket; the stream server speaks its own "
-    "protocol, which also counts, orders and ages every frame. They take turns, and are stopped while another one "
-    "is measured. The load has the cores first, as if it came from another machine, so that rates are lower than a "
-    "server alone would reach; CPU is that of a server's whole process tree, and no part of the load's."
+    "All servers run on the same cores of this machine, with two workers, one thread in each, batches of one "
+    "unless it says in batches, logs off, and otherwise as their documentation advises: aiohttp runs on "
+    "asyncio's own loop, and the stream server, FastAPI and all that use uvicorn run on uvloop. The models are "
+    "the same code in the same versions. Peers answer a POST with the bytes of a frame, or a message on a plain"
+    " websocket; the stream server speaks its own protocol, which also counts, orders and ages every frame. "
+    "They take turns, and are stopped while another one is measured. The load has the cores first, as if it "
+    "came from another machine, so that rates are lower than a server alone would reach; CPU is that of a "
+    "server's whole process tree, and no part of the load's."
 )
 
 
@@ -66,17 +72,21 @@ def compare(peers: Sequence[Peer], say: Say, *, quick: bool) -> list[Section]:
     """Compare the stream server with these peers."""
     environments = prepare(peers, say)
     entrants: list[Entrant] = [ours()]
-    absent: list[Record] = []
+    batching: list[Entrant] = [in_batches(ours())]
+    uninstalled: list[Record] = []
     for peer, python in environments.items():
         if isinstance(python, RunFailed):
-            absent.append(Record(peer.name, str(python)))
+            uninstalled.append(Record(peer.name, str(python)))
         else:
             entrants.append(of_peer(peer, python))
+            if peer.batches:
+                batching.append(in_batches(entrants[-1]))
     courses = (QUICK_ECHO, QUICK_NATURAL, QUICK_FACES) if quick else (ECHO, NATURAL, FACES)
-    echo, natural, faces = (contest(entrants, course, say) for course in courses)
+    echo = contest([*entrants, *batching], courses[0], say)
+    natural, faces = (contest(entrants, course, say) for course in courses[1:])
     few = f" A quick run compares with {len(peers)} of {len(PEERS)} peers." if quick else ""
     return [
-        echo_section([*echo, *absent], few),
+        echo_section([*echo, *uninstalled], few),
         faces_section(natural, faces),
         overload_section(natural, courses[1].overload_s),
     ]
@@ -87,20 +97,54 @@ def costs(record: Record) -> list[float]:
     return [1e3 / run.per_cpu for run in record.closed]
 
 
+def bearable(record: Record) -> list[Run]:
+    """Give the runs whose load a server bears: those in closed loops, and the idle one."""
+    return [*record.closed, *([record.idle] if record.idle else [])]
+
+
+def overloading(record: Record) -> list[Run]:
+    """Give the run whose load it does not bear, if there was one."""
+    return [record.overload] if record.overload else []
+
+
 def measured(records: Sequence[Record]) -> list[Record]:
-    """Give those that went through all rounds."""
+    """Give those that went through all rounds, of which none is void."""
     rounds = max((len(record.closed) for record in records), default=0)
-    return [record for record in records if record.closed and len(record.closed) == rounds]
-
-
-def left_out(records: Sequence[Record], there: Sequence[Record]) -> list[Grid]:
-    """List who is missing and why, if anybody is."""
-    rows = tuple(
-        (record.name, record.overload.void if record.overload else record.missing)
+    return [
+        record
         for record in records
-        if record not in there
-    )
-    return [Grid("Left out", ("server", "why"), rows)] if rows else []
+        if record.closed and len(record.closed) == rounds and not first_void(bearable(record))
+    ]
+
+
+def overloaded(records: Sequence[Record]) -> list[tuple[Record, Run]]:
+    """Give those that were overloaded in a run that counts."""
+    return [(record, run) for record in records for run in overloading(record) if not run.void]
+
+
+Absent: TypeAlias = list[tuple[str, str]]
+"""Who is missing in a section, and why."""
+
+
+def absent(
+    records: Iterable[Record], there: Sequence[Record], runs: Callable[[Record], Iterable[Run]] = bearable
+) -> Absent:
+    """Tell who is missing in a section that would show these runs of each."""
+    return [
+        (record.name, first_void(runs(record)) or record.missing) for record in records if record not in there
+    ]
+
+
+def left_out(missing: Absent) -> list[Grid]:
+    """List who is missing, if anybody is."""
+    return [Grid("Left out", ("server", "why"), tuple(missing))] if missing else []
+
+
+def void_of(records: Iterable[Record], missing: Absent) -> str:
+    """Say why a section counts for nothing: without ourselves there is nothing to compare."""
+    if all(record.name != OURS for record in records):
+        return "the stream server did not take part"
+    return next((why for name, why in missing if name == OURS), "")
 
 
 def bars(name: str, records: Sequence[Record], categories: Sequence[str]) -> Series:
@@ -116,18 +160,25 @@ def bars(name: str, records: Sequence[Record], categories: Sequence[str]) -> Ser
 def ratios(records: Sequence[Record]) -> list[Figure]:
     """Set our cost of an echo beside the costs that have a target, round by round."""
     by_name = {record.name: costs(record) for record in measured(records)}
+    pairs = [(cheaper(by_name, OURS), cheaper(by_name, name), target) for name, target in TARGETS]
     return [
         Figure(
-            f"echo: CPU per frame, to {name}'s",
-            tuple(one / other for one, other in zip(by_name[OURS], by_name[name], strict=True)),
+            f"echo: CPU per frame of {us}, to {them}",
+            tuple(one / other for one, other in zip(by_name[us], by_name[them], strict=True)),
             "x",
             "<=",
             target,
-            f"{statistics.median(by_name[OURS]):.3f} ms to {statistics.median(by_name[name]):.3f} ms",
+            f"{statistics.median(by_name[us]):.3f} ms to {statistics.median(by_name[them]):.3f} ms",
         )
-        for name, target in TARGETS
-        if OURS in by_name and name in by_name
+        for us, them, target in pairs
+        if us and them
     ]
+
+
+def cheaper(by_name: Mapping[str, Sequence[float]], server: str) -> str | None:
+    """Name the way in which a server is cheaper, by its median: in batches, or not; None if it is missing."""
+    ways = [way for way in (server, server + IN_BATCHES) if way in by_name]
+    return min(ways, key=lambda way: statistics.median(by_name[way]), default=None)
 
 
 def echo_section(records: Sequence[Record], few: str = "") -> Section:
@@ -157,10 +208,13 @@ def echo_section(records: Sequence[Record], few: str = "") -> Section:
     )
     about = (
         f"The null model: each of {ECHO.streams} streams sends {FRAME_BYTES:,} bytes, gets their number back and "
-        f"sends again. {FAIR}{few}"
+        f"sends again. In batches, a server runs up to {MAX_BATCH} frames that wait in one call, as our model "
+        f"`echo` does when it is not told otherwise. {FAIR} Connections are kept; BentoML's two processes may "
+        f"share them unevenly, which halves its frames/s at worst.{few}"
     )
-    grids = (Grid("The null model", headings, rows), pinned(), *left_out(records, there))
-    return Section("echo", about, tuple(ratios(records)), grids, (plot,), void_of(records))
+    missing = absent(records, there)
+    grids = (Grid("The null model", headings, rows), pinned(), *left_out(missing))
+    return Section("echo", about, tuple(ratios(records)), grids, (plot,), void_of(records, missing))
 
 
 def pinned() -> Grid:
@@ -175,7 +229,8 @@ def pinned() -> Grid:
 def faces_section(natural: Sequence[Record], faces: Sequence[Record]) -> Section:
     """Show what finding faces costs, with each of the two models in each server."""
     both = {"OpenCV's": natural, "this project's": faces}
-    names = tuple(dict.fromkeys(record.name for records in both.values() for record in measured(records)))
+    everybody, there = [*natural, *faces], [*measured(natural), *measured(faces)]
+    names = tuple(dict.fromkeys(record.name for record in there))
     plot = Plot(
         "What finding faces in a frame costs, with either detector",
         "",
@@ -199,20 +254,22 @@ def faces_section(natural: Sequence[Record], faces: Sequence[Record]) -> Section
     )
     about = (
         "YuNet on a JPEG of 640x480 with one face, as OpenCV's documentation runs it (cv2.imdecode and "
-        "cv2.FaceDetectorYN) and as this project does, each in every server, so that server and model can be told "
-        f"apart. {NATURAL.streams} streams wait for each answer; idle is one stream of {IDLE_FPS:.0f} frames "
-        "a second."
+        "cv2.FaceDetectorYN) and as this project does, each in every server, so that server and model can be "
+        f"told apart. {NATURAL.streams} streams wait for each answer, and each POST of theirs has a connection "
+        f"of its own; idle is one stream of {IDLE_FPS:.0f} frames a second."
     )
-    grids = (
-        Grid("Finding faces", headings, rows),
-        *left_out([*natural, *faces], [*measured(natural), *measured(faces)]),
-    )
-    return Section("faces", about, (), grids, (plot,), void_of(natural) or void_of(faces))
+    missing = [
+        (name, f"{model} detector: {why}")
+        for model, records in both.items()
+        for name, why in absent(records, there)
+    ]
+    grids = (Grid("Finding faces", headings, rows), *left_out(missing))
+    return Section("faces", about, (), grids, (plot,), void_of(everybody, missing))
 
 
 def overload_section(records: Sequence[Record], seconds: float) -> Section:
     """Show how old answers get when more frames come than can be answered."""
-    runs = [(record, record.overload) for record in records if record.overload and not record.overload.void]
+    runs = overloaded(records)
     series = tuple(
         Series(record.name, tuple((moment.at, moment.p99) for moment in run.timeline if moment.at <= seconds))
         for record, run in runs
@@ -220,7 +277,7 @@ def overload_section(records: Sequence[Record], seconds: float) -> Section:
     plot = Plot(
         "Age of answers when more frames come than can be answered",
         "s",
-        "ms from due to answered, p99 of each quarter second",
+        "ms from scheduled to answered, p99 of each quarter second",
         tuple(one for one in series if one.points),
         log=True,
     )
@@ -234,16 +291,20 @@ def overload_section(records: Sequence[Record], seconds: float) -> Section:
         "refused or failed %",
         "never sent %",
     )
+    offered, most = cameras(records) * FPS, fastest(records)
+    times = f" ({offered / most:.2g} times what the fastest server answers in a closed loop)" if most else ""
     about = (
-        f"{cameras(records)} cameras of {FPS:.0f} frames a second send for {seconds:.0f} s, whatever is answered; "
-        "the model is OpenCV's detector in every server. Ages count from when a frame was due, not from when it "
-        "got out. The stream server drops frames that a newer one of the same camera overtakes; the others answer "
-        "all of them, refuse some (mosec: 408 after 3 s) or stop reading, so that frames are late or never sent. "
-        "The plot shows answers that came while frames were sent; the table's ages cover those after it, too."
+        f"{cameras(records)} cameras of {FPS:.0f} frames a second send for {seconds:.0f} s, whatever is "
+        f"answered: {offered:.0f} frames a second{times}. The model is OpenCV's detector in every server. Ages "
+        "count from when a frame was due, not from when it got out. The stream server drops frames that a "
+        "newer one of the same camera overtakes; the others answer all of them, refuse some (mosec: 408 after "
+        "3 s) or stop reading, so that frames are late or never sent. The plot shows answers that came while "
+        "frames were sent; the table's ages cover those after it, too. A frame without an answer has no age."
     )
     rows = tuple(overload_row(record.name, run, seconds) for record, run in runs)
-    grids = (Grid("Overload", headings, rows), *left_out(records, [record for record, _ in runs]))
-    return Section("overload", about, (), grids, (plot,), void_of(records))
+    missing = absent(records, [record for record, _ in runs], overloading)
+    grids = (Grid("Overload", headings, rows), *left_out(missing))
+    return Section("overload", about, (), grids, (plot,), void_of(records, missing))
 
 
 def overload_row(name: str, run: Run, seconds: float) -> tuple[str | float, ...]:
@@ -259,14 +320,6 @@ def overload_row(name: str, run: Run, seconds: float) -> tuple[str | float, ...]
         percentile(last, 99) if last else "no answer",
         *(100 * count / due for count in (run.dropped, run.errors, run.unsent)),
     )
-
-
-def void_of(records: Sequence[Record]) -> str:
-    """Say why the comparison counts for nothing: without ourselves there is none."""
-    for record in records:
-        if record.name == OURS:
-            return record.missing or (record.overload.void if record.overload else "")
-    return "the stream server did not take part"
 
 
 def main() -> int:

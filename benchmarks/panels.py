@@ -50,6 +50,9 @@ LEGEND_COLUMNS = 2
 NAME_WIDTH = 26
 """Characters of a line of a name: in a legend two fit beside each other, and beside bars there is room for them."""
 
+DOT = 80
+"""Square points of a dot in place of a bar: as high as a small letter."""
+
 LABEL_WIDTH = 40
 """Characters of a line above the axes: more would reach into the panel beside it."""
 
@@ -126,9 +129,13 @@ def _lines(plot: Plot, axes: Axes, colours: Mapping[str, str]) -> None:
 
 
 def _bars(plot: Plot, axes: Axes, colours: Mapping[str, str]) -> None:
-    """Draw bars that lie, so that their names can be read; the first category is on top."""
-    axes.grid(axis="y", visible=False)
-    axes.grid(axis="x", color=colours["rule"], linewidth=0.8)
+    """Draw bars that lie, so that their names can be read; the first category is on top.
+
+    On a logarithmic axis, which has no zero to begin a bar at, they are dots.
+    """
+    axes.grid(visible=False)
+    # a line leads from a name to its dot, as a bar does by itself
+    axes.grid(axis="both" if plot.log else "x", color=colours["rule"], linewidth=0.8)
     thickness = 0.8 / len(plot.series)
     for number, (series, role, _) in enumerate(_dressed(plot.series)):
         at = [x + (number - (len(plot.series) - 1) / 2) * thickness for x, _ in series.points]
@@ -139,7 +146,10 @@ def _bars(plot: Plot, axes: Axes, colours: Mapping[str, str]) -> None:
             fill = [
                 colours["ours" if _is_ours(plot.categories[int(x)]) else "others"] for x, _ in series.points
             ]
-        axes.barh(at, values, thickness * 0.92, color=fill, label=_label(series.name), zorder=2)
+        if plot.log:
+            axes.scatter(values, at, DOT, color=fill, label=_label(series.name), zorder=4)
+        else:
+            axes.barh(at, values, thickness * 0.92, color=fill, label=_label(series.name), zorder=2)
         tops = values
         if series.spread:
             tops = [max(value, high) for value, (_, high) in zip(values, series.spread, strict=True)]
@@ -148,14 +158,15 @@ def _bars(plot: Plot, axes: Axes, colours: Mapping[str, str]) -> None:
             axes.annotate(
                 written(value),
                 (top, y),
-                (4, 0),
+                (DOT**0.5 / 2 + 4 if plot.log else 4, 0),
                 textcoords="offset points",
                 va="center",
                 color=colours["ink"],
                 fontsize="small",
             )
     axes.set_xlabel(plot.y, color=colours["muted"])
-    axes.margins(x=0.16, y=0.02)  # room for the numbers at the bars' ends
+    axes.margins(x=0.2)  # room for the numbers at the bars' ends
+    axes.set_ylim(-0.5, len(plot.categories) - 0.5)
     if plot.limit is not None:
         axes.axvline(plot.limit, label=_label(plot.limit_name), **_limit(colours))
     _scale(plot, axes, "x")

@@ -7,11 +7,13 @@ import math
 import re
 import textwrap
 from collections.abc import Mapping
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from benchmarks.panels import LEGEND_COLUMNS, LIGHT, draw, legend_size
 from benchmarks.results import Plot, Results
@@ -41,7 +43,7 @@ SUMMARY_IN, SUMMARY_DPI = (16.0, 6.0), 100
 TITLE_WIDTH = 40
 """Characters of a line of a title in the summary."""
 
-STYLE = {
+STYLE: dict[Any, Any] = {
     "axes.axisbelow": True,
     "axes.edgecolor": "none",
     "axes.grid": True,
@@ -80,7 +82,7 @@ def svg(plot: Plot) -> str:
         figure.patch.set_alpha(0)
         draw(plot, figure, SENTINELS)
         file = io.StringIO()
-        FigureCanvasSVG(figure).print_svg(file, metadata={"Date": None, "Creator": None})
+        FigureCanvasSVG(figure).print_svg(file, metadata={"Date": None, "Creator": None})  # type: ignore[no-untyped-call]
     return _themed(file.getvalue())
 
 
@@ -95,15 +97,15 @@ def summary_plot(results: Results) -> bytes:
         wanted = ", ".join(f"a {kind} plot in {' or '.join(names)}" for names, kind in SUMMARY)
         raise ValueError(f"these results have none of the plots of a summary: {wanted}")
     with mpl.rc_context({**STYLE, "font.size": 14}):
-        figure = Figure(SUMMARY_IN, dpi=SUMMARY_DPI, layout="constrained")
-        figure.get_layout_engine().set(w_pad=0.1, h_pad=0.1)
+        layout = ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1)
+        figure = Figure(SUMMARY_IN, dpi=SUMMARY_DPI, layout=layout)
         panels = figure.subfigures(1, len(plots), squeeze=False, wspace=0.03)[0]
         for plot, panel in zip(plots, panels, strict=True):
             title = textwrap.fill(plot.title, TITLE_WIDTH)
             panel.suptitle(title, x=0.02, ha="left", fontsize=15, fontweight="bold", color=LIGHT["ink"])
             draw(plot, panel, LIGHT)
         file = io.BytesIO()
-        FigureCanvasAgg(figure).print_png(file)
+        FigureCanvasAgg(figure).print_png(file)  # type: ignore[no-untyped-call]
     return file.getvalue()
 
 

@@ -13,6 +13,7 @@ from websockets.sync.client import connect
 
 from benchmarks.payloads import FRAME_BYTES, Payloads, frame, portrait, texts
 from benchmarks.peers.catalogue import Peer
+from benchmarks.peers.work import BATCHED
 
 ANSWER_S = 5.0
 """One item of an idle server takes milliseconds, and the first one of a lazy one a second."""
@@ -23,12 +24,15 @@ SAMPLE_FACE = (223.6, 78.7, 113.7, 139.2)
 TOLERANCE = 12.0
 """Pixels by which a box may lie elsewhere, for what decoders and releases round otherwise: a tenth of the face."""
 
+SHOWN = 200
+"""Characters of an answer that a message shows: an error's body may be a page."""
+
 
 class NotYet(Exception):
     """The server does not answer as it will; the message says what it did."""
 
 
-ITEMS: dict[str, Callable[[], Payloads]] = {"echo": frame, "spam": texts}
+ITEMS: dict[str, Callable[[], Payloads]] = {"echo": frame, f"echo{BATCHED}": frame, "spam": texts}
 """What a model takes, where it is no picture."""
 
 
@@ -51,13 +55,19 @@ def ask(peer: Peer, url: str, model: str) -> Any:
 
 def wrong(model: str, answer: Any) -> str:
     """Say what is wrong with an answer to `item(model)`; nothing if it is right."""
-    if model == "echo":
+    try:
+        return _wrong(model, answer)
+    except (KeyError, TypeError, ValueError):
+        # whatever JSON a server sends: an error's body, a list, a box of three numbers
+        return f"{str(answer)[:SHOWN]} has not the form of an answer"
+
+
+def _wrong(model: str, answer: Any) -> str:
+    if model.startswith("echo"):
         return "" if answer == {"bytes": FRAME_BYTES} else f"{answer} is no count of {FRAME_BYTES} bytes"
     if model == "spam":
         return "" if answer["label"] == "ham" else f"an invitation to lunch is no {answer['label']}"
-    boxes = (
-        [face["box"] for face in answer["faces"]] if isinstance(answer, dict) and "faces" in answer else []
-    )
+    boxes = [face["box"] for face in answer["faces"]]
     if len(boxes) != 1:
         return f"{len(boxes)} faces in place of the one in the sample"
     far = max(abs(one - other) for one, other in zip(boxes[0], SAMPLE_FACE, strict=True))
@@ -66,10 +76,11 @@ def wrong(model: str, answer: Any) -> str:
 
 def _post(url: str, payload: str | bytes) -> bytes:
     headers = {"Content-Type": "application/octet-stream"}
-    request = urllib.request.Request(url, payload, headers)  # noqa: S310  # the address of a server started here
+    body = payload.encode() if isinstance(payload, str) else payload
+    request = urllib.request.Request(url, body, headers)  # noqa: S310  # the address of a server started here
     with urllib.request.urlopen(request, timeout=ANSWER_S) as response:  # noqa: S310  # as above
-        body: bytes = response.read()
-    return body
+        answer: bytes = response.read()
+    return answer
 
 
 def _over_websocket(url: str, payload: str | bytes) -> str | bytes:

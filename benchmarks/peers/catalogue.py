@@ -22,12 +22,14 @@ class Peer:
         name: as its own documentation writes it.
         module: in this package, and the name of its requirements file.
         websocket: a plain websocket with a JSON answer per message; else a POST per frame.
+        batches: whether it also serves models that end with `BATCHED`.
         quick: whether it starts at once and is cheap to install, so that a quick run takes it in.
     """
 
     name: str
     module: str
     websocket: bool = False
+    batches: bool = False
     quick: bool = False
 
     @property
@@ -59,8 +61,8 @@ AIOHTTP = Peer("aiohttp + pool", "aiohttp_pool", websocket=True, quick=True)
 PEERS = (
     AIOHTTP,
     Peer("FastAPI + pool", "fastapi_pool", websocket=True, quick=True),
-    Peer("mosec", "mosec_worker", quick=True),
-    Peer("LitServe", "litserve_api"),
+    Peer("mosec", "mosec_worker", batches=True, quick=True),
+    Peer("LitServe", "litserve_api", batches=True),
     Peer("BentoML", "bentoml_service"),
     Peer("MLServer", "mlserver_runtime"),
     Peer("Ray Serve", "ray_deployment"),

@@ -3,28 +3,40 @@
 from __future__ import annotations
 
 import math
+import statistics
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import psutil  # type: ignore[import-untyped]
 
 from benchmarks.driving import Run, drive
-from benchmarks.failures import RunFailed
+from benchmarks.failures import RunFailed, unplaced
 from benchmarks.generator import Load
+from benchmarks.peers.asking import item, wrong
 from benchmarks.peers.catalogue import Peer
 from benchmarks.peers.starting import serving_peer
+from benchmarks.peers.work import BATCHED
 from benchmarks.programs import POLITELY, STREAM_SERVER, Program, running
 from benchmarks.results import Say
+from stream_server.answers import Result
+from stream_server.errors import ClientError
+from stream_server.sync_client import connect_sync
 
 OURS = "stream-server"
 
 SPECIFIED: Mapping[str, str] = {
-    "echo": "echo",
+    "echo": "echo=benchmarks.peers.work:Echo",
+    f"echo{BATCHED}": "echo",
     "faces-natural": "faces-natural=benchmarks.peers.work:NaturalFaces",
     "faces-ours": "faces",
 }
-"""The models of `work.MODELS` as the stream server is told them: a name, or a name and a class."""
+"""The models of `work.MODELS` as the stream server is told them: a name, or a name and a class. Those whose name
+does not say so make no batches of more than one."""
+
+IN_BATCHES = " in batches"
+"""Ends the name of a server that runs in batches what it also runs item by item."""
 
 WARM_S = 0.5
 IDLE_FPS = 5.0
@@ -55,6 +67,9 @@ class Course:
         streams: of the closed loop, each with one frame in flight.
         rounds: closed loops; the servers take turns.
         closed_s, idle_s, overload_s: seconds; 0 leaves a part out.
+        kept: whether the closed loop's posts use connections again. A server whose processes take connections from
+            one socket may get all that are kept into one of them, while the others wait. New ones go to who is
+            free, and are cheap beside a picture, but not beside the null model.
     """
 
     model: str
@@ -64,6 +79,7 @@ class Course:
     closed_s: float
     idle_s: float = 0.0
     overload_s: float = 0.0
+    kept: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -90,16 +106,34 @@ class Record:
 
 def ours() -> Entrant:
     """The stream server."""
+    return Entrant(OURS, _serving_ours)
 
-    def start(model: str) -> AbstractContextManager[Program]:
-        return running(*POLITELY, *STREAM_SERVER, "--port", "0", "--model", SPECIFIED[model], quiet=True)
 
-    return Entrant(OURS, start)
+@contextmanager
+def _serving_ours(model: str) -> Iterator[Program]:
+    """Run the stream server, which is ready when it has answered right, as a peer is, not when it says so."""
+    started = time.perf_counter()
+    with running(
+        *POLITELY, *STREAM_SERVER, "--port", "0", "--model", SPECIFIED[model], quiet=True
+    ) as program:
+        try:
+            with connect_sync(program.url, model=_named(model)) as stream:
+                (answer,) = stream.process([item(model)])
+        except ClientError as exc:
+            raise RunFailed(f"{OURS} does not answer: {exc}") from exc
+        if fault := wrong(model, answer.outputs) if isinstance(answer, Result) else str(answer):
+            raise RunFailed(f"{OURS} answers wrong: {fault}")
+        yield replace(program, ready_s=time.perf_counter() - started)
 
 
 def of_peer(peer: Peer, python: str) -> Entrant:
     """Let a peer take part, run by an interpreter that has its requirements."""
     return Entrant(peer.name, lambda model: serving_peer(peer, model, python, ahead=POLITELY))
+
+
+def in_batches(entrant: Entrant) -> Entrant:
+    """Let a server take part once more, with batches."""
+    return Entrant(entrant.name + IN_BATCHES, lambda model: entrant.start(model + BATCHED))
 
 
 def contest(entrants: Sequence[Entrant], course: Course, say: Say) -> list[Record]:
@@ -121,25 +155,34 @@ def contest(entrants: Sequence[Entrant], course: Course, say: Say) -> list[Recor
                 say(f"{course.model}: round {number + 1} of {course.rounds}, {record.name}")
                 with _excused(record), _awake(program):
                     record.closed.append(
-                        _counted(drive(program, [_closed(course, program, course.closed_s)]))
+                        _counted(_driven(program, _closed(course, program, course.closed_s), say))
                     )
         for record, program in _remaining(records, programs) if course.idle_s else ():
             say(f"{course.model}: one camera on an idle server, {record.name}")
             with _excused(record), _awake(program):
-                record.idle = _counted(drive(program, [_open(course, program, 1, IDLE_FPS, course.idle_s)]))
+                record.idle = _counted(
+                    _driven(program, _open(course, program, 1, IDLE_FPS, course.idle_s), say)
+                )
         for record, program in _remaining(records, programs) if course.overload_s else ():
             say(f"{course.model}: {cameras(records)} cameras of {FPS:.0f} frames a second, {record.name}")
             with _excused(record), _awake(program):
-                record.overload = drive(
-                    program, [_open(course, program, cameras(records), FPS, course.overload_s)]
+                record.overload = _driven(
+                    program, _open(course, program, cameras(records), FPS, course.overload_s), say
                 )
     return records
 
 
+def fastest(records: Sequence[Record]) -> float:
+    """Give the results per second of the server that is the fastest in closed loops, by its median round."""
+    return max(
+        (statistics.median(run.rate for run in record.closed) for record in records if record.closed),
+        default=0.0,
+    )
+
+
 def cameras(records: Sequence[Record]) -> int:
-    """Give how many cameras are more than any of the servers can answer, by what they did in closed loops."""
-    fastest = max((run.rate for record in records for run in record.closed), default=0.0)
-    return max(CAMERAS, math.ceil(OVERLOAD * fastest / FPS))
+    """Give how many cameras are more than any of the servers can answer."""
+    return max(CAMERAS, math.ceil(OVERLOAD * fastest(records) / FPS))
 
 
 def _remaining(
@@ -153,8 +196,8 @@ def _excused(record: Record) -> Iterator[None]:
     """Let one server's failure be its own."""
     try:
         yield
-    except (RunFailed, psutil.Error) as exc:
-        record.missing = str(exc)
+    except (RunFailed, psutil.Error, OSError) as exc:
+        record.missing = unplaced(str(exc))
 
 
 @contextmanager
@@ -179,27 +222,42 @@ def _awake(program: Program) -> Iterator[None]:
         program.pause()
 
 
+def _driven(program: Program, load: Load, say: Say) -> Run:
+    """Run a load; once more if it was void, since what disturbed the generator may be over."""
+    run = drive(program, [load])
+    if not run.void:
+        return run
+    say(f"void, so once more: {run.void}")
+    return drive(program, [load])
+
+
 def _counted(run: Run) -> Run:
     if not run.results:
         raise RunFailed("it gave no results")
     return run
 
 
+def _named(model: str) -> str:
+    """What the stream server calls a model."""
+    return SPECIFIED[model].partition("=")[0]
+
+
 def _closed(course: Course, program: Program, seconds: float) -> Load:
     return Load(
         program.url,
-        SPECIFIED[course.model].partition("=")[0],
+        _named(course.model),
         course.payload,
         course.streams,
         seconds,
         transport=program.transport,
+        kept=course.kept,
     )
 
 
 def _open(course: Course, program: Program, streams: int, fps: float, seconds: float) -> Load:
     return Load(
         program.url,
-        SPECIFIED[course.model].partition("=")[0],
+        _named(course.model),
         course.payload,
         streams,
         seconds,

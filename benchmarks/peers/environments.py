@@ -109,9 +109,4 @@ def _run(*command: str) -> None:
         raise RunFailed(f"its installation was given up after {INSTALL_S:.0f} s") from exc
     if done.returncode:
         said = done.stderr.strip().splitlines()
-        raise RunFailed(f"its installation failed: {unplaced(said[-1]) if said else 'pip does not say why'}")
-
-
-def unplaced(text: str) -> str:
-    """Leave out of a message where the checkout is: results are shown to others."""
-    return text.replace(f"{CHECKOUT}{os.sep}", "")
+        raise RunFailed(f"its installation failed: {said[-1] if said else 'pip does not say why'}")

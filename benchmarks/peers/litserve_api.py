@@ -1,4 +1,4 @@
-"""LitServe: an API of two workers, raw bodies, batches of one.
+"""LitServe: an API of two workers, raw bodies; batches take what waits.
 
 The annotation of ``decode_request`` tells FastAPI what to read: the body as it is, since the default would parse
 JSON. LitServe starts as many HTTP servers as there are workers by default, and advises ``fast_queue`` (ZeroMQ)
@@ -12,7 +12,7 @@ import litserve
 from fastapi import Body
 
 from benchmarks.peers.command import HOST, PATH, WORKERS, arguments
-from benchmarks.peers.work import MODELS, Answer
+from benchmarks.peers.work import BATCHED, MAX_BATCH, MODELS, Answer
 
 Payload = Annotated[bytes, Body(media_type="application/octet-stream")]
 
@@ -21,7 +21,7 @@ class Peer(litserve.LitAPI):
     """One model in each worker."""
 
     def __init__(self, model: str) -> None:
-        super().__init__(api_path=PATH)
+        super().__init__(max_batch_size=MAX_BATCH if model.endswith(BATCHED) else 1, api_path=PATH)
         self._model = model
 
     def setup(self, device: str) -> None:
@@ -32,9 +32,9 @@ class Peer(litserve.LitAPI):
         """Take the body as it is."""
         return request
 
-    def predict(self, x: bytes) -> Answer:
-        """Answer an item."""
-        return self._predict(x)
+    def predict(self, x: bytes | list[bytes]) -> Answer | list[Answer]:
+        """Answer an item, or the batch that LitServe made."""
+        return [self._predict(item) for item in x] if isinstance(x, list) else self._predict(x)
 
     def encode_response(self, output: Answer) -> Answer:
         """Leave it to FastAPI to write the JSON."""

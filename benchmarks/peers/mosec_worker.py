@@ -1,4 +1,4 @@
-"""mosec: two workers behind its server in Rust, raw bodies, batches of one.
+"""mosec: two workers behind its server in Rust, raw bodies; batches wait for a millisecond, the least it knows.
 
 Limits are mosec's defaults: of over 1024 waiting requests the newest is refused (429), and one that is not answered
 within 3 s gets 408.
@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 
 from mosec import Server, Worker
 
 from benchmarks.peers.command import HOST, MODEL_VARIABLE, PATH, WORKERS, arguments
-from benchmarks.peers.work import MODELS, Answer
+from benchmarks.peers.work import BATCHED, MAX_BATCH, MODELS, Answer
 
 
 class Peer(Worker):
@@ -31,12 +32,23 @@ class Peer(Worker):
         return self._predict(data)
 
 
+class Batching(Peer):
+    """The same, for what mosec collects in a batch."""
+
+    def forward(self, data: Sequence[bytes]) -> list[Answer]:  # type: ignore[override]  # mosec calls it so
+        """Answer a batch."""
+        return [self._predict(item) for item in data]
+
+
 def main() -> None:
     """Serve until SIGTERM."""
-    port, _ = arguments(__doc__)
+    port, model = arguments(__doc__)
     sys.argv[1:] = ["--address", HOST, "--port", str(port), "--log-level", "warning"]
     server = Server()
-    server.append_worker(Peer, num=WORKERS, route=PATH)
+    if model.endswith(BATCHED):
+        server.append_worker(Batching, num=WORKERS, route=PATH, max_batch_size=MAX_BATCH, max_wait_time=1)
+    else:
+        server.append_worker(Peer, num=WORKERS, route=PATH)
     server.run()
 
 

@@ -30,7 +30,7 @@ AGE = Plot(
 LATENCY = Plot(
     "Latency against load",
     "texts/s",
-    "ms, due to answered",
+    "ms from scheduled to answered",
     (
         Series("p50", ((1000.0, 1.1), (2000.0, 1.4), (4000.0, 4.0))),
         Series("p99", ((1000.0, 4.1), (2000.0, 5.4), (4000.0, 24.0)), ((4.0, 5.0), (5.0, 6.0), (20.0, 31.0))),

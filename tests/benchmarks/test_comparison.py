@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import sys
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
 
+import psutil
 import pytest
 
 from benchmarks import comparison
@@ -20,7 +28,22 @@ from benchmarks.failures import RunFailed
 from benchmarks.latencies import Moment
 from benchmarks.ledger import Account
 from benchmarks.peers.catalogue import AIOHTTP, PEERS
-from benchmarks.peers.contest import CAMERAS, OURS, Course, Entrant, Record, cameras, contest, of_peer, ours
+from benchmarks.peers.contest import (
+    CAMERAS,
+    FPS,
+    IN_BATCHES,
+    OURS,
+    SPECIFIED,
+    Course,
+    Entrant,
+    Record,
+    cameras,
+    contest,
+    of_peer,
+    ours,
+)
+from benchmarks.peers.work import BATCHED, MAX_BATCH
+from benchmarks.programs import Program, running
 from benchmarks.results import Results
 from benchmarks.stored import as_json
 
@@ -39,11 +62,20 @@ RECORDS = [record(OURS, 0.1, 0.2, 0.3), record("mosec", 0.2, 0.2, 0.2), record("
 
 def test_costs_are_compared_within_each_round() -> None:
     mosec, litserve = ratios(RECORDS)
-    assert (mosec.name, mosec.target) == ("echo: CPU per frame, to mosec's", 1.0)
+    assert (mosec.name, mosec.target) == ("echo: CPU per frame of stream-server, to mosec", 1.0)
     assert mosec.rounds == pytest.approx((0.5, 1.0, 1.5))
     assert mosec.reached
     assert litserve.rounds == pytest.approx((0.1, 0.05, 0.15))
     assert litserve.reached
+
+
+def test_each_server_is_compared_in_its_cheaper_way() -> None:
+    batches = [record(OURS + IN_BATCHES, 0.1, 0.1, 0.1), record("LitServe" + IN_BATCHES, 5.0, 5.0, 5.0)]
+    mosec, litserve = ratios([*RECORDS, *batches])
+    assert mosec.name == "echo: CPU per frame of stream-server in batches, to mosec"
+    assert mosec.rounds == pytest.approx((0.5, 0.5, 0.5))
+    assert litserve.name.endswith("to LitServe")
+    assert litserve.rounds == pytest.approx((0.1, 0.025, 0.05))
 
 
 def test_a_peer_that_stopped_halfway_has_no_figure_and_no_bar() -> None:
@@ -119,12 +151,149 @@ def test_without_ours_a_comparison_is_void(records: list[Record]) -> None:
     assert echo_section(records).void
 
 
+def made_void(run: Run) -> Run:
+    return replace(run, void="the generator was late")
+
+
+def through_all(name: str) -> Record:
+    """A record of runs that all count."""
+    return Record(name, closed=[closed(1.0)] * 3, idle=closed(1.0), overload=overloaded([(1.0, 50.0)]))
+
+
+VOID = {
+    "closed": lambda one: one.closed.__setitem__(1, made_void(one.closed[1])),
+    "idle": lambda one: setattr(one, "idle", made_void(one.idle)),
+    "overload": lambda one: setattr(one, "overload", made_void(one.overload)),
+}
+
+
+@pytest.mark.parametrize(
+    ("part", "sections"),
+    [("closed", {"echo", "faces"}), ("idle", {"echo", "faces"}), ("overload", {"overload"})],
+)
+@pytest.mark.parametrize("name", [OURS, "mosec"])
+def test_a_void_run_counts_in_the_sections_that_would_show_it_and_in_no_other(
+    part: str, sections: set[str], name: str
+) -> None:
+    records = [through_all(one) for one in (OURS, "mosec")]
+    VOID[part](next(one for one in records if one.name == name))
+    made = [
+        echo_section(records),
+        faces_section(records, [through_all(one) for one in (OURS, "mosec")]),
+        overload_section(records, 10.0),
+    ]
+    why = dict.fromkeys(sections, "the generator was late")
+    if "faces" in sections:
+        why["faces"] = f"OpenCV's detector: {why['faces']}"
+    left_out = {
+        section.name: grid.rows for section in made for grid in section.grids if grid.title == "Left out"
+    }
+    assert left_out == {one: ((name, said),) for one, said in why.items()}
+    assert {section.name: section.void for section in made if section.void} == (why if name == OURS else {})
+
+
+def test_what_ours_failed_in_later_leaves_the_sections_before_it() -> None:
+    mine = through_all(OURS)
+    mine.overload, mine.missing = None, "it ended"
+    assert not faces_section([mine], [through_all(OURS)]).void
+    assert overload_section([mine], 10.0).void == "it ended"
+
+
 def test_cameras_are_more_than_the_fastest_server_answers() -> None:
     slow, fast = (
         Record(name, closed=[closed(1.0, results, 1.0)]) for name, results in (("a", 60), ("b", 600))
     )
     assert cameras([slow]) == CAMERAS
     assert cameras([slow, fast]) == 60
+
+
+def test_one_lucky_round_makes_no_more_cameras_and_the_load_is_told() -> None:
+    lucky = through_all("mosec")
+    lucky.closed = [closed(1.0, results, 1.0) for results in (300, 900, 300)]
+    assert cameras([lucky]) * FPS == 450
+    about = overload_section([through_all(OURS), lucky], 10.0).about
+    assert "450 frames a second (1.5 times what the fastest server answers" in about
+
+
+class Answering(BaseHTTPRequestHandler):
+    """Answers every POST, and keeps the connection unless it is told not to."""
+
+    protocol_version = "HTTP/1.1"
+    connections: int
+
+    def setup(self) -> None:
+        type(self).connections += 1
+        super().setup()
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.send_response(200)
+        self.send_header("Content-Length", "2")
+        self.end_headers()
+        self.wfile.write(b"{}")
+
+    def log_message(self, *_: object) -> None: ...
+
+
+@contextmanager
+def answering() -> Iterator[str]:
+    Answering.connections = 0
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answering) as server:
+        thread = Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}/"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_posts_have_connections_of_their_own_where_the_course_keeps_none(kept: bool) -> None:
+    course = Course("faces-natural", "portrait", 3, rounds=1, closed_s=0.3, kept=kept)
+
+    @contextmanager
+    def start(_: str) -> Iterator[Program]:
+        with answering() as url:
+            yield Program(idle, url, 0.0, "http")
+
+    idle = psutil.Popen([sys.executable, "-c", "input()"], stdin=-1)
+    try:
+        (one,) = contest([Entrant("peer", start)], course, lambda _: None)
+    finally:
+        idle.communicate()
+    assert one.missing == ""
+    results = sum(run.results for run in one.closed)
+    assert results > 6
+    assert (Answering.connections == 6) if kept else (Answering.connections > results)
+
+
+@pytest.mark.parametrize("model", SPECIFIED)
+def test_ours_makes_batches_only_where_it_is_to_and_is_ready_when_it_has_answered(
+    model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    announced: list[float] = []
+
+    @contextmanager
+    def noting(*command: str, quiet: bool) -> Iterator[Program]:
+        with running(*command, quiet=quiet) as program:
+            announced.append(program.ready_s)
+            yield program
+
+    monkeypatch.setattr("benchmarks.peers.contest.running", noting)
+    with ours().start(model) as program:
+        assert program.ready_s > announced[0]
+        name = SPECIFIED[model].partition("=")[0]
+        with urllib.request.urlopen(f"{program.url}/v2/models/{name}") as response:
+            assert json.load(response)["max_batch"] == (MAX_BATCH if model.endswith(BATCHED) else 1)
+        with urllib.request.urlopen(f"{program.url}/v2/models/{name}/stats") as response:
+            assert json.load(response)["results"] == 1
+
+
+def test_ours_too_has_to_answer_right(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("benchmarks.peers.contest.wrong", lambda model, answer: "two faces in place of one")
+    (one,) = contest([ours()], Course("echo", "frame", 1, rounds=1, closed_s=0.1), lambda _: None)
+    assert one.missing == "stream-server answers wrong: two faces in place of one"
 
 
 def test_peers_that_cannot_be_installed_are_listed_and_the_rest_goes_on(
@@ -138,10 +307,21 @@ def test_peers_that_cannot_be_installed_are_listed_and_the_rest_goes_on(
     )
     echo, *_ = comparison.measure(lambda _: None, quick=True)
     assert not echo.void
-    assert [row[0] for row in echo.grids[0].rows] == [OURS]
+    assert [row[0] for row in echo.grids[0].rows] == [OURS, OURS + IN_BATCHES]
     assert [why for _, why in echo.grids[-1].rows] == ["there is no wheel"] * sum(
         peer.quick for peer in PEERS
     )
+
+
+def test_a_void_run_is_made_once_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = iter(
+        [closed(1.0), made_void(closed(2.0)), closed(3.0), made_void(closed(4.0)), made_void(closed(5.0))]
+    )
+    monkeypatch.setattr("benchmarks.peers.contest.drive", lambda program, loads: next(runs))
+    said: list[str] = []
+    (one,) = contest([ours()], Course("echo", "frame", 1, rounds=2, closed_s=0.1), said.append)
+    assert [(run.cpu, run.void) for run in one.closed] == [(0.3, ""), (0.5, "the generator was late")]
+    assert [step for step in said if "void" in step] == ["void, so once more: the generator was late"] * 2
 
 
 def test_servers_take_turns_and_one_that_fails_keeps_nobody_from_going_on(
@@ -153,15 +333,19 @@ def test_servers_take_turns_and_one_that_fails_keeps_nobody_from_going_on(
     def broken(model: str) -> None:
         raise RunFailed("it has no model")
 
-    entrants = [ours(), Entrant("broken", broken), of_peer(AIOHTTP, sys.executable)]  # type: ignore[arg-type]
+    def absent(model: str) -> None:
+        raise FileNotFoundError("no such interpreter")
+
+    broken_ones = [Entrant("broken", broken), Entrant("absent", absent)]  # type: ignore[arg-type]
+    entrants = [ours(), *broken_ones, of_peer(AIOHTTP, sys.executable)]
     course = Course("echo", "frame", 1, rounds=2, closed_s=0.2, idle_s=0.4, overload_s=0.4)
     records = contest(entrants, course, said.append)
-    assert [one.missing for one in records] == ["", "it has no model", ""]
-    assert [len(one.closed) for one in records] == [2, 0, 2]
+    assert [one.missing for one in records] == ["", "it has no model", "no such interpreter", ""]
+    assert [len(one.closed) for one in records] == [2, 0, 0, 2]
     assert [step for step in said if "round" in step] == [
         f"echo: round {number} of 2, {name}" for number in (1, 2) for name in (OURS, AIOHTTP.name)
     ]
-    for one in (records[0], records[2]):
+    for one in (records[0], records[-1]):
         assert one.idle
         assert one.idle.results
         assert one.overload

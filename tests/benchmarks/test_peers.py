@@ -100,7 +100,14 @@ def test_both_detectors_find_the_face_of_the_sample(model: str) -> None:
         ("faces-ours", {"faces": [{"box": SAMPLE_FACE}] * 2}),
         ("faces-ours", {"faces": [{"box": (0.0, *SAMPLE_FACE[1:])}]}),
         ("faces-ours", {"detail": "Internal Server Error"}),
+        ("faces-ours", {"faces": [{"box": (1.0, 2.0)}]}),
+        ("faces-ours", {"faces": [{}]}),
+        ("faces-ours", {"faces": 1}),
         ("faces-ours", None),
+        ("spam", {"label": "spam"}),
+        ("spam", {"detail": "Internal Server Error"}),
+        ("spam", [1]),
+        ("spam", None),
     ],
 )
 def test_a_wrong_answer_is_seen(model: str, answer: object) -> None:

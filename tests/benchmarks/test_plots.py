@@ -88,6 +88,18 @@ def test_bars_have_their_values_and_their_names() -> None:
     assert "echo" not in said  # one series needs no legend
 
 
+@pytest.mark.parametrize("log", [False, True])
+def test_a_bar_begins_at_zero_and_where_there_is_none_it_is_a_dot(log: bool) -> None:
+    panel = Figure()
+    draw(replace(COST, log=log), panel, LIGHT)
+    (axes,) = panel.axes
+    bars = [patch.get_x() for patch in axes.patches]
+    dots = [tuple(map(float, at)) for drawn in axes.collections for at in drawn.get_offsets() if len(at)]
+    values = [(value, at) for at, value in COST.series[0].points]
+    assert bars == ([] if log else [0] * len(values))
+    assert set(values) & set(dots) == (set(values) if log else set())
+
+
 @pytest.mark.parametrize(
     "plot", [replace(LATENCY, limit=500.0), replace(AGE, limit=1e6), replace(AGE, limit=1.0)]
 )
