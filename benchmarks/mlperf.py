@@ -11,15 +11,15 @@ import json
 import re
 import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+from benchmarks.children import environment, python
 from benchmarks.failures import RunFailed
-from benchmarks.loadgen import SAMPLES_PER_QUERY, SHIFTS, WINDOW, Counted, Scenario, Trial
+from benchmarks.mlperf_client import SAMPLES_PER_QUERY, SHIFTS, WINDOW, Counted, Scenario, Trial
 from benchmarks.programs import serving
 from benchmarks.results import Grid, Plot, Say, Section, Series, none
 
@@ -43,8 +43,6 @@ PART, BOUND_MS = 0.6, 100.0
 
 PERCENTILES = "50.00", "90.00", "95.00", "97.00", "99.00"
 
-CHECKOUT = Path(__file__).parents[1]
-LOGS = CHECKOUT / "benchmarks" / "results" / "mlperf"
 KEPT = "mlperf_log_summary.txt", "mlperf_log_detail.txt"
 
 
@@ -116,8 +114,9 @@ def run(trial: Trial, keep: Path | None = None) -> Outcome:
         order = json.dumps({**asdict(trial), "folder": folder})
         try:
             done = subprocess.run(
-                [sys.executable, "-m", "benchmarks.loadgen"],
+                python("benchmarks.mlperf_client"),
                 input=order,
+                env=environment(),
                 capture_output=True,
                 text=True,
                 timeout=trial.longest_s + START_S,
@@ -136,10 +135,11 @@ def run(trial: Trial, keep: Path | None = None) -> Outcome:
     return Outcome(trial.scenario, summary, Counted(**json.loads(done.stdout)))
 
 
-def measure(say: Say, quick: bool) -> list[Section]:
+def measure(say: Say, quick: bool, logs: Path | None = None) -> list[Section]:
     """Run the four scenarios against a server with two workers.
 
-    LoadGen's logs of a run that is not quick stay in `benchmarks/results/mlperf`, in a checkout.
+    Args:
+        logs: the folder to leave LoadGen's own logs in, by scenario.
 
     Raises:
         RunFailed: LoadGen is not installed, or did not come to an end.
@@ -147,14 +147,13 @@ def measure(say: Say, quick: bool) -> list[Section]:
     if find_spec("mlperf_loadgen") is None:
         raise RunFailed("mlcommons-loadgen is not installed: pip install 'stream-inference-server[mlperf]'")
     seconds = QUICK_SECONDS if quick else SECONDS
-    keep = LOGS if not quick and (CHECKOUT / "pyproject.toml").exists() else None
     with serving("faces") as server:
 
         def trial(scenario: Scenario, rate: float) -> Outcome:
             queries = min(QUERIES[scenario], QUICK_QUERIES) if quick else QUERIES[scenario]
             say(f"{scenario}, at least {seconds:.0f} s and {queries} queries")
             order = Trial(server.url, scenario, seconds, LONGEST_S, queries, rate, BOUND_MS)
-            return run(order, keep / scenario if keep else None)
+            return run(order, logs / scenario if logs else None)
 
         say("warming up, to see how many samples an Offline query needs")
         warm = Trial(server.url, "Offline", PROBE_S, LONGEST_S, 1, PROBE_RATE, BOUND_MS)
@@ -247,7 +246,7 @@ def _latencies(outcomes: Sequence[Outcome]) -> Plot:
     return Plot(
         "MLPerf LoadGen scenarios: latency of a query",
         "percentile",
-        "ms, due to answered",
+        "ms, from scheduled to answered",
         tuple(
             Series(
                 outcome.scenario,

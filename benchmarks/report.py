@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 
 from rich.console import Console, RenderableType
 from rich.markup import escape
@@ -13,7 +16,7 @@ from rich.panel import Panel
 from rich.table import Table
 
 from benchmarks.facts import Observation
-from benchmarks.failures import RunFailed
+from benchmarks.failures import RunFailed, unplaced
 from benchmarks.results import Figure, Grid, Plot, Results, Section, Series, Suite
 from benchmarks.stored import as_json
 from benchmarks.wording import cell, count, measured, spread, target, written
@@ -26,36 +29,75 @@ SPARK_POINTS = 32
 """A curve's length in characters: it leaves room for a name and the numbers in 80 columns."""
 
 
+NOT_MEASURED = "not measured: the run ended before"
+
+
 def run(
-    suites: Mapping[str, Suite], *, quick: bool = False, output: Path | None = None, html: Path | None = None
+    suites: Mapping[str, Suite],
+    *,
+    quick: bool = False,
+    output: Path | None = None,
+    html: Path | None = None,
+    check: bool = False,
+    told: Mapping[str, str | float] | None = None,
 ) -> int:
     """Measure suites, print what comes of them with the facts of the machine, and write it where asked.
 
-    A suite that fails is a void section with the reason, and the others go on.
+    A suite that fails is a void section with the reason, and the others go on. SIGTERM ends the run as Ctrl-C does,
+    with everything that was started.
 
     Args:
         quick: what each suite is told.
-        output: where to write the results as JSON.
+        output: where to write the results as JSON, anew after each suite; until the last one, those that are
+            missing are void.
         html: where to write them as a page.
+        check: whether a target that is missed counts for the exit status.
+        told: what else the suites were told, for the facts.
 
     Returns:
-        The exit status: 1 if anything is void, else 0.
+        The exit status: 1 if anything is void, or missed where that counts, else 0.
     """
     console = Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH)
     observation = Observation()
-    sections: list[Section] = []
-    for name, suite in suites.items():
-        sections += _measured(console, observation, name, suite, quick=quick)
-    results = Results(observation.facts(), tuple(sections))
+    facts = {**(told or {}), "quick": "yes" if quick else "no"}
+    results = Results()
+    with _ended_by_sigterm():
+        for number, (name, suite) in enumerate(suites.items(), 1):
+            made = _measured(console, observation, name, suite, quick=quick)
+            results = Results({**observation.facts(), **facts}, (*results.sections, *made))
+            if output:
+                missing = (Section(name, "", void=NOT_MEASURED) for name in list(suites)[number:])
+                _replace(output, as_json(Results(results.facts, (*results.sections, *missing))))
     for shown in shapes(results):
         console.print(shown)
-    if output:
-        output.write_text(as_json(results), "utf-8")
     if html:
         from benchmarks.page import page  # noqa: PLC0415  # only a page needs matplotlib
 
         html.write_text(page(results), "utf-8")
-    return int(any(section.void for section in sections))
+    void = any(section.void for section in results.sections)
+    return int(void or (check and not all(figure.reached for s in results.sections for figure in s.figures)))
+
+
+@contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """Make of SIGTERM an exception: left to the kernel, it would leave stopped servers behind for good."""
+
+    def leave(number: int, _: FrameType | None) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # another one would break off what the first one began
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write a file so that there is a whole one at every moment."""
+    part = path.with_name(f"{path.name}.part")
+    part.write_text(text, "utf-8")
+    part.replace(path)
 
 
 def _measured(
@@ -76,7 +118,9 @@ def _measured(
             return [Section(name, "", void=str(exc))]
         except Exception as exc:  # noqa: BLE001  # twenty minutes of others' results outlive a fault in one
             console.print_exception()
-            return [Section(name, "", void=f"the benchmark itself failed: {type(exc).__name__}: {exc}")]
+            return [
+                Section(name, "", void=unplaced(f"the benchmark itself failed: {type(exc).__name__}: {exc}"))
+            ]
     return sections
 
 

@@ -41,8 +41,8 @@ class Figure:
 
     @property
     def verdict(self) -> str:
-        """`reached`, or `short`."""
-        return "reached" if self.reached else "short"
+        """`reached`, or `missed`."""
+        return "reached" if self.reached else "missed"
 
 
 def none(name: str, count: int, note: str = "") -> Figure:
@@ -82,6 +82,7 @@ class Plot:
     """A picture of series.
 
     Attributes:
+        kind: lines, or bars: of a logarithmic y dots in their place, since a bar without a zero has no length.
         x, y: what the axes show, with the unit.
         categories: the names along x, of bars.
         limit: a level of y that is a bound or a target, drawn as a line with its `limit_name`.

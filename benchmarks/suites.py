@@ -19,12 +19,14 @@ class Entry:
         place: where its suite is, as ``module:function``.
         about: what it shows, in a line.
         takes: the fields of `Options` that it takes; the suite takes such a value as `options`, if any.
+        logs: it takes the folder for logs of its own as `logs`, if any.
         apart: it cannot be quick, and is no part of `all`.
     """
 
     place: str
     about: str
     takes: tuple[str, ...] = ()
+    logs: bool = False
     apart: bool = False
 
     def load(self) -> Callable[..., Any]:
@@ -46,11 +48,11 @@ SUITES = {
     ),
     "search": Entry(
         "benchmarks.search:measure",
-        "how many cameras the server carries, by bisection",
+        "how many cameras the server sustains, by bisection",
         (*SERVER, "streams", "fps", "seconds", "max_age_ms", "min_rate"),
     ),
     "text": Entry(
-        "benchmarks.requests:measure",
+        "benchmarks.text:measure",
         "texts that arrive at random: latency against load",
         (*SERVER, "streams", "seconds"),
     ),
@@ -58,7 +60,9 @@ SUITES = {
         "benchmarks.connect:measure", "idle connections, and those that come and go: memory, CPU, rate"
     ),
     "mlperf": Entry(
-        "benchmarks.mlperf:measure", "the four scenarios of MLPerf's LoadGen, with its own verdicts"
+        "benchmarks.mlperf:measure",
+        "the four scenarios of MLPerf's LoadGen, with its own verdicts",
+        logs=True,
     ),
     "speed": Entry(
         "benchmarks.speed:measure",
@@ -66,7 +70,7 @@ SUITES = {
     ),
     "peers": Entry("benchmarks.comparison:measure", "other servers on the same work, in the same run"),
     "engine": Entry(
-        "benchmarks.engine:measure",
+        "benchmarks.engine.suites:measure",
         "the engine's figures with their targets, chaos and recovery among them",
         apart=True,
     ),

@@ -1,9 +1,9 @@
-"""Measure this server, or others, under loads that do not wait for it."""
+"""Measure this server, or others beside it, under load."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from functools import partial
 from importlib import import_module
@@ -18,17 +18,20 @@ EPILOG = """\
 examples:
   stream-server bench camera                                  # 24 cameras at 15 fps, on a server of its own
   stream-server bench camera --streams 8 --max-age-ms 100
-  stream-server bench search --workers 8 --html cameras.html  # how many cameras does this machine carry?
+  stream-server bench search --workers 8 --html cameras.html  # how many cameras does this machine sustain?
   stream-server bench search --model mine=my_model:Model --fps 5 --min-rate 2
   stream-server bench text --url http://server:8080           # a server that runs, here or elsewhere
   stream-server bench all --output results.json --html results.html
 
 Without --url a server is started on this machine and ended again; the load then takes its part of the same cores.
-Loads are open loops: items are sent on a schedule made beforehand, and the clock of each starts when it was due, so
-that a server that stalls cannot keep the load from showing it. The generator runs in processes of its own and
-measures its own lag; a run whose schedule it did not keep is void, and says so.
+Latencies and ages come from open loops: items are sent on a schedule made beforehand, and the clock of each
+starts when it was due, so that a server that stalls cannot keep the load from showing it. Capacity, and CPU per
+item beside other servers, come from closed loops, which send the next item when one is answered, and say nothing
+of latency. The generator runs in processes of its own and measures its own lag; a run whose schedule it did not
+keep is void, and says so.
 
-Exit status 0 means that everything was measured; 1 that something is void or failed.
+Exit status 0 means that everything was measured; 1 that something is void or failed, or, with --check, that a
+target was missed.
 """
 
 NUMBERS: Mapping[str, type] = {"workers": int, "streams": int}
@@ -36,14 +39,17 @@ NUMBERS: Mapping[str, type] = {"workers": int, "streams": int}
 
 FLAGS: Mapping[str, tuple[str, str]] = {
     "url": ("URL", "a server that runs; default: one is started"),
-    "workers": ("N", f"of the server that is started (default {DEFAULT.workers})"),
+    "workers": ("N", f"workers of the server that is started (default {DEFAULT.workers})"),
     "model": (
         "M",
         "a model as `serve` takes it, or its name on the server that runs (default: the scenario's)",
     ),
-    "streams": ("N", "how many; for `search` the most that are tried (default: the scenario's)"),
+    "streams": (
+        "N",
+        "number of cameras or clients; for `search` the most that are tried (default: the scenario's)",
+    ),
     "fps": ("F", f"frames a second of each camera (default {DEFAULT.fps:g})"),
-    "seconds": ("S", "of each run (default: as many as its percentiles need)"),
+    "seconds": ("S", "length of each run in seconds (default: what its percentiles need)"),
     "max_age_ms": ("MS", f"an answer older than this is stale (default {DEFAULT.max_age_ms:g})"),
     "min_rate": ("R", f"fresh answers a second that every camera must get (default {DEFAULT.min_rate:g})"),
 }
@@ -63,8 +69,8 @@ EVERYTHING = Entry("", "all of them but engine, one after the other")
 
 
 def _add(scenarios: Any, name: str, entry: Entry) -> None:
-    module = f"{entry.about[0].upper()}{entry.about[1:]}."
-    parser = scenarios.add_parser(name, help=entry.about, description=module)
+    description = f"{entry.about[0].upper()}{entry.about[1:]}."
+    parser = scenarios.add_parser(name, help=entry.about, description=description)
     for option in entry.takes:
         metavar, text = FLAGS[option]
         parser.add_argument(
@@ -77,8 +83,14 @@ def _add(scenarios: Any, name: str, entry: Entry) -> None:
         parser.add_argument("--quick", action="store_true", help="a fifth of the time, and rougher")
     else:
         parser.set_defaults(quick=False)
-    parser.add_argument("--output", type=Path, metavar="FILE", help="write the results as JSON, too")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="write the results as JSON, and beside it what logs there are",
+    )
     parser.add_argument("--html", type=Path, metavar="FILE", help="write them as a page with plots, too")
+    parser.add_argument("--check", action="store_true", help="exit status 1 if a target is missed, too")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -89,10 +101,16 @@ def run(args: argparse.Namespace) -> int:
         if (value := getattr(args, field.name, None)) is not None
     }
     options = Options(**given)
+    takes = SUITES[args.scenario].takes if args.scenario in SUITES else ()
+    if "min_rate" in takes and options.min_rate >= options.fps:
+        raise ConfigError(
+            f"--min-rate {options.min_rate:g}: of {options.fps:g} frames a second no camera gets as many fresh "
+            "answers; use less than --fps"
+        )
     for file in filter(None, (args.output, args.html)):
         _can_write(file)
     try:
-        suites = _suites(args.scenario, options)
+        suites = _suites(args.scenario, options, args.output)
         report = import_module("benchmarks.report")
         if args.html:
             import_module("benchmarks.page")  # what is missing for it had better be said before the run
@@ -102,16 +120,40 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(
             f"the package {exc.name} is missing; to measure, install 'stream-inference-server[bench]'"
         ) from exc
-    return int(report.run(suites, quick=args.quick, output=args.output, html=args.html))
+    told = _told(args, takes, given, options)
+    return int(
+        report.run(suites, quick=args.quick, output=args.output, html=args.html, check=args.check, told=told)
+    )
 
 
-def _suites(scenario: str, options: Options) -> dict[str, Any]:
+def _told(
+    args: argparse.Namespace, takes: Sequence[str], given: Mapping[str, object], options: Options
+) -> dict[str, str]:
+    """Write what was asked for, so that it can be asked again; where a server runs is nobody else's business."""
+    shown = {name: "URL" if name == "url" else str(value) for name, value in given.items()}
+    flags = [part for name, value in shown.items() for part in (f"--{name.replace('_', '-')}", value)]
+    command = ["stream-server bench", args.scenario, *flags, *(["--quick"] if args.quick else [])]
+    effective = [
+        f"{name} {shown.get(name, value)}" for name in takes if (value := getattr(options, name)) is not None
+    ]
+    return {"command": " ".join(command), **({"options": ", ".join(effective)} if effective else {})}
+
+
+def _suites(scenario: str, options: Options, output: Path | None) -> dict[str, Any]:
     """Import what is asked for."""
     if scenario == "all":
-        return {name: entry.load() for name, entry in SUITES.items() if not entry.apart}
-    entry = SUITES[scenario]
-    suite = entry.load()
-    return {scenario: partial(suite, options=options) if entry.takes else suite}
+        chosen = {name: entry for name, entry in SUITES.items() if not entry.apart}
+    else:
+        chosen = {scenario: SUITES[scenario]}
+    return {name: _suite(entry, options, output) for name, entry in chosen.items()}
+
+
+def _suite(entry: Entry, options: Options, output: Path | None) -> Any:
+    """Import one, and tell it what it takes; its logs go beside the results."""
+    told: dict[str, Any] = {"options": options} if entry.takes else {}
+    if entry.logs and output:
+        told["logs"] = output.with_name(f"{output.stem}-logs")
+    return partial(entry.load(), **told)
 
 
 def _can_write(file: Path) -> None:

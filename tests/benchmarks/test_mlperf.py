@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks.failures import RunFailed
-from benchmarks.loadgen import Counted, Scenario, Trial, photographs
 from benchmarks.mlperf import KEPT, Outcome, metric, parse, run, section
+from benchmarks.mlperf_client import Counted, Scenario, Trial, photographs
 from tests.conftest import RunningServer
 
 RULE = "=" * 48

@@ -6,17 +6,22 @@ import io
 import json
 import os
 import platform
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from benchmarks.failures import RunFailed
-from benchmarks.report import run, shapes, spark, table
+from benchmarks.report import NOT_MEASURED, run, shapes, spark, table
 from benchmarks.results import Figure, Results, Say, Section, Series, none
 from benchmarks.stored import read_json
 from benchmarks.wording import count, spread, written
 from tests.benchmarks.results_sample import RESULTS
+
+ROOT = Path(__file__).parents[2]
 
 
 def shown(*figures: Figure) -> str:
@@ -59,10 +64,10 @@ def test_the_median_of_the_rounds_counts() -> None:
     ("sense", "measured", "verdict"),
     [
         ("<=", 2.0, "reached"),
-        ("<=", 2.1, "short"),
+        ("<=", 2.1, "missed"),
         ("<=", 1.9, "reached"),
         (">=", 2.0, "reached"),
-        (">=", 1.9, "short"),
+        (">=", 1.9, "missed"),
         (">=", 2.1, "reached"),
     ],
 )
@@ -74,7 +79,7 @@ def test_one_round_has_no_spread() -> None:
     assert spread(Figure("age", (9.0,), "ms", "<=", 3.0)) == ""
 
 
-def test_what_shall_not_be_is_short_from_the_first_on() -> None:
+def test_what_shall_not_be_is_missed_from_the_first_on() -> None:
     assert none("lost", 0).reached
     assert not none("lost", 1).reached
 
@@ -106,7 +111,7 @@ def test_the_table_has_a_row_per_figure_with_target_and_verdict() -> None:
         "42,000 bytes",
     ]
     (lost,) = [line for line in text.splitlines() if "frames lost" in line]
-    assert "short" in lost
+    assert "missed" in lost
 
 
 def test_everything_measured_is_on_the_terminal() -> None:
@@ -175,6 +180,78 @@ def test_what_fails_is_void_and_the_rest_goes_on(
     assert bad.void.startswith(void)
     assert fine == Section("good", "whole", (none("lost", 0),))
     assert f"void: {void}" in capsys.readouterr().out
+
+
+def test_each_suites_results_are_written_before_the_next_begins(tmp_path: Path) -> None:
+    output = tmp_path / "r.json"
+    seen: list[Results] = []
+
+    def look(say: Say, quick: bool) -> list[Section]:
+        seen.append(read_json(output.read_text("utf-8")))
+        return good(say, quick)
+
+    assert run({"good": good, "look": look, "third": good}, output=output) == 0
+    (meanwhile,) = seen
+    assert meanwhile.sections[0] == Section("good", "whole", (none("lost", 0),))
+    assert [(section.name, section.void) for section in meanwhile.sections[1:]] == [
+        ("look", NOT_MEASURED),
+        ("third", NOT_MEASURED),
+    ]
+    assert not any(section.void for section in read_json(output.read_text("utf-8")).sections)
+    assert list(tmp_path.iterdir()) == [output]
+
+
+TERMINATED = """
+import os, signal, sys
+from pathlib import Path
+from benchmarks.report import run
+from benchmarks.results import Section
+
+def good(say, quick):
+    return [Section("good", "")]
+
+def ended(say, quick):
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+        signal.pause()
+    finally:
+        os.kill(os.getpid(), signal.SIGTERM)  # a second one, while servers are ended
+        print("put right")
+
+run({"good": good, "ended": ended}, output=Path(sys.argv[1]))
+"""
+
+
+def test_sigterm_ends_what_runs_and_keeps_what_was_measured(tmp_path: Path) -> None:
+    output = tmp_path / "r.json"
+    done = subprocess.run(
+        [sys.executable, "-c", TERMINATED, str(output)], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 128 + signal.SIGTERM
+    assert "put right" in done.stdout
+    kept, ended = read_json(output.read_text("utf-8")).sections
+    assert (kept.void, ended.void) == ("", NOT_MEASURED)
+
+
+def test_sigterm_is_afterwards_what_it_was() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    run({"good": good})
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.parametrize(("lost", "check", "status"), [(0, True, 0), (1, True, 1), (1, False, 0)])
+def test_a_missed_target_counts_where_it_is_asked_for(lost: int, check: bool, status: int) -> None:
+    def suite(say: Say, quick: bool) -> list[Section]:
+        return [Section("it", "", (none("lost", lost),))]
+
+    assert run({"it": suite}, check=check) == status
+
+
+def test_what_was_asked_for_is_in_the_facts(tmp_path: Path) -> None:
+    output = tmp_path / "r.json"
+    run({"good": good}, quick=True, output=output, told={"command": "bench good"})
+    facts = read_json(output.read_text("utf-8")).facts
+    assert (facts["command"], facts["quick"]) == ("bench good", "yes")
 
 
 def test_the_facts_name_the_machine_but_not_whose_it_is(tmp_path: Path) -> None:

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-import pytest
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import replace
 
+import pytest
+from psutil import Process
+
+from benchmarks import speed
 from benchmarks.bare import Bare, bare, loop
 from benchmarks.driving import Run
 from benchmarks.failures import RunFailed
+from benchmarks.generator import Load
 from benchmarks.ledger import Account
-from benchmarks.programs import serving
+from benchmarks.programs import Program, serving
+from benchmarks.results import Section
 from benchmarks.speed import FacesRound, faces_figures, loop_lag
 
 
@@ -34,6 +42,23 @@ def test_rounds_are_compared_each_with_its_own_loops() -> None:
     assert p50.rounds == pytest.approx((10.49 - 9.5,) * 2)
     assert p99.rounds == pytest.approx((10.98 - 9.5,) * 2)
     assert (natural.target, ours.target, p50.target, p99.target) == (0.55, 1.05, 1.0, 5.0)
+
+
+@pytest.mark.parametrize("lasts", ["", "late"])
+@pytest.mark.parametrize("part", [lambda: speed.faces(str, 1, 0.1), lambda: speed.stall(str, 0.1)])
+def test_a_schedule_that_was_not_kept_makes_a_part_void(
+    part: Callable[[], Section], lasts: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def drive(_: object, loads: list[Load]) -> Run:
+        return replace(run(1.0, [1.0]), void=lasts if loads[0].rate else "")
+
+    monkeypatch.setattr(
+        speed, "serving", lambda *_: nullcontext(Program(Process(), "http://127.0.0.1:1", 0.1))
+    )
+    monkeypatch.setattr(speed, "drive", drive)
+    monkeypatch.setattr(speed, "bare", lambda *_: Bare(100, 1.0, [1.0]))
+    monkeypatch.setattr(speed, "loop_lag", lambda *_: 0.001)
+    assert part().void == lasts
 
 
 def test_a_bare_loop_counts_items_and_not_its_first_calls() -> None:

@@ -65,8 +65,8 @@ def plot_of(document: Any) -> Any:
             r"rounds\[0\] is NaN, and shall be a finite number",
         ),
         (
-            lambda d: figure_of(d).update(verdict="short"),
-            r"verdict is \"short\", and its rounds make reached",
+            lambda d: figure_of(d).update(verdict="missed"),
+            r"verdict is \"missed\", and its rounds make reached",
         ),
         (lambda d: figure_of(d).update(measured=0.7), "measured is 0.7, and its rounds make 0.75"),
         (lambda d: plot_of(d).update(log="yes"), r"plots\[0\].log is \"yes\", and shall be true or false"),

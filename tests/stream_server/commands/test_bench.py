@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.options import Options
+from benchmarks.results import Say, Section
 from benchmarks.stored import read_json
 from benchmarks.suites import SUITES
 from stream_server.cli import main
@@ -34,12 +35,18 @@ def test_cameras_on_a_server_of_their_own_are_counted_to_the_last_frame(
         "--quick",
     ]
     status = main(["bench", "camera", *flags, "--output", str(output), "--html", str(html)])
-    (section,) = read_json(output.read_text("utf-8")).sections
+    results = read_json(output.read_text("utf-8"))
+    assert results.facts["command"] == (
+        "stream-server bench camera --workers 1 --model echo --streams 3 --fps 20.0 --seconds 2.0 --quick"
+    )
+    assert "max_age_ms 200" in str(results.facts["options"])
+    (section,) = results.sections
+    assert "sent items of 42,000 bytes to echo" in section.about
     assert status == bool(section.void)
     figures = {figure.name: figure for figure in section.figures}
     assert figures["camera: errors"].reached
     assert figures["camera: errors"].note == "of 120 frames"
-    assert figures["camera: frames unaccounted for or kept back"].reached
+    assert figures["camera: frames unaccounted for or never sent"].reached
     values = {row[0]: row[1] for row in section.grids[0].rows}
     assert values["frames offered"] == 60
     assert values["CPU of the server's tree per answer"] > 0  # type: ignore[operator]
@@ -51,8 +58,29 @@ def test_cameras_on_a_server_of_their_own_are_counted_to_the_last_frame(
 def test_every_scenario_is_there_and_takes_what_its_flags_say(name: str) -> None:
     entry = SUITES[name]
     parameters = list(inspect.signature(entry.load()).parameters)
-    assert parameters == ["say", "quick", *(["options"] if entry.takes else [])]
+    assert parameters == [
+        "say",
+        "quick",
+        *(["options"] if entry.takes else []),
+        *(["logs"] if entry.logs else []),
+    ]
     assert set(entry.takes) <= set(Options.__dataclass_fields__)
+
+
+@pytest.mark.parametrize("output", [None, "made/results.json"])
+def test_logs_are_left_beside_the_results_and_nowhere_else(
+    output: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Path | None] = []
+
+    def measure(say: Say, quick: bool, logs: Path | None = None) -> list[Section]:
+        asked.append(logs)
+        return [Section("mlperf", "")]
+
+    monkeypatch.setattr("benchmarks.mlperf.measure", measure)
+    flags = ["--output", str(tmp_path / output)] if output else []
+    assert main(["bench", "mlperf", *flags]) == 0
+    assert asked == [tmp_path / "made" / "results-logs" if output else None]
 
 
 def test_help_lists_every_scenario_with_examples(capsys: pytest.CaptureFixture[str]) -> None:
@@ -68,6 +96,7 @@ def test_help_lists_every_scenario_with_examples(capsys: pytest.CaptureFixture[s
     ("flags", "said"),
     [
         (["camera", "--streams", "0"], "--streams 0: use 1 or more"),
+        (["search", "--fps", "3"], "--min-rate 5: of 3 frames a second no camera gets as many"),
         (["camera", "--seconds", "nan"], "--seconds nan: use 2 or more"),
         (["camera", "--output", "/dev/null/results.json"], "cannot write the results"),
     ],
