@@ -7,7 +7,7 @@ from collections import deque
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
-from inference.distribution import Recent
+from inference.distribution import RECENT, Recent
 from inference.items import Item
 from inference.model import Policy
 from inference.statistics import ModelStatistics, StreamStatistics, Tally
@@ -17,9 +17,6 @@ FIRST_COST = 0.001
 
 MEMORY = 0.2
 """Share of the newest measurement in an estimate: about the last ten items of a stream count."""
-
-RECENT = 30.0
-"""Seconds that statistics of now look back: a scrape's usual interval, and long enough for a p99."""
 
 PART = 0.001
 """Seconds of work in a batch, below which it is not divided further: a hand-over costs both ends about 0.1 ms."""
@@ -57,7 +54,8 @@ class Model:
         closed: what became of the items of streams that are no more.
         waiting: items that wait.
         present, peak: items that wait or run, and the most there were.
-        heap: its streams that can run, by start tag.
+        heap: its streams that can run, by start tag; and places that were given up, which nobody has any more.
+        vacant: how many of these.
     """
 
     name: str
@@ -75,6 +73,7 @@ class Model:
     costs: Recent = field(default_factory=lambda: Recent(RECENT))
     streams: dict[int, Stream] = field(default_factory=dict)
     heap: list[tuple[Tag, Stream]] = field(default_factory=list)
+    vacant: int = 0
 
     def part(self, free: int) -> int:
         """How many items a batch takes of what waits, when so many workers are free to share it."""
@@ -115,12 +114,13 @@ class Stream:
     Attributes:
         cost: estimate of worker seconds per item.
         worker_s: worker seconds that its items took.
+        running: the estimate of each item that runs, by `seq`, as its finish tag was moved on by it.
         finish: its last finish tag.
         entry: its place in the model's heap, None while it has none.
         interval: estimate of seconds between its items; infinite before the second.
-        suspects: items with which a worker ended, by `seq`, and when that was charged to the stream, if it was;
-            each runs once more, alone.
-        kills: when its items ended workers.
+        suspects: items with which a worker ended, by `seq`, and when, if they were alone in it; each runs once
+            more, alone, which proves it or acquits it.
+        kills: when its items ended workers, as far as that is proven and of the last `KILL_SPAN`.
         condemned: it has ended too many: nothing of it runs any more.
     """
 
@@ -133,13 +133,14 @@ class Stream:
     tally: Tally = field(default_factory=Tally)
     worker_s: float = 0.0
     waiting: deque[Item] = field(default_factory=deque)
+    running: dict[int, float] = field(default_factory=dict)
     finish: float = 0.0
     entry: Tag | None = None
     open: bool = True
     last: float = -math.inf
     interval: float = math.inf
     suspects: dict[int, float | None] = field(default_factory=dict)
-    kills: deque[float] = field(default_factory=lambda: deque(maxlen=KILLS))
+    kills: list[float] = field(default_factory=list)
     condemned: bool = False
 
     @property
@@ -169,19 +170,33 @@ class Stream:
         """Worker seconds per second that it needs for its model's `min_rate`."""
         return self.model.min_rate * self.cost
 
-    def charge(self, cost: float) -> None:
-        """Correct its finish tag, which an estimate moved on when the item started."""
-        self.finish += (cost - self.cost) / self.weight
+    def start(self, item: Item) -> None:
+        """Let an item that waited run; its finish tag moves on by what such an item took before."""
+        self.running[item.seq] = self.cost
+        self.finish += self.cost / self.weight
+        self.tally.running += 1
+
+    def charge(self, item: Item, cost: float) -> None:
+        """An item runs no more: correct the finish tag by what it took indeed, in worker seconds."""
+        self.finish += (cost - self.running.pop(item.seq)) / self.weight
         self.worker_s += cost
+        self.tally.running -= 1
 
-    def kill(self, now: float) -> None:
-        """Note that an item of it, alone in a worker, ended that worker."""
-        self.kills.append(now)
-        if len(self.kills) == KILLS and now - self.kills[0] <= KILL_SPAN:
-            self.condemned = True
+    def shunned(self, now: float) -> bool:
+        """Whether its items run alone: one of them may have ended a worker, or has done so lately."""
+        return bool(self.suspects) or (bool(self.kills) and now - self.kills[-1] <= KILL_SPAN)
 
-    def acquit(self, item: Item) -> None:
-        """Take back what an item was charged with: it has run alone now, and did no harm."""
-        charged = self.suspects.pop(item.seq, None)
-        if charged is not None and charged in self.kills:
-            self.kills.remove(charged)
+    def blame(self, item: Item, now: float, *, proven: bool) -> None:
+        """An item of it, alone in a worker, ended that worker.
+
+        What nobody has proven yet counts once only, now: whoever ends several workers at once, from outside, ends
+        no stream whose items all do no harm when they run again.
+
+        Args:
+            proven: it did so by taking too long, or a worker had ended with it before.
+        """
+        known = [when for when in (*self.kills, self.suspects.get(item.seq)) if when is not None]
+        self.kills = [when for when in known if now - when <= KILL_SPAN]
+        self.condemned = self.condemned or len(self.kills) + 1 >= KILLS
+        if proven:
+            self.kills.append(now)

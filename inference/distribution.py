@@ -16,6 +16,9 @@ ERROR = 0.02
 SMALLEST, LARGEST = 1e-6, 3600.0
 """Seconds that are told apart: below a microsecond is nothing, and no item may take an hour. 550 buckets."""
 
+RECENT = 30.0
+"""Seconds that statistics of now look back: a scrape's usual interval, and long enough for a p99."""
+
 _GAMMA = (1 + ERROR) / (1 - ERROR)
 _PER_LOG = 1 / math.log(_GAMMA)
 

@@ -12,6 +12,9 @@ DropReason: TypeAlias = Literal["superseded", "expired", "draining", "cancelled"
 POISON = "poison"
 """Code of the error that ends a stream whose items have ended too many workers."""
 
+RESERVED = frozenset({POISON, "timeout", "worker_lost", "model_unavailable"})
+"""Codes of errors that only the engine gives: a client must be able to trust what they say of its stream."""
+
 
 @dataclass(frozen=True, slots=True)
 class Item:
@@ -63,12 +66,17 @@ class Dropped:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """An item that got an error: a stable code, and a sentence that says what to do."""
+    """An item that got an error: a stable code, and a sentence that says what to do.
+
+    Attributes:
+        fatal: nothing of its stream runs any more. The scheduler alone says so; a model may well use its code.
+    """
 
     item: Item
     code: str
     message: str
     retryable: bool = False
+    fatal: bool = False
 
 
 Outcome: TypeAlias = Result | Dropped | Failed

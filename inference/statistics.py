@@ -15,7 +15,7 @@ class Tally:
 
     Attributes:
         cancelled: dropped because the client had gone.
-        retried: how often an item ran once more because a worker had ended with it. It is no outcome.
+        retried: items that have run once more, because a worker had ended with them. It is no outcome.
         discarded: of the results and errors, those whose client had gone when they came.
     """
 
@@ -52,7 +52,7 @@ class StreamStatistics:
     Attributes:
         number: the engine's number for it.
         tally: what became of its items.
-        worker_s: seconds of worker time that its items took.
+        worker_s: seconds of worker time that it was charged with for its items.
         share: its part of the worker time of all open streams of its model, 0 to 1.
     """
 

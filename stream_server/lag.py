@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 
-from inference.backlog import RECENT
-from inference.distribution import Distribution, Recent
+from inference.distribution import RECENT, Distribution, Recent
 
 PERIOD_S = 0.02
 """Seconds between looks. A stall is seen shorter than it was by at most this. With fifty looks a second an idle

@@ -18,7 +18,7 @@ from typing import TypeVar
 from inference.backlog import KILL_SPAN, KILLS
 from inference.items import POISON, Batch, Dropped, Failed, Item, Outcome, Result
 from inference.model import Policy
-from inference.scheduler import Scheduler, StreamFull
+from inference.scheduler import FEW, ITEM_BYTES, Scheduler, StreamFull
 from inference.statistics import Tally
 
 T = TypeVar("T")
@@ -35,6 +35,15 @@ SLACK = 4
 """How many of the dearest items, besides those that run, two streams may be apart by: items are not divided, and
 what they cost is known only when they have run."""
 
+HANG = 100
+"""A batch that takes too long takes so many times what it would have taken."""
+
+NOISE = 0.3
+"""What an item takes is within so much of what its payload tells."""
+
+PAYLOADS = {cost: bytes(round(cost * 1e6) - ITEM_BYTES) for cost in (0.002, 0.005, 0.015)}
+"""By what they take, in seconds: payloads whose sizes, with what every item costs besides, are in proportion."""
+
 
 class Broken(AssertionError):
     """A law is. It says by which seed, and how to see it."""
@@ -46,20 +55,26 @@ class Account:
     Attributes:
         waiting: items that wait, in the order in which they are to start.
         retried: items that a worker ended with: they wait for their second chance or have it.
-        charges: items that ended a worker which they had alone, and when; without the acquitted.
+        ends: when items ended a worker that they had alone; without the acquitted.
+        guilty: of these, the items of which that is proven: by a second time, or because they took too long.
+        kills: when items of it that end every worker ended one, alone or not.
+        poisonous: the share of its items that do.
         cost: seconds that a worker takes for one of its items.
         paid: seconds of worker time it was charged with.
-        spent: seconds of worker time it was given since the race began.
+        spent: seconds of worker time that its items took since the race began, but for what nobody is to pay.
     """
 
     __slots__ = (
-        "charges",
         "condemned",
         "cost",
+        "ends",
+        "guilty",
+        "kills",
         "model",
         "number",
         "open",
         "paid",
+        "poisonous",
         "policy",
         "retried",
         "running",
@@ -76,9 +91,11 @@ class Account:
         self.waiting: dict[int, Item] = {}
         self.running: dict[int, Item] = {}
         self.retried: set[int] = set()
-        self.charges: list[tuple[int, float]] = []
+        self.ends: dict[int, list[float]] = {}
+        self.guilty: set[int] = set()
+        self.kills: list[float] = []
         self.tally = Tally()
-        self.cost = self.paid = self.spent = 0.0
+        self.cost = self.paid = self.spent = self.poisonous = 0.0
 
     @property
     def room(self) -> bool:
@@ -89,20 +106,43 @@ class Account:
         """Whether an item of it waits that any free worker must take."""
         return bool(self.waiting) and (self.policy == "queue" or len(self.running) < self.window)
 
+    @property
+    def patient(self) -> list[int]:
+        """Those that wait and give way to a newer one and to their deadline."""
+        return [seq for seq in self.waiting if seq not in self.retried]
+
+    def shunned(self, now: float) -> bool:
+        """Whether nothing of it may run in company: it ended a worker, or may have."""
+        proven = (when for seq in self.guilty for when in self.ends[seq])
+        return bool(self.retried) or any(now - when <= KILL_SPAN for when in proven)
+
+    def end(self, seq: int, now: float, *, timed_out: bool) -> None:
+        """An item that was alone ended its worker; three within the span condemn, if all before it are proven."""
+        self.ends.setdefault(seq, []).append(now)
+        held = [when for other in self.guilty | {seq} for when in self.ends[other]]
+        self.condemned |= sum(now - when <= KILL_SPAN for when in held) >= KILLS
+        if timed_out or seq in self.retried:
+            self.guilty.add(seq)
+
+    def acquit(self, seq: int) -> None:
+        """An item has run to its end."""
+        if seq in self.retried:
+            self.tally.retried += 1
+            self.ends.pop(seq, None)
+
     def farewell(self, why: str) -> dict[int, str]:
         """What is told of those that wait when they are given up; of one that ran, not that nobody started."""
         return {seq: "worker_lost" if seq in self.retried else why for seq in self.waiting}
 
     def wait_again(self, item: Item) -> dict[int, str]:
-        """Let an item that has come back wait before all others; what is told, of it or another, for that."""
-        self.waiting = {item.seq: self.running.pop(item.seq), **self.waiting}
+        """Let an item that has come back wait where it was; what is told, of it or another, for that."""
+        self.waiting = dict(sorted({item.seq: self.running.pop(item.seq), **self.waiting}.items()))
         if not self.open:
             return self.farewell("cancelled")
         if self.condemned:
             return {item.seq: POISON}
-        if self.policy == "latest" and len(self.waiting) > 1:  # law 2: the newer one is wanted
-            older = min(self.waiting)
-            return {older: self.farewell("superseded")[older]}
+        if self.policy == "latest":  # law 2: the newest is wanted
+            return {seq: "superseded" for seq in self.patient if seq != max(self.waiting)}
         return {}
 
 
@@ -115,6 +155,7 @@ class Ledger:
         present, peaks: items of each model that wait or run, and the most there were.
         gone: what became of the items of streams that are no more, by model.
         met: how often anything was told.
+        most, crowd: items that waited, and streams that there were, at once.
     """
 
     def __init__(self, models: Sequence[str], trace: Trace | None) -> None:
@@ -124,10 +165,11 @@ class Ledger:
         self.peaks = dict.fromkeys(models, 0)
         self.gone = {name: Tally() for name in models}
         self.met: Counter[str] = Counter()
+        self.most = self.crowd = 0
         self.trace = trace
 
     def offered(self, account: Account, item: Item, outcomes: Sequence[Outcome]) -> None:
-        expected = account.farewell("superseded") if account.policy == "latest" else {}
+        expected = dict.fromkeys(account.patient if account.policy == "latest" else (), "superseded")
         there = self.present[account.model] + 1
         self.peaks[account.model] = max(self.peaks[account.model], there - len(expected))
         self.present[account.model] = there
@@ -145,7 +187,7 @@ class Ledger:
             assert item.deadline is not None, f"given up, and has no deadline: {outcome}"
             assert item.deadline <= now, f"given up before its deadline: {outcome}"
             account = self.accounts[item.stream]
-            self._answer(account, outcome, account.farewell("expired").get(item.seq))
+            self._answer(account, outcome, "expired" if item.seq in account.patient else None)
         if batch is None:
             for account in self.accounts.values():
                 assert not (account.may_start and account.model in held), (
@@ -158,29 +200,54 @@ class Ledger:
         for item in batch.items:
             self._start(item, batch, now)
 
-    def done(self, batch: Batch, outcomes: Sequence[Outcome], wanted: Sequence[Outcome], cost: float) -> None:
+    def charged(self, costs: dict[int, float], paid: dict[int, float], cost: float, dearest: float) -> None:
+        """A batch has come back: nobody pays for others' items, and all is paid, but for what ended a worker.
+
+        Args:
+            costs, paid: what each stream's items would have taken alone, and what the stream was charged.
+            cost: what the batch took.
+            dearest: the most that was ever to be paid for these streams' items; infinite if no worker ended, or
+                with one item alone.
+        """
+        unfair = (1 + NOISE) / (1 - NOISE) + 1e-9
+        if dearest == math.inf:
+            assert abs(sum(paid.values()) - cost) < 1e-9, f"of {cost} s are charged {paid}"
+            for number, share in paid.items():
+                assert len(paid) == 1 or costs[number] / unfair <= share <= costs[number] * unfair, (
+                    f"stream {number} is charged {share} s for {costs[number]}"
+                )
+        else:
+            assert all(share <= dearest * unfair for share in paid.values()), (
+                f"what ended a worker is charged to all who were in it: {paid}"
+            )
+        for number, share in paid.items():
+            if number in self.accounts:
+                self.accounts[number].paid += share
+
+    def killed(self, account: Account, now: float, workers: int) -> None:
+        """An item of it that ends every worker ended another: that is soon over."""
+        account.kills = [when for when in account.kills if now - when <= KILL_SPAN] + [now]
+        assert len(account.kills) <= (KILLS + 1) * workers, (
+            f"stream {account.number} ended {len(account.kills)} workers of {workers} in a minute"
+        )
+
+    def done(self, batch: Batch, outcomes: Sequence[Outcome], wanted: Sequence[Outcome]) -> None:
         due = [outcome for outcome in outcomes if self.accounts[outcome.item.stream].open]
         assert wanted == due, f"told {wanted} instead of {due}"
         for outcome in outcomes:
             account, seq = self.accounts[outcome.item.stream], outcome.item.seq
-            account.paid += cost / len(batch.items)
-            if account.charges:
-                account.charges = [charge for charge in account.charges if charge[0] != seq]
+            account.acquit(seq)
             self._answer(account, outcome, _said(outcome))
             self._forget(account)
 
-    def lost(
-        self, batch: Batch, wanted: Sequence[Outcome], cost: float, now: float, *, timed_out: bool
-    ) -> None:
+    def lost(self, batch: Batch, wanted: Sequence[Outcome], now: float, *, timed_out: bool) -> None:
         alone = len(batch.items) == 1
         told = _by_item(wanted)
-        for item in reversed(batch.items):
+        for item in batch.items:
             account = self.accounts[item.stream]
-            account.paid += cost / len(batch.items)
+            account.tally.retried += item.seq in account.retried
             if alone and account.open:
-                account.charges.append((item.seq, now))
-                recent = [when for _, when in account.charges if now - when <= KILL_SPAN]
-                account.condemned |= len(recent) >= KILLS
+                account.end(item.seq, now, timed_out=timed_out)
             if account.condemned:
                 expected = dict.fromkeys([item.seq, *account.waiting], POISON)
             elif alone and timed_out:
@@ -189,15 +256,14 @@ class Ledger:
                 expected = {item.seq: "worker_lost"}
             else:
                 account.retried.add(item.seq)
+                self.met["retried"] += 1
                 expected = account.wait_again(item)
-                account.tally.retried += item.seq not in expected
-                self.met["retried"] += item.seq not in expected
             self._came_back(account, expected, told)
         assert not told, f"told, and is to run again or its stream is closed: {list(told.values())}"
 
     def returned(self, batch: Batch, wanted: Sequence[Outcome]) -> None:
         told = _by_item(wanted)
-        for item in reversed(batch.items):
+        for item in batch.items:
             account = self.accounts[item.stream]
             self._came_back(account, account.wait_again(item), told)
             self.met["returned"] += 1
@@ -212,10 +278,10 @@ class Ledger:
         expected: dict[tuple[int, int], str] = {}
         rest: list[float] = []
         for account in self.accounts.values():
-            for seq, why in account.farewell("expired").items():
+            for seq in account.patient:
                 deadline = account.waiting[seq].deadline
                 if deadline is not None and deadline <= now:
-                    expected[account.number, seq] = why
+                    expected[account.number, seq] = "expired"
                 elif deadline is not None:
                     rest.append(deadline)
         self._all_told(expected, outcomes)
@@ -240,20 +306,24 @@ class Ledger:
         """Law 1: the scheduler's books are these, stream by stream. And it holds no more than it may."""
         streams = scheduler._streams  # `tally` makes a copy, and knows no stream that is closed
         assert len(streams) == len(self.accounts), f"streams {list(streams)}, not {list(self.accounts)}"
+        waiting = 0
         for number, account in self.accounts.items():
             stream, mine = streams[number], account.tally
-            mine.waiting, mine.running = len(account.waiting), len(account.running)
+            mine.running = len(account.running)
+            mine.waiting = here = len(account.waiting)
+            waiting += here
             assert stream.tally == mine, f"stream {number} counts {stream.tally}, not {mine}"
             assert abs(stream.worker_s - account.paid) < 1e-6, (
                 f"stream {number} is charged {stream.worker_s} s"
             )
-            assert account.policy == "queue" or mine.waiting <= 1, (
-                f"{mine.waiting} items of stream {number} wait"
-            )
+            if here > 1 and account.policy == "latest":
+                assert len(account.patient) <= 1, f"{here} items of stream {number} wait"
+                assert here <= account.window + 1, f"{here} items of stream {number} wait to run again"
+            assert (stream.entry is not None) is account.may_start, f"stream {number} has a place, or none"
+        self.most, self.crowd = max(self.most, waiting), max(self.crowd, len(streams))
+        assert len(scheduler._deadlines) <= FEW + 2 * self.most, f"{len(scheduler._deadlines)} deadlines"
         for model in scheduler._models.values():
-            assert len(model.heap) <= len(model.streams), (
-                f"streams of {model.name} that are no more have places"
-            )
+            assert len(model.heap) <= 2 * self.crowd, f"streams of {model.name} that are no more have places"
 
     def check_end(self, scheduler: Scheduler, now: float) -> None:
         """Nothing is left, and nothing was lost on the way."""
@@ -274,11 +344,12 @@ class Ledger:
         assert account.model == batch.model, f"an item for {account.model} in a batch of {batch.model}"
         assert account.open, f"started though its stream is closed: {item}"
         assert not account.condemned, f"started though its stream is condemned: {item}"
-        assert item.deadline is None or item.deadline > now, f"started after its deadline: {item}"
+        again = seq in account.retried
+        assert again or item.deadline is None or item.deadline > now, f"started after its deadline: {item}"
         assert seq in account.waiting, f"started though it does not wait: {item}"
         assert seq == next(iter(account.waiting)), f"started out of order: {item}"
-        assert seq not in account.retried or len(batch.items) == 1, (
-            f"a worker ended with it, and it does not run alone: {item}"
+        assert len(batch.items) == 1 or not account.shunned(now), (
+            f"its stream may have ended a worker, and it does not run alone: {item}"
         )
         account.running[seq] = account.waiting.pop(seq)
         assert account.policy == "queue" or len(account.running) <= account.window, (
@@ -360,14 +431,16 @@ class Worker:
     Attributes:
         held: those of its models that it has loaded; none between its end and its replacement's start.
         ends: when its batch is done.
+        costs: what each of its streams' items in the batch take.
     """
 
-    __slots__ = ("batch", "ends", "held", "models")
+    __slots__ = ("batch", "costs", "ends", "held", "models")
 
     def __init__(self, models: Sequence[str]) -> None:
         self.models = self.held = models
         self.batch: Batch | None = None
         self.ends = 0.0
+        self.costs: dict[int, float] = {}
 
 
 class Simulation:
@@ -375,7 +448,10 @@ class Simulation:
 
     Attributes:
         crashing, failing: the share of batches that end their worker, and of items that fail.
-        poisonous, hurried: the share of items that end every worker they run in, and that have a deadline.
+        hurried: the share of items that have a deadline.
+        poisonous: the share of items that end every worker they run in, as streams may have it.
+        filming: every stream is a camera that never waits: it has sent another frame whenever anything happens.
+        racing: nothing hangs alone, for it would pay for that longer than a race lasts.
         absent: the share of lost workers that no spare stands in for.
         deaf: the share of batches whose worker ends before it has read them.
         alarm: when the next item was said to expire.
@@ -395,7 +471,9 @@ class Simulation:
         self.opened = self.races = 0
         self.poison: set[tuple[int, int]] = set()
         self.crashing, self.failing = self.pick((0.0, 0.02, 0.2)), self.pick((0.0, 0.2))
-        self.poisonous, self.hurried = self.pick((0.0, 0.0, 0.05, 0.3)), self.pick((0.0, 0.3, 0.8))
+        self.poisonous = self.pick(((0.0,), (0.0,), (0.05,), (0.3,), (0.0, 0.0, 0.2, 1.0)))
+        self.hurried = self.pick((0.0, 0.3, 0.8))
+        self.filming, self.racing = self.chance() < 0.05, False
         self.absent, self.deaf = 0.5, self.pick((0.0, 0.1))
         self.alarm: float | None = None
         self.scheduler = scheduler()
@@ -455,7 +533,7 @@ class Simulation:
 
     def offer(self, account: Account) -> None:
         deadline = self.now + self.chance() * 0.1 if self.chance() < self.hurried else None
-        item = Item(account.number, account.tally.received + 1, b"", self.now, deadline)
+        item = Item(account.number, account.tally.received + 1, PAYLOADS[account.cost], self.now, deadline)
         room = account.room
         assert self.scheduler.room(account.number) is room, f"room, or none, for {item}"
         try:
@@ -465,29 +543,36 @@ class Simulation:
                 raise
             return
         assert room, f"taken in beyond the window: {item}"
-        if self.chance() < self.poisonous:
+        if self.chance() < account.poisonous:
             self.poison.add((item.stream, item.seq))
         self.ledger.offered(account, item, outcomes)
 
     def serve(self, racers: Sequence[Account] = ()) -> None:
-        free = [worker for worker in self.workers if worker.batch is None and worker.held]
-        for number, worker in enumerate(free):
-            for account in racers:
-                while not account.condemned and len(account.waiting) < account.window:
-                    self.offer(account)
-            self.give(worker, len(free) - number)
+        if self.filming:
+            for account in self.open:
+                self.offer(account)
+        for group in self.groups:
+            free = [
+                one for one in self.workers if one.models[0][0] == group and one.held and one.batch is None
+            ]
+            for number, worker in enumerate(free):
+                for account in racers:
+                    while not account.condemned and len(account.waiting) < account.window:
+                        self.offer(account)
+                self.give(worker, len(free) - number)
 
     def give(self, worker: Worker, free: int) -> None:
         batch, given_up = self.scheduler.take(self.now, worker.held, free)
         self.ledger.taken(self.now, worker.held, batch, given_up)
         if batch is not None:
-            accounts = [self.ledger.accounts[item.stream] for item in batch.items]
-            cost = sum(account.cost * (0.7 + 0.6 * self.chance()) for account in accounts)
-            worker.batch, worker.ends = batch, self.now + cost
-            share, group = cost / len(accounts), batch.model[0]
-            self.dearest[group] = max(self.dearest[group], share)
-            for account in accounts:
-                account.spent += share
+            worker.batch, worker.costs, group = batch, {}, batch.model[0]
+            for item in batch.items:
+                account = self.ledger.accounts[item.stream]
+                cost = account.cost * (1 - NOISE + 2 * NOISE * self.chance())
+                account.spent += cost
+                worker.costs[item.stream] = worker.costs.get(item.stream, 0.0) + cost
+                self.dearest[group] = max(self.dearest[group], cost)
+            worker.ends = self.now + sum(worker.costs.values())
 
     def finish(self) -> None:
         busy = [worker for worker in self.workers if worker.batch]
@@ -498,25 +583,36 @@ class Simulation:
         """What a worker does comes to its end, or the worker to its own."""
         batch, worker.batch = worker.batch, None
         assert batch
+        alone = len(batch.items) == 1
+        streams = [self.scheduler._streams[number] for number in worker.costs]
+        before = [stream.worker_s for stream in streams]
+        deaf = self.chance() < self.deaf
+        poisoned = {item.stream for item in batch.items if (item.stream, item.seq) in self.poison}
+        ended = not deaf and (bool(poisoned) or self.chance() < self.crashing)
+        timed_out = ended and self.chance() < 0.2 and not (alone and self.racing)
+        if timed_out:
+            worker.ends += (HANG - 1) * (worker.ends - batch.started)
         self.now = max(self.now, worker.ends)
-        cost = worker.ends - batch.started
-        if self.chance() < self.deaf:
+        cost = 0.0 if deaf else worker.ends - batch.started
+        if deaf:
             self.ledger.returned(batch, self.scheduler.returned(batch))
-            return
-        poisoned = self.poison and any((item.stream, item.seq) in self.poison for item in batch.items)
-        if poisoned or self.chance() < self.crashing:
-            timed_out = self.chance() < 0.2
+        elif ended:
             if self.chance() < self.absent:
                 worker.held = ()
+            for account in [self.ledger.accounts[number] for number in poisoned]:
+                self.ledger.killed(account, self.now, self.crews[batch.model[0]])
             wanted = self.scheduler.lost(batch, cost, self.now, timed_out=timed_out)
-            self.ledger.lost(batch, wanted, cost, self.now, timed_out=timed_out)
-            return
-        outcomes: list[Outcome] = [
-            Failed(item, "bad", "") if self.chance() < self.failing else Result(item, "", "", 0.0, 0.0, 1)
-            for item in batch.items
-        ]
-        self.random.shuffle(outcomes)
-        self.ledger.done(batch, outcomes, self.scheduler.done(batch, outcomes, cost, self.now), cost)
+            self.ledger.lost(batch, wanted, self.now, timed_out=timed_out)
+        else:
+            outcomes: list[Outcome] = [
+                Failed(item, "bad", "") if self.chance() < self.failing else Result(item, "", "", 0.0, 0.0, 1)
+                for item in batch.items
+            ]
+            self.random.shuffle(outcomes)
+            self.ledger.done(batch, outcomes, self.scheduler.done(batch, outcomes, cost, self.now))
+        paid = {one.number: one.worker_s - was for one, was in zip(streams, before, strict=True)}
+        most = len(batch.items) * self.dearest[batch.model[0]] if ended and not alone else math.inf
+        self.ledger.charged(worker.costs if not deaf else paid, paid, cost, most)
 
     def restart(self) -> None:
         """Workers that ended have been replaced; of one's models, some may not have loaded."""
@@ -541,13 +637,17 @@ class Simulation:
     def enter(self) -> None:
         model, weight = self.pick(self.models), self.pick((0.5, 1.0, 3.0))
         if len(self.open) < 8 and (self.scheduler.admits(model, weight, self.now) or self.chance() < 0.5):
-            self.start_stream(model, self.pick(("latest", "queue")), self.pick((1, 2, 4)), weight)
+            policy = self.pick(("latest", "queue"))
+            account = self.start_stream(
+                model, "latest" if self.filming else policy, self.pick((1, 2, 4)), weight
+            )
+            account.poisonous = self.pick(self.poisonous)
 
     def start_stream(self, model: str, policy: Policy, window: int, weight: float) -> Account:
         self.opened += 1
         self.scheduler.open(self.opened, model, policy, window, weight)
         account = Account(self.opened, model, policy, window, weight)
-        account.cost = self.pick((0.002, 0.005, 0.015))
+        account.cost = self.pick(tuple(PAYLOADS))
         self.ledger.accounts[account.number] = account
         self.open.append(account)
         return account
@@ -564,9 +664,16 @@ class Simulation:
         self.ledger.expired(self.now, outcomes, self.alarm)
 
     def drain(self) -> None:
+        self.forget_kills()
         self.ledger.drained(self.scheduler.drain())
 
+    def forget_kills(self) -> None:
+        """What was to run again never will, so that nothing is proven by it."""
+        for account in self.open:
+            account.kills.clear()
+
     def abandon(self) -> None:
+        self.forget_kills()
         model = self.pick(self.models)
         self.ledger.abandoned(model, self.scheduler.abandon(model))
 
@@ -576,7 +683,7 @@ class Simulation:
     def race(self) -> None:
         """Two streams of each group always have something that waits; then two more, who missed nothing by that."""
         self.staff()
-        self.poisonous, self.hurried, self.crashing = 0.0, 0.0, min(self.crashing, 0.02)
+        self.filming, self.racing, self.hurried, self.crashing = False, True, 0.0, min(self.crashing, 0.02)
         while self.open:
             self.step(Simulation.leave)
         racers: list[Account] = []
@@ -627,7 +734,7 @@ class Simulation:
     def run_out(self) -> None:
         """What is left comes to its end, and nothing stays."""
         self.staff()
-        self.crashing = 0.0
+        self.filming, self.crashing = False, 0.0
         self.step(Simulation.finish)
         while any(worker.batch for worker in self.workers):
             self.step(Simulation.finish)

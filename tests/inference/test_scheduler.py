@@ -14,7 +14,7 @@ import pytest
 
 from inference.items import POISON, Batch, Dropped, Failed, Item, Outcome, Result
 from inference.model import Policy
-from inference.scheduler import Scheduler, StreamFull, UnknownStream
+from inference.scheduler import ITEM_BYTES, Scheduler, StreamFull, UnknownStream
 from inference.statistics import Tally
 
 
@@ -279,9 +279,9 @@ class TestExpiry:
         assert scheduler.expire(1.0) == ([], 2.0)
         dropped, again = scheduler.expire(5.0)
         assert [(one.item.stream, one.item.seq, one.reason) for one in dropped] == [
-            (1, 1, "expired"),
             (1, 3, "expired"),
             (2, 1, "expired"),
+            (1, 1, "expired"),
         ]
         assert again == 9.0
         assert [seqs(take(scheduler, 5.0)) for _ in range(2)] == [[2], [4]]
@@ -293,6 +293,41 @@ class TestExpiry:
         scheduler.expire(1.0)
         assert scheduler._models["m"].heap == []
         assert scheduler._streams[1].entry is None
+
+    def test_one_that_was_not_read_expires_all_the_same(self, scheduler: Audited) -> None:
+        scheduler.open(1, "m", "queue", 9)
+        scheduler.offer(item(1, 1, deadline=5.0))
+        unread = take(scheduler)
+        assert scheduler.expire(4.0) == ([], None), "it runs"
+        scheduler.returned(unread)
+        assert scheduler.expire(4.0) == ([], 5.0)
+        assert told(scheduler.expire(5.0)[0]) == [(1, 1, "expired")]
+
+    def test_deadlines_of_what_waits_no_more_are_not_kept(self, scheduler: Audited) -> None:
+        scheduler.open(1, "m", "latest", 1)
+        for seq in range(1, 1001):
+            scheduler.offer(item(1, seq, deadline=1000.0 + seq))
+        assert len(scheduler._deadlines) < 200
+        assert scheduler.expire(0.0) == ([], 2000.0)
+        assert len(scheduler._deadlines) == 1
+
+    def test_places_of_what_waits_no_more_are_not_kept(self, scheduler: Audited) -> None:
+        for stream in range(10):
+            scheduler.open(stream, "m", "latest", 1)
+        for seq in range(100):
+            for stream in range(10):
+                scheduler.offer(item(stream, seq, deadline=float(seq)))
+            scheduler.expire(float(seq))
+        assert len(scheduler._models["m"].heap) <= 10
+
+    def test_a_stream_that_comes_back_has_no_claim_to_its_old_place(self, scheduler: Audited) -> None:
+        for stream in (1, 2):
+            scheduler.open(stream, "m", "queue", 9)
+        scheduler.offer(item(1, 1, deadline=1.0))
+        scheduler.offer(item(2, 1))
+        scheduler.expire(1.0)
+        scheduler.offer(item(1, 2))
+        assert [take(scheduler).items[0].stream for _ in range(2)] == [2, 1]
 
     def test_expired_items_of_one_model_do_not_hide_another_model(self, scheduler: Audited) -> None:
         scheduler.add_model("n", 1)
@@ -631,8 +666,37 @@ class TestLosing:
         for seq in range(1, 7):
             wide.offer(item(1, seq))
         assert lose(wide, take(wide)) == []
-        assert wide.tally(1) == Tally(received=6, waiting=6, retried=4)
-        assert [seqs(take(wide)) for _ in range(5)] == [[1], [2], [3], [4], [5, 6]]
+        assert wide.tally(1) == Tally(received=6, waiting=6)
+        for seq in (1, 2, 3, 4):
+            second = take(wide)
+            assert seqs(second) == [seq]
+            finish(wide, second)
+        assert seqs(take(wide)) == [5, 6]
+        assert wide.tally(1) == Tally(received=6, results=4, running=2, retried=4)
+
+    def test_those_of_two_batches_run_again_in_their_order(self, wide: Audited) -> None:
+        wide.open(1, "m", "queue", 9)
+        for seq in range(1, 9):
+            wide.offer(item(1, seq))
+        first, second = take(wide), take(wide)
+        lose(wide, first)
+        lose(wide, second)
+        assert [seqs(take(wide))[0] for _ in range(8)] == list(range(1, 9))
+
+    def test_while_one_waits_or_runs_again_its_stream_has_no_company(self, wide: Audited) -> None:
+        for stream in (1, 2):
+            wide.open(stream, "m", "queue", 9)
+        wide.offer(item(1, 1))
+        lose(wide, take(wide))
+        wide.offer(item(1, 2))
+        wide.offer(item(2, 1))
+        batches = [take(wide) for _ in range(3)]
+        assert {batch.items for batch in batches} == {(item(1, 1),), (item(1, 2),), (item(2, 1),)}
+        for batch in batches:
+            finish(wide, batch)
+        wide.offer(item(1, 3))
+        wide.offer(item(2, 2))
+        assert len(take(wide).items) == 2
 
     def test_one_does_not_join_a_batch_that_has_begun(self, wide: Audited) -> None:
         for stream in (1, 2, 3):
@@ -664,7 +728,7 @@ class TestLosing:
         assert isinstance(outcomes[0], Failed)
         assert not outcomes[0].retryable, "it is the item, for it was alone"
         left = together - 1
-        assert wide.tally(1) == Tally(received=together, errors=1, waiting=left, retried=together)
+        assert wide.tally(1) == Tally(received=together, errors=1, waiting=left, retried=1)
 
     def test_none_runs_a_third_time_though_its_model_was_given_up_meanwhile(self, scheduler: Audited) -> None:
         scheduler.open(1, "m", "queue", 9)
@@ -689,46 +753,82 @@ class TestLosing:
         assert told(lose(wide, take(wide), timed_out=True)) == [(1, 1, "timeout")]
         assert told(finish(wide, take(wide))) == [(1, 2, "result")]
 
-    def test_one_of_a_latest_stream_gives_way_to_a_newer_that_waits(self, scheduler: Audited) -> None:
+    def test_one_of_a_latest_stream_gives_way_neither_to_a_newer_one_nor_to_its_deadline(
+        self, scheduler: Audited
+    ) -> None:
+        scheduler.open(1, "m", "latest", 1)
+        scheduler.offer(item(1, 1, deadline=5.0))
+        lost = take(scheduler)
+        scheduler.offer(item(1, 2, deadline=5.0))
+        assert lose(scheduler, lost, 4.0) == []
+        assert told(scheduler.offer(item(1, 3, deadline=7.0))) == [(1, 2, "superseded")]
+        assert scheduler.expire(6.0) == ([], 7.0)
+        assert told(scheduler.offer(item(1, 4, deadline=6.0))) == [(1, 3, "superseded")]
+        assert told(finish(scheduler, take(scheduler, 6.0))) == [(1, 1, "result")]
+        assert told(scheduler.take(6.0, ("m",))[1]) == [(1, 4, "expired")]
+
+    def test_one_of_a_latest_stream_that_waits_alone_stays_when_a_newer_one_comes(
+        self, scheduler: Audited
+    ) -> None:
         scheduler.open(1, "m", "latest", 1)
         scheduler.offer(item(1, 1))
-        lost = take(scheduler)
-        scheduler.offer(item(1, 2))
-        outcomes = lose(scheduler, lost)
-        assert told(outcomes) == [(1, 1, "worker_lost")]
-        assert isinstance(outcomes[0], Failed)
-        assert outcomes[0].retryable
+        lose(scheduler, take(scheduler))
+        assert scheduler.offer(item(1, 2)) == []
+        finish(scheduler, take(scheduler))
         assert seqs(take(scheduler)) == [2]
-        assert scheduler.tally(1) == Tally(received=2, errors=1, running=1)
 
-    def test_the_newer_of_two_of_a_latest_stream_runs_again(self, scheduler: Audited) -> None:
+    def test_of_two_of_a_latest_stream_both_run_again_and_the_newest_behind_them(
+        self, scheduler: Audited
+    ) -> None:
         scheduler.open(1, "m", "latest", 2)
         scheduler.offer(item(1, 1))
         older = take(scheduler)
         scheduler.offer(item(1, 2))
         newer = take(scheduler)
+        for seq in (3, 4):
+            scheduler.offer(item(1, seq))
+        assert lose(scheduler, newer) == []
         assert lose(scheduler, older) == []
-        assert told(lose(scheduler, newer)) == [(1, 1, "worker_lost")]
-        assert seqs(take(scheduler)) == [2]
-        assert scheduler.take(0.0, ("m",)) == (None, [])
+        assert [seqs(take(scheduler)) for _ in range(2)] == [[1], [2]]
+        assert scheduler.take(0.0, ("m",)) == (None, []), "its window is full"
+        assert scheduler.tally(1) == Tally(received=4, superseded=1, waiting=1, running=2)
 
-    @pytest.mark.parametrize("how", ["superseded", "expired", "expired when its turn comes", "drained"])
+    def test_of_a_latest_stream_one_that_runs_again_replaces_an_older_one_that_was_not_read(
+        self, scheduler: Audited
+    ) -> None:
+        scheduler.open(1, "m", "latest", 2)
+        scheduler.offer(item(1, 1))
+        unread = take(scheduler)
+        scheduler.offer(item(1, 2))
+        lost = take(scheduler)
+        scheduler.returned(unread)
+        assert told(lose(scheduler, lost)) == [(1, 1, "superseded")]
+
+    @pytest.mark.parametrize("how", ["drained", "closed"])
     def test_of_one_that_is_given_up_while_it_waits_nobody_says_it_never_started(
         self, scheduler: Audited, how: str
     ) -> None:
         scheduler.open(1, "m", "latest", 1)
-        scheduler.offer(item(1, 1, deadline=5.0))
+        scheduler.offer(item(1, 1))
         lose(scheduler, take(scheduler))
-        outcomes = {
-            "superseded": lambda: scheduler.offer(item(1, 2, deadline=5.0)),
-            "expired": lambda: scheduler.expire(5.0)[0],
-            "expired when its turn comes": lambda: scheduler.take(5.0, ("m",))[1],
-            "drained": scheduler.drain,
-        }[how]()
-        assert told(outcomes) == [(1, 1, "worker_lost")]
-        assert scheduler.tally(1).errors == 1
-        assert scheduler.tally(1).dropped == 0
-        assert scheduler._streams[1].suspects == {}
+        if how == "drained":
+            outcomes = scheduler.drain()
+            assert told(outcomes) == [(1, 1, "worker_lost")]
+            assert isinstance(outcomes[0], Failed)
+            assert outcomes[0].retryable
+            assert scheduler._streams[1].suspects == {}
+        else:
+            scheduler.close(1)
+        assert scheduler.statistics(0.0).total.errors == 1
+        assert scheduler.statistics(0.0).total.dropped == 0
+
+    def test_one_that_never_ran_again_was_not_retried(self, scheduler: Audited) -> None:
+        scheduler.open(1, "m", "queue", 9)
+        scheduler.offer(item(1, 1))
+        lose(scheduler, take(scheduler))
+        scheduler.returned(take(scheduler))
+        scheduler.drain()
+        assert scheduler.tally(1) == Tally(received=1, errors=1)
 
     def test_one_that_waits_when_its_stream_closes_is_an_error_for_nobody(self, scheduler: Audited) -> None:
         scheduler.open(1, "m", "queue", 1)
@@ -736,7 +836,7 @@ class TestLosing:
         lose(scheduler, take(scheduler))
         scheduler.close(1)
         assert scheduler.take(0.0, ("m",)) == (None, [])
-        assert scheduler.statistics(0.0).total == Tally(received=1, errors=1, retried=1, discarded=1)
+        assert scheduler.statistics(0.0).total == Tally(received=1, errors=1, discarded=1)
 
     def test_one_whose_stream_has_closed_is_not_run_again(self, wide: Audited) -> None:
         wide.open(1, "m", "queue", 9)
@@ -747,7 +847,7 @@ class TestLosing:
         wide.close(1)
         assert lose(wide, lost) == []
         assert [(one.stream, one.seq) for one in take(wide).items] == [(2, 1)]
-        expected = Tally(received=2, errors=1, running=1, retried=1, discarded=1)
+        expected = Tally(received=2, errors=1, running=1, discarded=1)
         assert wide.statistics(0.0).total == expected
         assert list(wide._streams) == [2]
 
@@ -761,12 +861,37 @@ class TestLosing:
         take(scheduler)
         assert not scheduler.room(1)
 
-    def test_the_time_of_their_worker_is_charged_to_their_streams(self, wide: Audited) -> None:
+    def test_the_time_of_its_worker_is_charged_to_the_stream_of_one_that_was_alone(
+        self, wide: Audited
+    ) -> None:
+        wide.expect("m", 0.01)
         for stream in (1, 2):
             wide.open(stream, "m", "queue", 9)
             wide.offer(item(stream, 1))
         wide.lost(take(wide), 3.0, 3.0, timed_out=True)
-        assert [stream.worker_s for stream in wide.statistics(3.0).models["m"].streams] == [1.5, 1.5]
+        wide.lost(take(wide), 3.0, 6.0, timed_out=True)
+        shares = [stream.worker_s for stream in wide.statistics(6.0).models["m"].streams]
+        assert shares == pytest.approx([3.01, 0.01]), "together they pay what such items took before"
+
+    def test_one_that_hangs_does_not_starve_its_neighbour(self, wide: Audited) -> None:
+        wide.expect("m", 0.01)
+        streams = range(1, 6)
+        for stream in streams:
+            wide.open(stream, "m", "queue", 9)
+        wide.offer(item(1, 1))
+        wide.offer(item(2, 1))
+        wide.lost(take(wide), 10.0, 10.0, timed_out=True)
+        wide.close(1)
+        wide.offer(item(2, 2))
+        for stream in (3, 4, 5):
+            for seq in range(1, 10):
+                wide.offer(item(stream, seq))
+        started: list[int] = []
+        for _ in range(8):
+            batch = take(wide)
+            started += [one.stream for one in batch.items]
+            finish(wide, batch, 0.01 * len(batch.items))
+        assert started[:12].count(2) == 2
 
     def test_a_stream_whose_items_end_workers_does_not_starve_the_others(self, scheduler: Audited) -> None:
         for stream in (1, 2):
@@ -799,6 +924,7 @@ class TestPoison:
             scheduler.offer(item(1, seq))
         outcomes = lose(scheduler, take(scheduler), 60.0)
         assert told(outcomes) == [(1, 2, POISON), (1, 3, POISON), (1, 4, POISON)]
+        assert all(isinstance(outcome, Failed) and outcome.fatal for outcome in outcomes)
         assert not any(isinstance(outcome, Failed) and outcome.retryable for outcome in outcomes)
         assert scheduler.take(60.0, ("m",)) == (None, [])
         assert scheduler.tally(1) == Tally(received=4, errors=4, retried=1)
@@ -870,6 +996,77 @@ class TestPoison:
         lose(scheduler, take(scheduler), 101.0)
         assert told(scheduler.offer(item(1, 4))) == [(1, 4, POISON)], "those of 50, 100 and 101 s stand"
 
+    def test_three_workers_that_are_ended_at_once_from_outside_condemn_no_one(
+        self, scheduler: Audited
+    ) -> None:
+        scheduler.open(1, "m", "queue", 9)
+        for seq in range(1, 6):
+            scheduler.offer(item(1, seq))
+        for batch in [take(scheduler) for _ in range(5)]:
+            assert lose(scheduler, batch) == []
+        for _ in range(5):
+            finish(scheduler, take(scheduler))
+        assert scheduler.tally(1) == Tally(received=5, results=5, retried=5)
+
+    def test_a_camera_whose_worker_is_ended_from_outside_again_and_again_lives_on(
+        self, scheduler: Audited
+    ) -> None:
+        scheduler.open(1, "m", "latest", 1)
+        scheduler.offer(item(1, 1))
+        for turn in range(1, 7):
+            running = take(scheduler)
+            scheduler.offer(item(1, 2 * turn))
+            assert lose(scheduler, running, float(turn)) == []
+            scheduler.offer(item(1, 2 * turn + 1))
+            assert told(finish(scheduler, take(scheduler))) == [(1, max(1, 2 * turn - 1), "result")]
+        assert scheduler.tally(1) == Tally(received=13, results=6, superseded=6, waiting=1, retried=6)
+
+    @pytest.mark.parametrize("every", [1, 2, 7], ids=["every frame", "every second", "every seventh"])
+    @pytest.mark.parametrize("max_age", [None, 0.001], ids=["for ever", "for a millisecond"])
+    def test_a_camera_that_ends_workers_costs_its_neighbours_one_and_itself_three(
+        self, wide: Audited, every: int, max_age: float | None
+    ) -> None:
+        streams = range(1, 5)
+        for stream in streams:
+            wide.open(stream, "m", "latest", 1)
+        sent = itertools.count(1)
+        now, ended, results = 0.0, Counter[bool](), Counter[int]()
+        while now < 50.0 and not wide._streams[1].condemned:
+            seq = next(sent)
+            for stream in streams:
+                wide.offer(Item(stream, seq, b"", now, max_age and now + max_age))
+            batch, _ = wide.take(now, ("m",))
+            assert batch
+            newer = next(sent)
+            for stream in streams:
+                wide.offer(Item(stream, newer, b"", now, max_age and now + max_age))
+            now += 0.05
+            if any(one.stream == 1 and one.seq // 2 % every == 0 for one in batch.items):
+                ended[len(batch.items) == 1] += 1
+                lose(wide, batch, now)
+            else:
+                results.update(one.stream for one in batch.items)
+                finish(wide, batch)
+        assert wide._streams[1].condemned
+        assert ended[False] <= 1
+        assert ended[True] == 3
+        assert not any(wide._streams[stream].condemned for stream in (2, 3, 4))
+
+    def test_after_a_minute_it_may_have_company_again(self, wide: Audited) -> None:
+        for stream in (1, 2):
+            wide.open(stream, "m", "queue", 9)
+        self.end(wide, 1, 0.0, timed_out=True)
+        sizes = []
+        for turn, now in enumerate((60.0, 60.1), 1):
+            wide.offer(item(1, 1 + turn))
+            wide.offer(item(2, turn))
+            batch = take(wide, now)
+            sizes.append(len(batch.items))
+            finish(wide, batch)
+            while (rest := wide.take(now, ("m",))[0]) is not None:
+                finish(wide, rest)
+        assert sizes == [1, 2]
+
     def test_what_runs_of_it_is_still_answered(self, scheduler: Audited) -> None:
         scheduler.open(1, "m", "queue", 9)
         scheduler.offer(item(1, 1))
@@ -922,7 +1119,7 @@ class TestStatistics:
             scheduler.offer(item(1, seq))
         lose(scheduler, take(scheduler))
         running = take(scheduler), take(scheduler)
-        assert scheduler.statistics(0.0).total == Tally(received=2, running=2, retried=1)
+        assert scheduler.statistics(0.0).total == Tally(received=2, running=2)
         scheduler.close(1)
         lose(scheduler, running[0])
         assert finish(scheduler, running[1]) == []
@@ -976,6 +1173,13 @@ class TestStatistics:
         }
         assert [len(model.streams) for model in statistics.models.values()] == [1, 1]
         assert statistics.total == Tally(received=3, waiting=2, cancelled=1)
+
+    def test_of_one_model_are_those_of_all(self, scheduler: Audited) -> None:
+        scheduler.open(1, "m", "queue", 1)
+        scheduler.offer(item(1, 1))
+        assert scheduler.model_statistics("m", 0.0) == scheduler.statistics(0.0).models["m"]
+        with pytest.raises(KeyError):
+            scheduler.model_statistics("n", 0.0)
 
     def test_a_lost_item_would_be_seen(self) -> None:
         assert not Tally(received=2, results=1).balanced
@@ -1119,6 +1323,28 @@ class TestFairness:
             finish(wide, batch, 0.001 * chance.choice((1, 30)))
         shares = [stream.worker_s for stream in wide.statistics(0.0).models["m"].streams]
         assert max(shares) <= 1.03 * min(shares), shares
+
+    def test_large_items_pay_for_their_part_of_a_batch(self, scheduler: Audited) -> None:
+        scheduler.add_model("m", 2)
+        for stream, size in ((1, 10 * ITEM_BYTES - ITEM_BYTES), (2, 0)):
+            scheduler.open(stream, "m", "queue", 1)
+            scheduler.offer(Item(stream, 1, bytes(size), 0.0))
+        batch = take(scheduler)
+        scheduler.done(batch, [result(one) for one in reversed(batch.items)], 0.11, 0.0)
+        shares = [stream.worker_s for stream in scheduler.statistics(0.0).models["m"].streams]
+        assert shares == pytest.approx([0.10, 0.01])
+
+    def test_an_estimate_is_taken_back_as_it_was_made(self, scheduler: Audited) -> None:
+        """Whatever was learnt meanwhile, from the same batch or another."""
+        scheduler.add_model("m", 2)
+        scheduler.expect("m", 0.01)
+        scheduler.open(1, "m", "queue", 9)
+        for seq in range(1, 5):
+            scheduler.offer(item(1, seq))
+        batches = take(scheduler), take(scheduler)
+        for batch in batches:
+            finish(scheduler, batch, 1.0)
+        assert scheduler._streams[1].finish == pytest.approx(2.0)
 
     def test_a_new_stream_is_charged_what_the_model_took_before(self, scheduler: Audited) -> None:
         scheduler.add_model("n", 1)

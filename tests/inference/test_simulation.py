@@ -142,7 +142,7 @@ class ChargesNothing(Scheduler):
         yield from super()._fill(model, *rest)
 
     def _came_back(self, item: Item, cost: float) -> Stream:
-        self._streams[item.stream].cost = cost  # as was estimated: nothing to correct
+        self._streams[item.stream].running[item.seq] = cost  # as was estimated: nothing to correct
         return super()._came_back(item, cost)
 
 
@@ -266,11 +266,11 @@ class AcquitsNoOne(Scheduler):
     """An item that goes well the second time is held against its stream all the same."""
 
     def done(self, batch: Batch, outcomes: Sequence[Outcome], cost: float, now: float) -> list[Outcome]:
-        kills = [(stream, stream.kills.copy()) for stream in self._streams.values()]
-        wanted = super().done(batch, outcomes, cost, now)
-        for stream, before in kills:
-            stream.kills = before
-        return wanted
+        for item in batch.items:
+            stream = self._streams[item.stream]
+            ended = stream.suspects.get(item.seq)
+            stream.kills += [] if ended is None else [ended]
+        return super().done(batch, outcomes, cost, now)
 
 
 class NeverForgives(Scheduler):
@@ -280,12 +280,104 @@ class NeverForgives(Scheduler):
         return super().lost(batch, cost, 0.0, timed_out=timed_out)
 
 
+class BlamesTheNeighbour(Scheduler):
+    """Whoever came first pays for an item that ended its worker alone, whosever it was."""
+
+    def lost(self, batch: Batch, cost: float, now: float, *, timed_out: bool) -> list[Outcome]:
+        guilty = self._streams[batch.items[0].stream]
+        scapegoat = next(iter(guilty.model.streams.values()))
+        kills = guilty.kills
+        wanted = super().lost(batch, cost, now, timed_out=timed_out)
+        if guilty.kills is not kills:
+            scapegoat.kills, guilty.kills = guilty.kills, kills
+        return wanted
+
+
+class ChargesInCompany(Scheduler):
+    """Every item of a batch with which a worker ended is held against its stream."""
+
+    def lost(self, batch: Batch, cost: float, now: float, *, timed_out: bool) -> list[Outcome]:
+        if len(batch.items) > 1:
+            for item in batch.items:
+                self._streams[item.stream].blame(item, now, proven=True)
+        return super().lost(batch, cost, now, timed_out=timed_out)
+
+
+class TriesOnlyTheNewest(Scheduler):
+    """An item that is to run again gives way to a newer one."""
+
+    def offer(self, item: Item) -> list[Outcome]:
+        stream = self._stream(item.stream)
+        given_up: list[Outcome] = []
+        while stream.policy == "latest" and stream.waiting:
+            given_up.append(self._drop(stream, stream.waiting.popleft(), "superseded"))
+        return given_up + super().offer(item)
+
+
+class TriesNothingLate(Scheduler):
+    """An item that is to run again expires."""
+
+    def _patient(self, number: int, seq: int) -> Item | None:
+        waiting = self._streams[number].waiting if number in self._streams else ()
+        return next((item for item in waiting if item.seq == seq), None)
+
+
+class LosesTheSuspicion(Scheduler):
+    """A stream that has ended a worker is trusted with company again at once."""
+
+    def _fill(self, model: Model, *rest: Any) -> Iterator[Item]:
+        kills = [(stream, stream.kills) for stream in model.streams.values()]
+        for stream, _ in kills:
+            stream.kills = []
+        yield from super()._fill(model, *rest)
+        for stream, before in kills:
+            stream.kills = before
+
+
+class SplitsEqually(Scheduler):
+    """A batch's cost is split equally over its items, large and small."""
+
+    share: float | None = None
+
+    def _came_back(self, item: Item, cost: float) -> Stream:
+        return super()._came_back(item, cost if self.share is None else self.share)
+
+    def done(self, batch: Batch, outcomes: Sequence[Outcome], cost: float, now: float) -> list[Outcome]:
+        self.share = cost / len(batch.items)
+        try:
+            return super().done(batch, outcomes, cost, now)
+        finally:
+            self.share = None
+
+
+class ChargesTheHangToAll(SplitsEqually):
+    """All who were in a batch pay alike for the time in which it hung."""
+
+    def done(self, batch: Batch, outcomes: Sequence[Outcome], cost: float, now: float) -> list[Outcome]:
+        return Scheduler.done(self, batch, outcomes, cost, now)
+
+    def lost(self, batch: Batch, cost: float, now: float, *, timed_out: bool) -> list[Outcome]:
+        self.share = cost / len(batch.items)
+        try:
+            return super().lost(batch, cost, now, timed_out=timed_out)
+        finally:
+            self.share = None
+
+
+class LeavesNothing(Scheduler):
+    """Streams that have nothing left to run keep their places until their turns come."""
+
+    def _leave(self, stream: Stream) -> None:
+        pass
+
+
 BUGS: dict[type[Scheduler], tuple[int, str]] = {
     StartsLate: (50, "started after its deadline"),
-    DropsTwice: (200, "a second outcome"),
+    DropsTwice: (200, "a second outcome|has a place"),
     KeepsTwo: (50, "nothing is told of .*superseded"),
+    LeavesNothing: (50, "has a place"),
     FillsBeyondTheCap: (50, "a batch of"),
-    OverlooksTheWindow: (50, "its window is"),
+    OverlooksTheWindow: (50, "its window is|has a place"),
     TakesTheLastFirst: (50, "started out of order"),
     IgnoresWeights: (500, "unfair"),
     ChargesNothing: (500, "unfair"),
@@ -302,7 +394,14 @@ BUGS: dict[type[Scheduler], tuple[int, str]] = {
     SaysNobodyStarted: (50, "it had started|cancelled=1"),
     CondemnsNoOne: (50, "nothing is told of .*poison|instead of poison"),
     AcquitsNoOne: (50, "poison instead of"),
-    NeverForgives: (200, "poison instead of"),
+    NeverForgives: (200, "poison instead of|does not run alone"),
+    BlamesTheNeighbour: (50, "poison"),
+    ChargesInCompany: (50, "poison instead of"),
+    TriesOnlyTheNewest: (50, "worker_lost instead of None"),
+    TriesNothingLate: (100, "worker_lost instead of None"),
+    LosesTheSuspicion: (50, "does not run alone"),
+    ChargesTheHangToAll: (200, "is charged to all|unfair"),
+    SplitsEqually: (200, "is charged"),
 }
 """Each with the seeds within which it is found, a few times as many as it took, and the words that name it."""
 
