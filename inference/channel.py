@@ -11,14 +11,19 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 import socket
 import struct
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from inference import strict_json
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
+
+log = logging.getLogger(__name__)
 
 Header: TypeAlias = dict[str, Any]
 Buffer: TypeAlias = bytes | bytearray | memoryview
@@ -38,12 +43,6 @@ _received = memoryview(bytearray(READ_SIZE))
 """Where every channel reads to, one at a time on the loop: a buffer of its own for each read would be mapped and
 unmapped by malloc, which costs more than the reading."""
 
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON")
-
-
-_decoder = json.JSONDecoder(parse_constant=_refuse_constant)
 _encoder = json.JSONEncoder(separators=(",", ":"))
 
 
@@ -85,7 +84,7 @@ class Unpacker:
 
 def _header(text: memoryview) -> Header:
     try:
-        header = _decoder.decode(str(text, "utf-8"))
+        header = strict_json.read(str(text, "utf-8"))
     except (ValueError, RecursionError) as exc:
         raise ChannelError("a header that is no JSON") from exc
     if not isinstance(header, dict):
@@ -97,11 +96,12 @@ class Channel:
     """The server's end: non-blocking, on the event loop, without a task.
 
     Args:
-        on_message: called with the header and body of each message.
+        on_message: called with the header and body of each message. If it raises, the other end is lost: what it
+            sends must not pile up because nobody takes it.
         on_lost: called once, when the other end has closed or broken the framing, with the reason.
 
     Attributes:
-        unread: the other end closed before it had read all that was sent.
+        unread: this end or the other closed before the other had read all that was to be sent.
     """
 
     def __init__(
@@ -147,6 +147,7 @@ class Channel:
             self._loop.remove_reader(self._sock)
             self._loop.remove_writer(self._sock)
             self._sock.close()
+            self.unread = self.unread or bool(self._unsent)
             self._unsent.clear()
 
     def _flush(self) -> None:
@@ -191,6 +192,9 @@ class Channel:
                     break  # the callback closed it
         except ChannelError as exc:
             self._lose(f"it broke the framing: {exc}")
+        except Exception:  # of the callback, which may raise anything
+            log.exception("a worker's message could not be taken; this is no fault of the worker's")
+            self._lose("the server failed to take its message")
         return self._open
 
     def _lose(self, reason: str) -> None:
@@ -208,8 +212,11 @@ class WorkerChannel:
         self._buffer = memoryview(bytearray(READ_SIZE))
         self._ahead = self._buffer[:0]  # what was read of the next message
 
-    def receive(self) -> tuple[Header, memoryview] | None:
-        """Wait for a message; None when the server has gone. The body is good until the next call."""
+    def receive(self) -> tuple[Header, memoryview | None] | None:
+        """Wait for a message; None when the server has gone.
+
+        The body is good until the next call. None is in its place where this process has no memory for it.
+        """
         view = self._buffer
         got = len(self._ahead)
         view[:got] = bytes(self._ahead)  # it may overlap
@@ -220,7 +227,10 @@ class WorkerChannel:
         head, body = PREFIX.unpack_from(view)
         end = PREFIX.size + head + body
         if end > len(view):
-            view = memoryview(bytearray(end))
+            try:
+                view = memoryview(bytearray(end))
+            except MemoryError:
+                return self._skip(got, head, end)
             view[:got] = self._buffer[:got]
         while got < end:
             if not (n := self._read(view[got:])):
@@ -228,6 +238,17 @@ class WorkerChannel:
             got += n
         self._ahead = view[end:got] if got > end else self._buffer[:0]  # which holds no large one alive
         return _header(view[PREFIX.size : PREFIX.size + head]), view[PREFIX.size + head : end]
+
+    def _skip(self, got: int, head: int, end: int) -> tuple[Header, None] | None:
+        """Read a message of which `got` bytes are in the buffer to its end, and keep the header alone."""
+        kept = bytearray(self._buffer[:got])
+        while got < end:
+            if not (n := self._read(self._buffer[: end - got])):
+                return None
+            kept += self._buffer[: min(n, max(0, PREFIX.size + head - len(kept)))]
+            got += n
+        self._ahead = self._buffer[:0]
+        return _header(memoryview(kept)[PREFIX.size : PREFIX.size + head]), None
 
     def _read(self, into: memoryview) -> int:
         try:

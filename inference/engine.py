@@ -18,8 +18,9 @@ from inference.groups import Group, divide
 from inference.items import Batch, Item, Outcome
 from inference.model import ModelCard, ModelError, ModelSource, Policy
 from inference.pool import ModelState, Pool, WorkerOptions
+from inference.sandbox import worst
 from inference.scheduler import Scheduler
-from inference.statistics import Statistics, Tally
+from inference.statistics import ModelStatistics, Statistics, Tally
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +52,8 @@ class PoolStatus:
         deaths, recycled: workers that ended unasked, and those that were replaced, since the start.
         serving: the processes of those that can work.
         pids: all processes, spares and those that load included.
-        sandbox: its features, each with "on" or what is wrong; empty when it is off or no worker has told.
+        sandbox: its features, each with "on" or what is wrong with it in some group; empty when it is off or no
+            worker has told.
         spares: workers that are ready to take a lost one's place.
         resident_mb: resident memory of all of them together, in MiB.
     """
@@ -135,10 +137,11 @@ class Engine:
     async def stop(self) -> None:
         """End the workers; whatever still waits or runs gets its outcome first."""
         self.drain()
-        if self._expiry:
-            self._expiry.cancel()
         await asyncio.gather(*(pool.stop() for pool in self._pools))
         self.drain()  # what came meanwhile
+        if self._expiry:
+            self._expiry.cancel()
+            self._expiry = None
 
     def now(self) -> float:
         """The time on the clock of items, in seconds."""
@@ -161,20 +164,24 @@ class Engine:
         slots = [slot for pool in self._pools for slot in pool.slots]
         serving = [slot for slot in slots if slot.serving]
         return PoolStatus(
-            len(serving),
-            sum(slot.ready for slot in serving),
-            sum(slot.deaths for slot in slots),
-            tuple(slot.pid for slot in slots if slot.pid is not None),
-            self._pools[0].features,
-            sum(slot.ready for slot in slots if not slot.serving),
-            sum(slot.recycled for slot in slots),
-            sum(slot.resident_mb for slot in slots),
-            tuple(slot.pid for slot in serving if slot.ready and slot.pid is not None),
+            slots=len(serving),
+            ready=sum(slot.ready for slot in serving),
+            deaths=sum(slot.deaths for slot in slots),
+            pids=tuple(slot.pid for slot in slots if slot.pid is not None),
+            sandbox=worst(pool.features for pool in self._pools),
+            spares=sum(slot.ready for slot in slots if not slot.serving),
+            recycled=sum(slot.recycled for slot in slots),
+            resident_mb=sum(slot.resident_mb for slot in slots),
+            serving=tuple(slot.pid for slot in serving if slot.ready and slot.pid is not None),
         )
 
     def statistics(self) -> Statistics:
         """What became of every item, as it stands now."""
         return self._scheduler.statistics(self.now())
+
+    def model_statistics(self, model: str) -> ModelStatistics:
+        """What became of the items of a model that has a card."""
+        return self._scheduler.model_statistics(model, self.now())
 
     def tally(self, stream: int) -> Tally:
         """What became of an open stream's items so far."""
@@ -294,6 +301,8 @@ class Engine:
         now = self.now()
         if unread:
             self._hand_out(self._scheduler.returned(batch))
+            for item in batch.items:  # the alarm may have gone off while it ran
+                self._watch(item.deadline)
         else:
             self._hand_out(self._scheduler.lost(batch, now - batch.started, now, timed_out=timed_out))
 

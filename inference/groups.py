@@ -30,8 +30,8 @@ def divide(sources: Sequence[ModelSource], workers: int, groups: Sequence[Group]
     """Put the models that no group names into one of their own, which `workers` serve.
 
     Raises:
-        ModelError: there is no model, or a name twice; or a group has no model, one that is not there, or the
-            default's name.
+        ModelError: there is no model, or a name twice; or a group has no worker, no model, one that is not there,
+            or a name that is another's.
     """
     names = [source.name for source in sources]
     if len(set(names)) < len(names):
@@ -40,8 +40,6 @@ def divide(sources: Sequence[ModelSource], workers: int, groups: Sequence[Group]
         raise ModelError("there is no model to run; name one")
     grouped: set[str] = set()
     for group in groups:
-        if group.name == DEFAULT or not group.models:
-            raise ModelError(f"group {group.name} needs a name other than {DEFAULT!r}, and a model")
         for name in group.models:
             if name not in names:
                 raise ModelError(f"group {group.name} has no model {name!r} to hold; there are {names}")
@@ -49,4 +47,15 @@ def divide(sources: Sequence[ModelSource], workers: int, groups: Sequence[Group]
                 raise ModelError(f"model {name} is in two groups; each has one")
             grouped.add(name)
     rest = tuple(name for name in names if name not in grouped)
-    return [*([Group(DEFAULT, rest, workers)] if rest else []), *groups]
+    divided = [*([Group(DEFAULT, rest, workers)] if rest else []), *groups]
+    _check(divided, named=groups)
+    return divided
+
+
+def _check(divided: Sequence[Group], named: Sequence[Group]) -> None:
+    called = [group.name for group in named]
+    if DEFAULT in called or len(set(called)) < len(called):
+        raise ModelError(f"groups need names of their own, and other than {DEFAULT!r}; there are {called}")
+    for group in divided:
+        if not group.models or group.workers < 1:
+            raise ModelError(f"group {group.name} needs a model and a worker, at least")

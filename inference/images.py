@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -44,6 +44,9 @@ SOS, EOI, APP1 = 0xDA, 0xD9, 0xE1
 STANDALONE = {0x01, 0xD0, 0xD1, 0xD2, 0xD3, 0xD4, 0xD5, 0xD6, 0xD7}
 AFTER_SCAN = re.compile(rb"\xff[^\x00\x01\xff\xd0-\xd7]")
 """The marker of the segment after a scan, in whose data 0xFF precedes a zero or is one that stands alone."""
+
+LIBJPEG_NO_MEMORY = "Insufficient memory"
+"""How libjpeg's message begins where it had no room (jerror.h): simplejpeg has one exception for all of them."""
 
 EXIF_ORIENTATION = 0x0112
 TRANSPOSED = 5
@@ -97,6 +100,8 @@ def decode(payload: bytes | memoryview, long_side: int | None) -> Image:
         ItemError: ``empty``; ``unsupported_image`` (another format, or a kind of JPEG that neither cameras
             nor browsers write); ``too_large`` (more than `MAX_PIXELS` or `MAX_SCANS`); ``bad_image``
             (damaged or cut short: no part of it is handed on).
+        MemoryError: there is no room for its pixels. What a WebP needs besides them, OpenCV does not tell from
+            damage.
     """
     data = bytes(payload)
     if not data:
@@ -251,6 +256,8 @@ def _decode_jpeg(data: bytes, header: Header, long_side: int | None) -> Image:
             min_height=height // shrink,
         )
     except ValueError as exc:
+        if str(exc).startswith(LIBJPEG_NO_MEMORY):
+            raise MemoryError(str(exc)) from exc
         raise _bad(str(exc)) from exc
     if header.components == 4:
         pixels = _from_cmyk(pixels)
@@ -267,21 +274,28 @@ def _upright(pixels: Pixels, header: Header) -> Image:
     """Turn the pixels as the EXIF orientation says (1 to 8: row 0 and column 0 are at which edges)."""
     width, height = header.width, header.height
     if header.orientation >= TRANSPOSED:
-        pixels = cv2.transpose(pixels)
+        pixels = _opencv(cv2.transpose, pixels)
         width, height = height, width
     if header.orientation in FLIPS:
-        pixels = cv2.flip(pixels, FLIPS[header.orientation])
+        pixels = _opencv(cv2.flip, pixels, FLIPS[header.orientation])
     return Image(pixels, width, height)
 
 
 def _decode_opencv(data: bytes) -> Pixels:
-    try:
-        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-    except cv2.error as exc:
-        raise _bad(exc.err) from exc
+    pixels: Pixels | None = _opencv(cv2.imdecode, np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     if pixels is None:
         raise _bad("it is damaged")
     return pixels
+
+
+def _opencv(function: Callable[..., Any], *args: Any, **options: Any) -> Any:
+    """Call a function of OpenCV's, and say its errors in our words."""
+    try:
+        return function(*args, **options)
+    except cv2.error as exc:
+        if exc.code == cv2.Error.StsNoMem:
+            raise MemoryError(exc.err) from exc
+        raise _bad(exc.err) from exc
 
 
 def _shrink(pixels: Pixels, width: int, height: int, long_side: int | None) -> Pixels:
@@ -293,4 +307,5 @@ def _shrink(pixels: Pixels, width: int, height: int, long_side: int | None) -> P
     size = max(1, round(width * factor)), max(1, round(height * factor))
     # Averaging costs 2 ms more, and only beyond a half does bilinear skip pixels.
     interpolation = cv2.INTER_LINEAR if longest <= 2 * long_side else cv2.INTER_AREA
-    return cv2.resize(pixels, size, interpolation=interpolation)
+    shrunk: Pixels = _opencv(cv2.resize, pixels, size, interpolation=interpolation)
+    return shrunk

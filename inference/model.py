@@ -7,6 +7,7 @@ A model lives in a worker process. The server's own process never imports it: it
 from __future__ import annotations
 
 import importlib
+import inspect
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,6 +25,9 @@ MAX_BATCH = 256
 DEFAULT_TIMEOUT_MS = 10_000
 """How long a batch may take before its worker is ended: far above any model a camera can use."""
 
+MAX_OUTPUT = 16 << 20
+"""Largest answer to one item, in bytes of JSON: ten times what a mask of 640x480 takes. Clients refuse longer
+messages, which would end their stream."""
 
 MAX_RATE = 1000
 """Most items per second that a stream may be promised: far above any camera."""
@@ -37,7 +41,8 @@ class ItemError(Exception):
     """Raised, or returned in place of an answer, by `predict` for one bad item.
 
     Attributes:
-        code: a stable, lower-case word for programs.
+        code: a stable word for programs, up to 64 of a-z and _. Any other, and what only the engine may say
+            (`inference.items.RESERVED`), is sent as ``model_error``.
     """
 
     def __init__(self, code: str, message: str) -> None:
@@ -72,8 +77,8 @@ class Model(Protocol):
                 or what the JSON held ("data").
 
         Returns:
-            As many answers in the same order: anything JSON can hold (numpy scalars and arrays too), or an
-            exception for an item that cannot be answered.
+            As many answers in the same order: anything JSON can hold (numpy scalars and arrays too), up to
+            `MAX_OUTPUT` bytes of it, or an exception for an item that cannot be answered.
         """
 
 
@@ -126,11 +131,26 @@ class ModelSource:
         factory = getattr(imported, cls, None)
         if factory is None:
             raise ModelError(f"module {module} has no {cls}")
+        self._check_options(factory)
         try:
             model: Model = factory(**self.options)
         except TypeError as exc:
             raise ModelError(f"{self.reference}: {exc}; check its options") from exc
         return model
+
+    def _check_options(self, factory: Any) -> None:
+        """Say which options there are where one is not; what Python says names only the wrong one."""
+        try:
+            parameters = inspect.signature(factory).parameters.values()
+        except (TypeError, ValueError):  # it cannot be called, or is written in C
+            return
+        if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+            return
+        named = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+        for option in self.options:
+            if option not in named:
+                there = f"there are {', '.join(named)}" if named else "it has none"
+                raise ModelError(f"{self.name} has no option {option!r}; {there}")
 
 
 @dataclass(frozen=True, slots=True)

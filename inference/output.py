@@ -38,19 +38,23 @@ class Lines:
 
     def feed(self, data: bytes, now: float) -> Iterator[str]:
         """Take bytes as they come, give the lines to log."""
-        *lines, self._rest = (self._rest + data).split(b"\n")
-        if len(self._rest) > LONGEST:  # no line's end in sight: it must not pile up here
-            lines.append(self._rest)
-            self._rest = b""
         self._allowance = min(BURST, self._allowance + (now - self._at) * LINES_PER_S)
         self._at = now
+        # what is left out is counted and not cut: a flood of line ends would cost milliseconds for each read
+        *lines, rest = (self._rest + data).split(b"\n", int(self._allowance))
+        left_out = rest.count(b"\n")
+        self._rest = rest[rest.rfind(b"\n") + 1 :]
+        if len(self._rest) > LONGEST:  # no line's end in sight: it must not pile up here
+            if len(lines) < int(self._allowance):
+                lines.append(self._rest)
+            else:
+                left_out += 1
+            self._rest = b""
+        self._allowance -= len(lines)
         for line in lines:
-            if self._allowance < 1:
-                self._left_out += 1
-                continue
-            self._allowance -= 1
             yield from self._told()
             yield _printable(line)
+        self._left_out += left_out
 
     def end(self) -> Iterator[str]:
         """Give what is left when nothing more can come."""
@@ -71,7 +75,7 @@ def _printable(line: bytes) -> str:
 
 
 class Output:
-    """The reading end of a worker's standard output and error, on the event loop."""
+    """The reading end of a worker's standard output and error, on the event loop. `fd` is closed with it."""
 
     def __init__(self, fd: int, pid: int, loop: AbstractEventLoop) -> None:
         os.set_blocking(fd, False)
@@ -80,7 +84,11 @@ class Output:
         self._loop = loop
         self._open = True
         self._lines = Lines(time.monotonic())
-        loop.add_reader(fd, self._readable)
+        try:
+            loop.add_reader(fd, self._readable)
+        except OSError:  # the kernel watches no more files for this user
+            os.close(fd)
+            raise
 
     def close(self) -> None:
         """Log what the pipe still holds, once the worker has ended: it may be why."""

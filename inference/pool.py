@@ -24,6 +24,9 @@ log = logging.getLogger(__name__)
 LOAD_DEATHS = 3
 """A model that killed its worker this often while loading is left out, so that its neighbours can start."""
 
+REAP_GRACE = 5.0
+"""Seconds that a killed worker has to be gone: one that waits for a broken disk may not go for hours."""
+
 FIRST_RETRY, LAST_RETRY = 10.0, 600.0
 """Seconds until one worker tries again to load what could not be loaded; doubled each time. It costs a start."""
 
@@ -37,7 +40,8 @@ class WorkerOptions:
     Attributes:
         sandbox: whether what a worker may do is fenced once it has loaded, and whether it must be.
         memory_mb: cap on a worker's address space, models included, in MiB; 0 is none.
-        spares: workers, of each group, that are ready and get no work, until one that has some is lost.
+        spares: workers, of each group, that are ready and get no work, until one that has some is lost or they
+            alone hold a model.
         recycle_mb: a worker is replaced, between batches, when its resident memory has grown by so many MiB
             since it was ready; 0 is never.
         recycle_batches: a worker is replaced after so many batches; 0 is never.
@@ -86,6 +90,7 @@ class Pool:
         self.owner = owner
         self.options = options
         self.stopping = False
+        self._workers = workers
         self._sources = {source.name: source for source in sources}
         self.features: dict[str, str] = {}
         self._cards: dict[str, ModelCard] = {}
@@ -122,7 +127,19 @@ class Pool:
         except TimeoutError:
             for slot in self.slots:
                 slot.kill()
-            await self._all_gone.wait()
+            await self._reap()
+
+    async def _reap(self) -> None:
+        try:
+            async with asyncio.timeout(REAP_GRACE):
+                await self._all_gone.wait()
+        except TimeoutError:
+            left = [slot.pid for slot in self.slots if not slot.gone]
+            log.error(
+                "%.0f s after SIGKILL workers %s are still there: ps shows what they wait for",
+                REAP_GRACE,
+                left,
+            )
 
     def exited(self) -> None:
         """A worker ended while the pool stops."""
@@ -148,7 +165,8 @@ class Pool:
     def renew(self, *, all_workers: bool = False) -> None:
         """Replace what is stale and idle: spares at once, a worker that serves when a spare can take its place.
 
-        Without spares it is one at a time, while all the others can work and hold what it holds.
+        Without spares it is one at a time, while all the others can work and hold what it holds. Where each has a
+        model that others lack, it is the youngest one: what it has loaded last will most likely load again.
 
         Args:
             all_workers: make every worker stale first, and try again to load what could not be loaded.
@@ -158,19 +176,43 @@ class Pool:
             for slot in self.slots:
                 slot.stale = not slot.gone
         for slot in self.slots:
-            if not (slot.stale and slot.idle):
-                continue
-            if slot.serving and not self._relieve(slot):
-                others = [other for other in self.slots if other is not slot]
-                if self.options.spares or not all(o.ready and o.holds(slot) for o in others):
-                    continue
-            slot.retire()
+            if slot.stale and slot.idle and self._dispensable(slot):
+                slot.retire()
+
+    def _dispensable(self, slot: Slot) -> bool:
+        """Whether a worker may be replaced now; if it serves and a spare can, that one does from now on."""
+        if not slot.serving or self._relieve(slot):
+            return True
+        others = [other for other in self.slots if other is not slot]
+        if not all(other.ready for other in others):
+            return False
+        if all(other.holds(slot) for other in others):
+            return not self.options.spares  # else one of them will be here as soon as it is renewed itself
+        fewest = not any(slot.holds(other) and not other.holds(slot) for other in others)
+        return fewest and all(slot.since > other.since for other in others)
 
     def balance(self) -> None:
-        """Let warm spares serve in the place of workers that cannot."""
+        """Let warm spares serve in the place of workers that cannot, and beside them what only a spare holds.
+
+        A model that only spares hold would be ready and never answer. With the spare there is a worker more than
+        there should be, until others hold all that one of them has: that one is a spare then.
+        """
         for slot in self.slots:
             if slot.serving and not slot.ready and not self._relieve(slot, stale=True):
-                return
+                break
+        for slot in self.slots:
+            if slot.ready and not slot.serving and not self._elsewhere(slot, serving=True):
+                slot.serving = True
+        for slot in self.slots:
+            if sum(other.serving for other in self.slots) <= self._workers:
+                break
+            if slot.serving and (not slot.ready or self._elsewhere(slot, serving=True)):
+                slot.serving = False
+
+    def _elsewhere(self, slot: Slot, *, serving: bool = False) -> bool:
+        """Whether other workers, or those that serve, together hold every model that a slot's worker has."""
+        others = (o for o in self.slots if o is not slot and o.ready and (o.serving or not serving))
+        return slot.cards.keys() <= {model for other in others for model in other.cards}
 
     def _relieve(self, slot: Slot, *, stale: bool = False) -> bool:
         """Let a spare serve in a slot's place; whether there is one."""
@@ -206,7 +248,7 @@ class Pool:
     def sealed(self, features: dict[str, str]) -> None:
         """A worker has closed its sandbox, as far as it could."""
         if features != self.features and missing(features):
-            log.warning("the workers' sandbox is not whole: %s", missing(features))
+            log.warning("the workers' sandbox is not whole: %.1000s", missing(features))
         self.features = features
 
     def known(self, model: str) -> str:
@@ -242,17 +284,32 @@ class Pool:
         if self._load_deaths[model] >= LOAD_DEATHS:
             self.failed(model, f"its worker ended while loading it (exit status {status})")
 
+    def died_starting(self, times: int) -> None:
+        """A slot's worker could not be started, or ended while it loaded no model, so many times in a row."""
+        if times < LOAD_DEATHS:
+            return
+        reason = "no worker lives until it is ready; the server's log says how they ended"
+        for model in self._sources:
+            if not any(model in slot.cards for slot in self.slots):
+                self.failed(model, self._reasons.get(model, reason))
+
     def _retry_later(self) -> None:
         if self._retry is None:
             self._retry = self.loop.call_later(self._retry_delay, self._try_again)
             self._retry_delay = min(2 * self._retry_delay, LAST_RETRY)
 
     def _try_again(self) -> None:
-        """Let one worker, a spare if there is one, load what is missing; if it can, the others follow."""
+        """Let one worker, a spare if there is one, load what is missing; if it can, the others follow.
+
+        None is taken from a model that it alone has.
+        """
         self._retry = None
-        lacking = [s for s in self.slots if s.ready and not self._reasons.keys() <= s.cards.keys()]
-        # the only worker is not taken from the models that it has
-        if lacking and (len(self.slots) > 1 or not lacking[0].cards):
+        lacking = [
+            slot
+            for slot in self.slots
+            if slot.ready and not self._reasons.keys() <= slot.cards.keys() and self._elsewhere(slot)
+        ]
+        if lacking:
             for model in self._reasons:  # a single death then leaves it out again
                 self._load_deaths[model] = min(self._load_deaths[model], LOAD_DEATHS - 1)
             min(lacking, key=lambda slot: slot.serving).stale = True

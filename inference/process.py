@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,6 +40,31 @@ def search_path() -> str:
     return os.pathsep.join(filter(None, (ours, str(Path.cwd()), os.environ.get("PYTHONPATH"))))
 
 
+def _spawn(theirs: socket.socket) -> tuple[subprocess.Popen[bytes], int]:
+    """Start a worker with its end of the socket pair; the process, and where to read what it prints.
+
+    Raises:
+        OSError: there is no memory, process or file left.
+    """
+    readable, printed = os.pipe()
+    try:
+        process = subprocess.Popen(  # noqa: S603  # our own module, no shell
+            [sys.executable, "-P", "-m", "inference.worker", str(theirs.fileno()), str(os.getpid())],
+            pass_fds=[theirs.fileno()],
+            stdin=subprocess.DEVNULL,
+            stdout=printed,  # a model that prints must not mix into what the server prints
+            stderr=printed,
+            env={**os.environ, **ENVIRONMENT, "PYTHONPATH": search_path()},
+            process_group=0,  # a Ctrl-C is the server's, and would find a worker that still imports unprepared
+        )
+    except BaseException:
+        os.close(readable)
+        raise
+    finally:
+        os.close(printed)
+    return process, readable
+
+
 class WorkerProcess:
     """A worker, started by exec: never forked, so no lock or thread of the server's is in it.
 
@@ -51,32 +77,25 @@ class WorkerProcess:
 
     Attributes:
         sock: the server's end of the socket pair.
+
+    Raises:
+        OSError, RuntimeError: it cannot be started or watched; nothing of it is left.
     """
 
     def __init__(self, loop: AbstractEventLoop, on_exit: Callable[[int], None]) -> None:
-        self.sock, theirs = socket.socketpair()
-        readable, printed = os.pipe()
-        try:
-            self._process = subprocess.Popen(  # noqa: S603  # our own module, no shell
-                [sys.executable, "-P", "-m", "inference.worker", str(theirs.fileno()), str(os.getpid())],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                stdout=printed,  # a model that prints must not mix into what the server prints
-                stderr=printed,
-                env={**os.environ, **ENVIRONMENT, "PYTHONPATH": search_path()},
-                process_group=0,  # a Ctrl-C is the server's, and would find a worker that still imports unprepared
-            )
-        except BaseException:
-            self.sock.close()
-            os.close(readable)
-            raise
-        finally:
-            theirs.close()
-            os.close(printed)
         self._loop = loop
         self._on_exit = on_exit
-        self._output = Output(readable, self._process.pid, loop)
-        self._watch()
+        with ExitStack() as undo:
+            self.sock, theirs = socket.socketpair()
+            undo.callback(self.sock.close)
+            with theirs:
+                self._process, readable = _spawn(theirs)
+            undo.callback(self._process.wait)
+            undo.callback(self._process.kill)
+            self._output = Output(readable, self._process.pid, loop)
+            undo.callback(self._output.close)
+            self._watch(undo)
+            undo.pop_all()
 
     @property
     def pid(self) -> int:
@@ -91,17 +110,18 @@ class WorkerProcess:
         """End it now. SIGKILL, because a worker inside native code hears nothing else."""
         self._process.kill()
 
-    def _watch(self) -> None:
-        if hasattr(os, "pidfd_open"):
+    def _watch(self, undo: ExitStack) -> None:
+        try:
             pidfd = os.pidfd_open(self._process.pid)
+        except (AttributeError, OSError):  # not Linux; a kernel before 5.3, or a container that forbids it
+            threading.Thread(target=self._wait, daemon=True, name=f"wait-{self.pid}").start()
+        else:
+            undo.callback(os.close, pidfd)
             self._loop.add_reader(pidfd, self._ended, pidfd)
-        else:  # not Linux: a thread that does nothing but wait
 
-            def wait() -> None:
-                self._process.wait()
-                self._loop.call_soon_threadsafe(self._reaped)
-
-            threading.Thread(target=wait, daemon=True, name=f"wait-{self.pid}").start()
+    def _wait(self) -> None:
+        self._process.wait()
+        self._loop.call_soon_threadsafe(self._reaped)
 
     def _ended(self, pidfd: int) -> None:
         self._loop.remove_reader(pidfd)

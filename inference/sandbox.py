@@ -140,6 +140,14 @@ def missing(features: Mapping[str, str]) -> str:
     return ", ".join(f"{name} ({state})" for name, state in features.items() if state != ON)
 
 
+def worst(groups: Iterable[Mapping[str, str]]) -> dict[str, str]:
+    """Put the features of several groups of workers together: one is on where it is on in each that has told."""
+    merged: dict[str, str] = {}
+    for features in groups:
+        merged.update((name, state) for name, state in features.items() if merged.get(name, ON) == ON)
+    return merged
+
+
 def limit_memory(megabytes: int) -> None:
     """Cap the address space; beyond it an allocation raises MemoryError."""
     _lower(resource.RLIMIT_AS, megabytes << 20)

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
+import re
 import time
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from inference.channel import Channel, Header
-from inference.items import Batch, Failed, Outcome, Result
+from inference.items import RESERVED, Batch, Failed, Outcome, Result
 from inference.model import ModelCard, ModelError
 from inference.process import WorkerProcess
 
@@ -28,6 +29,10 @@ LOAD_TIMEOUT = 60.0
 FIRST_BACKOFF, LAST_BACKOFF = 0.1, 10.0
 """Seconds before a slot that could not start tries again; doubled each time, so that it is no fork bomb."""
 
+RESTARTS, RESTART_EVERY = 5, 1.0
+"""A worker that was ready is replaced at once, so many times in a row, and then once in so many seconds: one that
+dies whenever it is ready must not take up a core. These pauses do not grow: it had loaded, so there is hope."""
+
 STOP_GRACE = 1.0
 """Seconds an idle worker has to exit by itself when its socket closes, before it is ended."""
 
@@ -39,6 +44,15 @@ DUMP_GRACE = 0.1
 
 TIMEOUT = "a batch took too long"
 
+CODE = re.compile(r"[a-z][a-z_]{0,63}")
+"""An item's error code: it becomes a label of a metric, and programs compare it."""
+
+MOST_MB = 1 << 28
+"""MiB that a process can have at most: x86-64 and arm64 have addresses of 48 bits."""
+
+MAX_REASON = 1000
+"""Characters of what a worker says of a model that does not load: clients read it, and so does the log."""
+
 
 class Slot:
     """One worker at a time.
@@ -49,6 +63,7 @@ class Slot:
         cards: what its worker has loaded.
         deaths, recycled: workers that ended unasked, and those that were replaced.
         resident_mb: its worker's resident memory in MiB, as last told.
+        since: when its worker was ready, in seconds of a monotonic clock; 0 if it has not been.
     """
 
     def __init__(self, pool: Pool, number: int, *, serving: bool) -> None:
@@ -62,15 +77,17 @@ class Slot:
         self._ready = False
         self._ended = False
         self._retiring = False
-        self._failures = 0
+        self._backoff = FIRST_BACKOFF
+        self._unexplained = 0  # workers in a row that were never ready, and ended while they loaded no model
+        self._paid_until = 0.0  # when the restarts so far would be over at one in `RESTART_EVERY`
         self._epitaph = ""
-        self._since = 0.0  # when its worker was ready, and what it took up then
-        self._resident_before = 0
+        self._resident_before = 0  # when its worker was ready
         self._batches = 0
         self.serving = serving
         self.stale = False
         self.cards: dict[str, ModelCard] = {}
         self.deaths = self.recycled = self.resident_mb = 0
+        self.since = 0.0
 
     @property
     def ready(self) -> bool:
@@ -105,12 +122,18 @@ class Slot:
         """Start a worker and tell it what to load."""
         loop = self._pool.loop
         self._epitaph = ""
+        self.since = 0.0
         self._ended = self.stale = False
         try:
             self._process = WorkerProcess(loop, self._exited)
-        except OSError as exc:  # no memory, processes or files left: they may come back
+        except (
+            OSError,
+            RuntimeError,
+        ) as exc:  # no memory, processes, threads or files left: they may come back
             log.error("slot %d: cannot start a worker: %s", self._number, exc)
-            self._restart()
+            self._unexplained += 1
+            self._pool.died_starting(self._unexplained)
+            self._restart_later()
             return
         self._channel = Channel(self._process.sock, loop, self._received, self._lost)
         self._channel.send(self._pool.setup())
@@ -157,52 +180,73 @@ class Slot:
         if self._epitaph or (self._ended and self._batch is None):
             return  # what it still says comes too late
         try:
-            match header["type"]:
-                case "answers":
-                    self._answered(header, body)
-                case "loading" if not self._ready:
-                    self._loading = self._pool.known(header["model"])
-                case "sandbox" if not self._ready:
-                    self._pool.sealed(dict(header["features"]))
-                case "loaded" if not self._ready:
-                    card = ModelCard(**header["card"])
-                    self.cards[card.name] = card
-                    self._pool.loaded(card, _milliseconds(header))
-                case "failed" if not self._ready:
-                    self._pool.failed(self._pool.known(header["model"]), str(header["reason"]))
-                case "ready" if not self._ready:
-                    self._became_ready(_megabytes(header))
-                case other:
-                    raise ValueError(f"a message of type {other!r} now")
-        except (KeyError, TypeError, ValueError, UnicodeDecodeError, ModelError) as exc:
+            act = self._read(header, body)
+        except (ArithmeticError, LookupError, ModelError, RecursionError, TypeError, ValueError) as exc:
             # a worker that says what a worker does not say is not one to give work to
-            log.error("worker %s sent nonsense: %r", self.pid, exc)
+            log.error("worker %s sent nonsense: %.200r", self.pid, exc)
             self._end("it sent nonsense")
+            return
+        act()  # not in the try: what fails here is no fault of the worker's
+
+    def _read(self, header: Header, body: memoryview) -> partial[None]:
+        """Understand a message and give what is to be done about it; nothing is done yet."""
+        match header["type"]:
+            case "answers":
+                act = self._read_answers(header, body)
+            case "loading" if not self._ready:
+                act = partial(self._loads, self._pool.known(header["model"]))
+            case "sealing" if not self._ready:
+                act = partial(self._loads, None)
+            case "sandbox" if not self._ready:
+                act = partial(self._pool.sealed, _features(header))
+            case "loaded" if not self._ready:
+                card = ModelCard(**header["card"])
+                self._pool.known(card.name)
+                act = partial(self._loaded, card, _milliseconds(header, LOAD_TIMEOUT * 1e3))
+            case "failed" if not self._ready:
+                reason = str(header["reason"])[:MAX_REASON]
+                act = partial(self._pool.failed, self._pool.known(header["model"]), reason)
+            case "ready" if not self._ready:
+                act = partial(self._became_ready, _megabytes(header))
+            case other:
+                raise ValueError(f"a message of type {other!r} now")
+        return act
+
+    def _loads(self, model: str | None) -> None:
+        self._loading = model  # whose a death is
+
+    def _loaded(self, card: ModelCard, infer_ms: float) -> None:
+        self._loading = None
+        self.cards[card.name] = card
+        self._pool.loaded(card, infer_ms)
 
     def _became_ready(self, resident_mb: int) -> None:
         self._disarm()
         self._loading = None
-        self._failures = 0
+        self._backoff = FIRST_BACKOFF
+        self._unexplained = 0
         self._ready = True
-        self._since = time.monotonic()
+        self.since = time.monotonic()
         self._batches = 0
         self.resident_mb = self._resident_before = resident_mb
         self._pool.became_ready(self)
 
-    def _answered(self, header: Header, body: memoryview) -> None:
+    def _read_answers(self, header: Header, body: memoryview) -> partial[None]:
         batch = self._batch
         if batch is None:
             raise ValueError("answers to no batch")
-        infer_ms = _milliseconds(header)
-        # streams are charged with it, so it must be true; both ends read the same clock
-        if infer_ms > (time.monotonic() - batch.started) * 1e3:
-            raise ValueError(f"a batch that took {infer_ms} ms")
+        # streams are charged with it, so it must be true; a worker measures with `perf_counter`, which on Linux and
+        # macOS is the same clock as `monotonic` (PEP 418)
+        infer_ms = _milliseconds(header, (time.monotonic() - batch.started) * 1e3)
         outcomes = list(self._outcomes(batch, header, body, infer_ms))
-        self.resident_mb = _megabytes(header)
+        return partial(self._answered, batch, outcomes, infer_ms, _megabytes(header))
+
+    def _answered(self, batch: Batch, outcomes: Sequence[Outcome], infer_ms: float, resident_mb: int) -> None:
         self._disarm()
-        self._batch = None
+        self.resident_mb = resident_mb
         self._batches += 1
         self._pool.owner.batch_done(batch, outcomes, infer_ms)
+        self._batch = None  # not before: if that fails, the batch is lost with this worker, and not for ever
         if self.stale or self._worn(outcomes):
             self.stale = True
             self._pool.renew()
@@ -210,7 +254,7 @@ class Slot:
 
     def _worn(self, outcomes: Sequence[Outcome]) -> bool:
         options = self._pool.options
-        if time.monotonic() - self._since < RECYCLE_PAUSE:
+        if time.monotonic() - self.since < RECYCLE_PAUSE:
             return False
         return (
             0 < options.recycle_mb < self.resident_mb - self._resident_before
@@ -224,7 +268,7 @@ class Slot:
         at = 0
         for item, answer in zip(batch.items, header["items"], strict=True):
             if isinstance(answer, dict):
-                yield Failed(item, str(answer["code"]), str(answer["message"]))
+                yield Failed(item, _code(answer), str(answer["message"]))
                 continue
             if not 0 < answer <= len(body) - at:
                 raise ValueError(f"an answer of {answer} bytes, and {len(body) - at} are left")
@@ -249,15 +293,23 @@ class Slot:
 
     def _exited(self, status: int) -> None:
         self._ended = True
-        unread = False
         if self._channel:
             self._channel.finish()  # its last answer, and whether it had read its batch
-            unread = self._channel.unread
         self.close()
-        was_loading, self._loading = self._loading, None
+        unread = self._channel is not None and self._channel.unread
         batch, self._batch = self._batch, None
-        retired, self._retiring = self._retiring, False
         timed_out = self._epitaph == TIMEOUT
+        try:
+            self._succeed(status)
+        finally:  # whatever fails before: nobody else knows of the batch
+            if batch is not None:
+                self._pool.owner.batch_lost(batch, timed_out=timed_out, unread=unread)
+        self._pool.owner.worker_free()  # a spare's, or another slot's for what waited for these items
+
+    def _succeed(self, status: int) -> None:
+        """Have another worker in the place of the one that has ended."""
+        was_loading, self._loading = self._loading, None
+        retired, self._retiring = self._retiring, False
         self._process = self._channel = None
         self.cards = {}
         self.resident_mb = 0
@@ -268,25 +320,33 @@ class Slot:
         else:
             self._bury(status, was_loading)
         self._pool.balance()
-        if batch is not None:
-            self._pool.owner.batch_lost(batch, timed_out=timed_out, unread=unread)
-        self._pool.owner.worker_free()  # a spare's, or another slot's for what waited for these items
 
     def _bury(self, status: int, was_loading: str | None) -> None:
         self.deaths += 1
         why = self._epitaph or "by itself"
         log.warning("slot %d: worker ended (%s, exit status %d)", self._number, why, status)
+        if self.since:
+            self._restart_soon()
+            return
         if was_loading:
+            self._unexplained = 0
             self._pool.died_loading(was_loading, status)
-        self._restart()
-
-    def _restart(self) -> None:
-        self._failures += 1
-        if self._failures == 1:  # it had been ready: replace it at once
-            self.start()
         else:
-            delay = min(FIRST_BACKOFF * 2 ** (self._failures - 2), LAST_BACKOFF)
+            self._unexplained += 1
+            self._pool.died_starting(self._unexplained)
+        self._restart_later()
+
+    def _restart_soon(self) -> None:
+        now = time.monotonic()
+        self._paid_until = max(self._paid_until, now) + RESTART_EVERY
+        if (delay := self._paid_until - now - RESTARTS * RESTART_EVERY) > 0:
             self._timer = self._pool.loop.call_later(delay, self.start)
+        else:
+            self.start()
+
+    def _restart_later(self) -> None:
+        self._timer = self._pool.loop.call_later(min(self._backoff, LAST_BACKOFF), self.start)
+        self._backoff = min(2 * self._backoff, LAST_BACKOFF)
 
     def _disarm(self) -> None:
         if self._timer:
@@ -294,15 +354,28 @@ class Slot:
             self._timer = None
 
 
+def _code(answer: Header) -> str:
+    """Give an item's error code, if a model may give it: the engine's own would end streams and mislead clients."""
+    code: str = answer["code"]
+    return code if CODE.fullmatch(code) and code not in RESERVED else "model_error"
+
+
+def _features(header: Header) -> dict[str, str]:
+    features: dict[str, str] = header["features"]
+    if not (isinstance(features, dict) and all(isinstance(state, str) for state in features.values())):
+        raise ValueError("features of a sandbox that are none")
+    return features
+
+
 def _megabytes(header: Header) -> int:
     resident_mb = header["resident_mb"]
-    if type(resident_mb) is not int or resident_mb < 0:
+    if type(resident_mb) is not int or not 0 <= resident_mb <= MOST_MB:
         raise ValueError(f"{resident_mb!r} MiB of memory")
     return resident_mb
 
 
-def _milliseconds(header: Header) -> float:
-    infer_ms = float(header["infer_ms"])
-    if not 0 <= infer_ms < math.inf:
-        raise ValueError(f"{infer_ms} ms")
-    return infer_ms
+def _milliseconds(header: Header, most: float) -> float:
+    infer_ms = header["infer_ms"]
+    if type(infer_ms) not in (int, float) or not 0 <= infer_ms <= most:
+        raise ValueError(f"a batch that took {infer_ms!r} ms")
+    return float(infer_ms)

@@ -19,12 +19,13 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from inference import sandbox
 from inference.channel import MAX_ANSWER, Header, WorkerChannel
-from inference.model import InputKind, ItemError, Model, ModelError, ModelSource, describe
+from inference.model import MAX_OUTPUT, InputKind, ItemError, Model, ModelError, ModelSource, describe
 from inference.output import DUMP_SIGNAL
 
 log = logging.getLogger("inference.worker")
@@ -114,7 +115,11 @@ class LoadedModel:
         self.infer_ms = self._warm()
 
     def answer(self, payloads: Sequence[memoryview]) -> list[Answer]:
-        """Answer a batch: as many answers as payloads, in their order; nothing escapes but a dying process."""
+        """Answer a batch: as many answers as payloads, in their order.
+
+        Whatever decoding, the model or its answers raise costs the item that they raise it for; only what is no
+        `Exception`, as `SystemExit`, ends the worker.
+        """
         answers: dict[int, Answer] = {}
         items: dict[int, Any] = {}
         for i, payload in enumerate(payloads):
@@ -122,18 +127,22 @@ class LoadedModel:
                 items[i] = self._decode(payload)
             except ItemError as exc:
                 answers[i] = exc
+            except MemoryError:
+                answers[i] = out_of_memory()
+            except Exception as exc:  # a decoder may raise what nobody has seen yet
+                log.warning("an item for model %s cannot be decoded", self.card.name, exc_info=True)
+                answers[i] = ItemError("bad_item", f"decoding the item failed with {type(exc).__name__}")
         if items:
             outputs = self._predict(list(items.values()))
             answers.update(zip(items, map(self._encode, outputs), strict=True))
         return [answers[i] for i in range(len(payloads))]
 
-    def _predict(self, items: list[Any]) -> Sequence[Any]:
+    def _predict(self, items: list[Any]) -> list[Any]:
         try:
-            outputs = self._model.predict(items)
-            count = len(outputs)
+            outputs = list(self._model.predict(items))
         except MemoryError:
             if len(items) == 1:
-                return [ItemError("out_of_memory", "the item needs more memory than a worker has")]
+                return [out_of_memory()]
         except ItemError as exc:
             if len(items) == 1:
                 return [exc]
@@ -142,9 +151,9 @@ class LoadedModel:
                 log.warning("model %s failed on an item", self.card.name, exc_info=True)
                 return [ItemError("model_error", f"the model failed with {type(exc).__name__}")]
         else:
-            if count == len(items):
+            if len(outputs) == len(items):
                 return outputs
-            log.warning("model %s: %d answers to %d items", self.card.name, count, len(items))
+            log.warning("model %s: %d answers to %d items", self.card.name, len(outputs), len(items))
             return [ItemError("bad_output", "the model's answers do not match its items")] * len(items)
         # something in the batch is bad: one by one, so that it alone fails
         return [output for item in items for output in self._predict([item])]
@@ -152,12 +161,16 @@ class LoadedModel:
     def _encode(self, output: Any) -> Answer:
         if isinstance(output, ItemError):
             return output
+        if isinstance(output, MemoryError):
+            return out_of_memory()
         if isinstance(output, Exception):
             return ItemError("model_error", f"the model failed with {type(output).__name__}")
         try:
             return _outputs.encode(output).encode()
-        except (TypeError, ValueError, RecursionError) as exc:
-            log.warning("model %s answered what JSON cannot hold: %s", self.card.name, exc)
+        except MemoryError:
+            return out_of_memory()
+        except Exception:  # the encoder's are TypeError and ValueError, but `tolist` may raise anything
+            log.warning("model %s answered what JSON cannot hold", self.card.name, exc_info=True)
             return ItemError("bad_output", "the model's answer is nothing JSON can hold")
 
     def _warm(self) -> float:
@@ -169,6 +182,11 @@ class LoadedModel:
         started = time.perf_counter()
         self._predict([sample])
         return (time.perf_counter() - started) * 1e3
+
+
+def out_of_memory() -> ItemError:
+    """Say that an item does not fit into the worker's memory; the server replaces the worker."""
+    return ItemError("out_of_memory", "the item needs more memory than a worker has")
 
 
 def decoder(kind: InputKind, long_side: int | None) -> Callable[[memoryview], Any]:
@@ -253,6 +271,7 @@ def begin(channel: WorkerChannel, setup: Header, memory: Memory) -> dict[str, Lo
         sandbox.separate()
     models = load(channel, sources)
     if mode != "off":
+        channel.send({"type": "sealing"})  # a death from here on is no model's
         features = sandbox.seal(code_of(sources))
         channel.send({"type": "sandbox", "features": features})
         if mode == "require" and (lacking := sandbox.missing(features)):
@@ -266,26 +285,46 @@ def begin(channel: WorkerChannel, setup: Header, memory: Memory) -> dict[str, Lo
     return models
 
 
-def answer(models: dict[str, LoadedModel], header: Header, body: memoryview) -> tuple[Header, list[bytes]]:
-    """Answer one batch message: per item the length of its outputs in the body, or its error."""
+def answer(
+    models: dict[str, LoadedModel], header: Header, body: memoryview | None
+) -> tuple[Header, list[bytes]]:
+    """Answer one batch message: per item the length of its outputs in the body, or its error.
+
+    Args:
+        body: the payloads; None where there was no memory for them.
+    """
     started = time.perf_counter()
-    payloads = []
-    at = 0
-    for length in header["lengths"]:
-        payloads.append(body[at : at + length])
-        at += length
-    answers = models[header["model"]].answer(payloads)
-    most = MAX_ANSWER // len(answers)
-    answers = [a if isinstance(a, ItemError) or len(a) <= most else too_long(len(a), most) for a in answers]
+    lengths = header["lengths"]
+    answers: list[Answer]
+    if body is None:
+        answers = [out_of_memory()] * len(lengths)
+    else:
+        ends = accumulate(lengths)
+        payloads = [body[end - length : end] for length, end in zip(lengths, ends, strict=True)]
+        answers = fitting(models[header["model"]].answer(payloads))
     items = [len(a) if isinstance(a, bytes) else as_error(a) for a in answers]
     outputs = [a for a in answers if isinstance(a, bytes)]
     infer_ms = (time.perf_counter() - started) * 1e3
     return {"type": "answers", "infer_ms": infer_ms, "items": items}, outputs
 
 
-def too_long(size: int, most: int) -> ItemError:
-    """Say that an answer does not fit into what a batch may answer."""
-    return ItemError("bad_output", f"the model's answer has {size:,} bytes; {most:,} is the most here")
+def fitting(answers: Sequence[Answer]) -> list[Answer]:
+    """Put an error in the place of what is over `MAX_OUTPUT`, and of the largest that have no room in `MAX_ANSWER`.
+
+    The smaller ones come first, so that none lacks room because of a larger neighbour.
+    """
+    fits = list(answers)
+    room = MAX_ANSWER
+    for size, i in sorted((len(answer), i) for i, answer in enumerate(answers) if isinstance(answer, bytes)):
+        if size > MAX_OUTPUT:
+            words = f"the model's answer has {size:,} bytes; {MAX_OUTPUT:,} is the most"
+            fits[i] = ItemError("bad_output", words)
+        elif size > room:
+            words = f"the model's answers to a batch have over {MAX_ANSWER:,} bytes: it needs a smaller `max_batch`"
+            fits[i] = ItemError("bad_output", words)
+        else:
+            room -= size
+    return fits
 
 
 def as_error(error: ItemError) -> dict[str, str]:

@@ -14,12 +14,13 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
 from websockets.typing import Subprotocol
 
+from inference.model import MAX_OUTPUT
 from stream_server.answers import Error, Ready, ServerMessage, read_server_message
 from stream_server.errors import ClientError, ConnectFailed, ConnectionLost, Refused
 from stream_server.protocol import SUBPROTOCOL
 
-MAX_ANSWER_BYTES = 16 * 2**20
-"""Largest answer: ten times what a mask of 640x480 takes as JSON; what is larger is no answer to a frame."""
+MAX_ANSWER_BYTES = MAX_OUTPUT + (1 << 20)
+"""Largest message: the largest outputs, and what is around them, which is far less than this leaves for it."""
 
 OPEN_TIMEOUT_S = 10.0
 """Longest wait for the handshake, and then for `ready`: a server that is up says it within milliseconds."""

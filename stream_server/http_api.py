@@ -11,7 +11,7 @@ from aiohttp import web
 from inference.distribution import Distribution
 from inference.engine import Engine, ModelStatus
 from inference.model import NAME, ModelCard
-from inference.statistics import ModelStatistics
+from inference.statistics import ModelStatistics, Tally
 from stream_server.config import Settings
 from stream_server.connection import Connections
 from stream_server.errors import StreamServerError, Unavailable, UnknownModel, meaning
@@ -97,10 +97,10 @@ def _describe(status: ModelStatus) -> dict[str, Any]:
     }
 
 
-def _statistics(known: ModelStatistics) -> dict[str, Any]:
+def _statistics(known: ModelStatistics, tally: Tally) -> dict[str, Any]:
     heaviest = sorted(known.streams, key=lambda stream: -stream.worker_s)[:MAX_STREAMS_SHOWN]
     return {
-        **asdict(known.tally),
+        **asdict(tally),
         "batch_cap": known.batch_cap,
         "peak": known.peak,
         "age_ms": _milliseconds(known.ages),
@@ -162,8 +162,11 @@ async def model(request: web.Request) -> web.Response:
 async def stats(request: web.Request) -> web.Response:
     """What became of a model's items, how old its answers are, and who gets how much of the workers."""
     status = find_status(request)
-    known = request.app[ENGINE].statistics().models.get(status.name)
-    return web.json_response({"model": status.name, **(_statistics(known) if known else {})})
+    told = {}
+    if status.card:
+        known = request.app[ENGINE].model_statistics(status.name)
+        told = _statistics(known, request.app[METRICS].tally(status.name, known.tally))
+    return web.json_response({"model": status.name, **told})
 
 
 @routes.get("/metrics")

@@ -9,9 +9,9 @@ import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, NoReturn, TypeAlias, get_args
+from typing import Any, TypeAlias, get_args
 
-from inference import items
+from inference import items, strict_json
 from inference.model import InputKind, ModelCard, Policy
 from stream_server.errors import (
     BadOption,
@@ -126,16 +126,9 @@ def _weight(value: str, most: float) -> float:
     raise BadOption(f"weight must be a number from {MIN_WEIGHT} to {most:g}, not {value[:32]!r}")
 
 
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON")
-
-
-_decoder = json.JSONDecoder(parse_constant=_refuse_constant)
-
-
 def _object(text: str) -> dict[str, Any]:
     try:
-        value = _decoder.decode(text)
+        value = strict_json.read(text)
     except RecursionError:
         raise Malformed("the message is nested too deeply") from None
     except ValueError as exc:

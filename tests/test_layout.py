@@ -96,6 +96,7 @@ PURE = {
     "inference.model",
     "inference.scheduler",
     "inference.statistics",
+    "inference.strict_json",
     "stream_server.answers",
     "stream_server.config",
     "stream_server.differences",

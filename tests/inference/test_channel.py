@@ -335,6 +335,29 @@ async def test_a_loss_tells_whether_all_had_been_read(pair: Pair, reads: int | N
     assert server.unread is unread
 
 
+async def test_what_was_never_written_is_unread_though_all_else_was_read(pair: Pair) -> None:
+    heard = Heard()
+    server = channel(pair[0], heard)
+    server.send({}, [bytes(4 << 20)])
+    pair[1].setblocking(False)
+    with contextlib.suppress(BlockingIOError):
+        while pair[1].recv(1 << 20):
+            pass
+    pair[1].close()
+    server.finish()
+    assert heard.lost == ["it closed its end"]
+    assert server.unread
+
+
+async def test_what_is_not_written_before_the_closing_is_unread(pair: Pair) -> None:
+    server = channel(pair[0], Heard())
+    server.send({}, [bytes(4 << 20)])
+    server.finish()
+    assert not server.unread
+    server.close()
+    assert server.unread
+
+
 async def test_what_cannot_be_written_is_unread(pair: Pair) -> None:
     heard = Heard()
     server = channel(pair[0], heard)
@@ -397,6 +420,30 @@ async def test_closing_in_a_callback_stops_the_messages_after_it(pair: Pair) -> 
     assert heard.lost == []
 
 
+@pytest.mark.parametrize("error", [OverflowError, KeyError, RecursionError])
+async def test_a_message_that_cannot_be_taken_is_a_loss_so_that_nothing_piles_up(
+    pair: Pair, caplog: pytest.LogCaptureFixture, error: type[Exception]
+) -> None:
+    got = []
+
+    def fail(header: dict[str, Any], _: memoryview) -> None:
+        got.append(header)
+        raise error("of our own")
+
+    heard = Heard()
+    server = Channel(pair[0], asyncio.get_running_loop(), fail, heard.loss)
+    pair[1].sendall(framed({"n": 1}) + framed({"n": 2}))
+    await heard.until(lost=1)
+    assert got == [{"n": 1}]
+    assert heard.lost == ["the server failed to take its message"]
+    assert pair[0].fileno() == -1, "it is read no more"
+    assert [record.exc_info is not None for record in caplog.records] == [True], (
+        "told once, with its traceback"
+    )
+    server.finish()
+    assert len(heard.lost) == 1
+
+
 @pytest.mark.parametrize("sent", [b"", b"\0", PREFIX.pack(2, 3), PREFIX.pack(2, 3) + b"{}ab"])
 def test_a_worker_reads_the_end_of_the_server_as_none(pair: Pair, sent: bytes) -> None:
     pair[0].sendall(sent)
@@ -425,3 +472,27 @@ def test_a_worker_sends_256_parts_whole(pair: Pair) -> None:
     thread.join(10)
     assert received
     assert received[1] == b"".join(parts)
+
+
+@pytest.mark.parametrize("size", [300_000, 5_000_000])
+@pytest.mark.parametrize("words", [1, 60_000])
+def test_a_worker_without_room_for_a_message_reads_its_header_and_goes_on(
+    pair: Pair, size: int, words: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def scarce(what: int | memoryview) -> bytearray:
+        if what == size + len(framed(header)):
+            raise MemoryError
+        return bytearray(what)
+
+    header = {"words": "word " * words}
+    worker = WorkerChannel(pair[1])
+    monkeypatch.setattr("inference.channel.bytearray", scarce, raising=False)
+    sent = framed(header, bytes(size)) + framed({"n": 2}, b"next")
+    thread = threading.Thread(target=pair[0].sendall, args=(sent,))
+    thread.start()
+    first = worker.receive()
+    second = worker.receive()
+    thread.join(10)
+    assert first == (header, None)
+    assert second
+    assert (second[0], bytes(second[1] or b"")) == ({"n": 2}, b"next")

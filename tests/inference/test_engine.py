@@ -9,6 +9,7 @@ import json
 import os
 import signal
 import struct
+import sys
 import termios
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
@@ -22,8 +23,8 @@ from inference import pool as pool_module
 from inference import slot as slot_module
 from inference.engine import Engine
 from inference.groups import Group
-from inference.items import Dropped, Failed, Item, Outcome, Result
-from inference.model import ModelError, ModelSource, Policy
+from inference.items import RESERVED, Dropped, Failed, Item, Outcome, Result
+from inference.model import MAX_OUTPUT, ModelError, ModelSource, Policy
 from inference.pool import WorkerOptions
 from inference.slot import Slot
 from tests.inference.test_pool import pending_timers
@@ -181,10 +182,11 @@ class TestAnswers:
             engine.workers().pids
         )
 
-    async def test_20_mb_go_and_come_back(self, start: Start) -> None:
+    async def test_20_mb_go_and_the_most_comes_back(self, start: Start) -> None:
         engine = await start("Length", "Text")
         assert (await outputs(engine, bytes(20 << 20), "length"))["length"] == 20 << 20
-        assert await outputs(engine, "ü" * (10 << 20), "text") == "ü" * (10 << 20)
+        text = "x" * (MAX_OUTPUT - len('""'))
+        assert await outputs(engine, text, "text") == text
 
     async def test_a_latest_stream_loses_only_what_was_superseded(self, start: Start) -> None:
         engine = await start("Twin")
@@ -329,6 +331,13 @@ class TestItemFaults:
         engine = await start("Obeys")
         failed = await failure(engine, order)
         assert (failed.code, failed.message, failed.retryable) == (code, message, False)
+        assert engine.workers().deaths == 0
+
+    @pytest.mark.parametrize("code", [*sorted(RESERVED), "Loud", "with-dash", "x1", "_", "ü"])
+    async def test_a_code_that_no_model_may_give_is_a_model_error(self, start: Start, code: str) -> None:
+        engine = await start("Obeys")
+        failed = await failure(engine, f"refuse {code}")
+        assert (failed.code, failed.message, failed.retryable) == ("model_error", "x" * 10, False)
         assert engine.workers().deaths == 0
 
     async def test_a_refusal_of_a_megabyte_is_cut_and_ends_no_worker(self, start: Start) -> None:
@@ -485,19 +494,19 @@ class TestWorkerFaults:
 
     async def test_a_free_worker_takes_over_what_a_death_held_back(self, start: Start) -> None:
         """A `latest` stream's next item may start when the one before it is lost, not when a slot is back."""
-        engine = await start("Patient", workers=2)
+        engine = await start("Patient", workers=3)
         stream = Stream(engine, "patient", "latest", 1)
         stream.send("exit 1")
         await stream.running()
         stream.send("answer")
         (first,) = await stream.answered(1)
         assert isinstance(first, Failed)
-        assert (first.code, first.retryable) == ("worker_lost", True), "a newer one waits: it is not worth it"
+        assert (first.code, first.retryable) == ("worker_lost", False), "it had a second try"
         assert engine.tally(stream.number).running == 1
         assert engine.workers().ready == 1
         _, second = await stream.answered()
         assert isinstance(second, Result)
-        assert engine.tally(stream.number).retried == 0
+        assert engine.tally(stream.number).retried == 1
 
     async def test_signals_of_a_terminal_do_not_end_a_worker(self, start: Start) -> None:
         engine = await start("Obeys")
@@ -533,6 +542,13 @@ class TestWorkerFaults:
             '{"type":"answers","infer_ms":0,"items":[{"code":"c","message":"m"}]}',
             '{"type":"answers","infer_ms":0,"items":[{"code":"c","message":"m"}],"resident_mb":-1}',
             '{"type":"answers","infer_ms":0,"items":[{"code":"c","message":"m"}],"resident_mb":true}',
+            '{"type":"answers","infer_ms":0,"items":[{"code":"c","message":"m"}],"resident_mb":1%s}'
+            % ("0" * 400),
+            '{"type":"answers","infer_ms":1%s,"items":[{"code":"c","message":"m"}],"resident_mb":1}'
+            % ("0" * 400),
+            '{"type":"answers","infer_ms":"0","items":[{"code":"c","message":"m"}],"resident_mb":1}',
+            '{"type":"answers","infer_ms":0,"items":[{"code":["c"],"message":"m"}],"resident_mb":1}',
+            '{"type":["answers"]}',
             '{"type":"answers","infer_ms":0,"items":[{"code":"c","message":"m"}],"resident_mb":"1"}',
         ],
     )
@@ -649,6 +665,24 @@ class TestLoading:
         late = (await stream.answered())[-1]
         assert isinstance(late, Failed)
         assert (late.code, late.retryable) == ("model_unavailable", True)
+        assert (await outputs(engine, b"abc", "length"))["length"] == 3
+
+    async def test_items_do_not_wait_for_ever_when_no_worker_can_be_started_again(
+        self, start: Start, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(slot_module, "LAST_BACKOFF", 0.05)
+        engine = await start("Length")
+        stream = Stream(engine, "length")
+        with monkeypatch.context() as broken:
+            broken.setattr(sys, "executable", "/bin/false")
+            os.kill(engine.workers().pids[0], signal.SIGKILL)
+            await until(lambda: engine.workers().deaths)
+            stream.send("abc")
+            (lost,) = await stream.answered()
+            assert isinstance(lost, Failed)
+            assert (lost.code, lost.retryable) == ("model_unavailable", True)
+            assert engine.models()[0].state == "unavailable"
+        await restarted(engine)
         assert (await outputs(engine, b"abc", "length"))["length"] == 3
 
     async def test_no_model_at_all_is_refused(self) -> None:
@@ -819,6 +853,17 @@ class TestGroups:
             ("length", "ready"),
         ]
 
+    async def test_a_feature_of_the_sandbox_is_on_where_every_group_has_it(self) -> None:
+        engine = Engine([source("Length"), source("Data")], 1, groups=[Group("own", ("data",))])
+        default, own = engine._pools
+        assert engine.workers().sandbox == {}
+        own.sealed({"network": "denied", "files": "on"})
+        assert engine.workers().sandbox == {"network": "denied", "files": "on"}
+        default.sealed({"network": "on", "files": "on"})
+        assert engine.workers().sandbox == {"network": "denied", "files": "on"}
+        default.sealed({"network": "on", "files": "unsupported"})
+        assert engine.workers().sandbox == {"network": "denied", "files": "unsupported"}
+
     async def test_a_hang_in_one_group_leaves_the_others_throughput_alone(self, start: Start) -> None:
         engine = await start("Twin", "Patient", groups=[Group("slow", ("patient",))])
         (hung,) = (slot.pid for slot in engine._pools[1].slots)
@@ -862,6 +907,20 @@ class TestGroups:
             Engine([source("Twin")], 1, groups=groups)
 
 
+async def test_an_item_that_came_back_unread_expires_while_no_worker_is_free(start: Start) -> None:
+    engine = await start("Patient", workers=1)
+    busy, stream = Stream(engine, "patient"), Stream(engine, "patient", "latest", 1)
+    deadline = engine.now() + 0.1
+    stream.send("never started", deadline)
+    batch, _ = engine._scheduler.take(engine.now(), {"patient"})
+    assert batch
+    await until(lambda: engine.now() > deadline and engine._expiry is None)
+    busy.send("sleep 30")
+    await busy.running()
+    engine.batch_lost(batch, timed_out=False, unread=True)
+    assert await stream.answered() == [Dropped(batch.items[0], "expired")]
+
+
 class TestStopping:
     async def test_everything_that_waits_or_runs_has_an_outcome(self, start: Start) -> None:
         engine = await start("Patient", workers=2)
@@ -887,6 +946,17 @@ class TestStopping:
         stream.send("answer")
         await stopping
         _, late = await stream.answered()
+        assert late == Dropped(late.item, "draining")
+
+    async def test_what_is_offered_while_it_stops_leaves_no_timer(self, start: Start) -> None:
+        engine = await start("Length")
+        stream = Stream(engine, "length")
+        stopping = asyncio.create_task(engine.stop())
+        await asyncio.sleep(0)
+        stream.send("late", engine.now() + 60)
+        await stopping
+        assert not any("_expire" in timer for timer in pending_timers())
+        (late,) = await stream.answered()
         assert late == Dropped(late.item, "draining")
 
     async def test_stopping_twice_is_stopping(self, start: Start) -> None:

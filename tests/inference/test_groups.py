@@ -51,6 +51,29 @@ def test_a_model_that_is_named_twice_is_refused(groups: list[Group]) -> None:
         divide(sources("a", "b"), 1, groups)
 
 
+@pytest.mark.parametrize(
+    "groups",
+    [[Group("one", ("a",)), Group("one", ("b",))], [Group(DEFAULT, ("a",))]],
+    ids=["twice", "default"],
+)
+def test_a_groups_name_is_its_own(groups: list[Group]) -> None:
+    with pytest.raises(ModelError, match="names of their own"):
+        divide(sources("a", "b"), 1, groups)
+
+
+@pytest.mark.parametrize("group", [Group("own", ()), Group("own", ("a",), 0), Group("own", ("a",), -1)])
+def test_a_group_without_models_or_workers_is_refused(group: Group) -> None:
+    with pytest.raises(ModelError, match="group own needs a model and a worker"):
+        divide(sources("a", "b"), 1, [group])
+
+
+def test_workers_that_no_model_needs_may_be_none() -> None:
+    own = Group("own", ("a",))
+    assert divide(sources("a"), 0, [own]) == [own]
+    with pytest.raises(ModelError, match="group default needs a model and a worker"):
+        divide(sources("a", "b"), 0, [own])
+
+
 def test_no_models_are_refused() -> None:
     with pytest.raises(ModelError, match="no model to run"):
         divide([], 1, [])

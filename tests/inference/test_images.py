@@ -55,6 +55,11 @@ def with_frame_size(jpeg: bytes, width: int, height: int) -> bytes:
     return jpeg[:at] + struct.pack(">HH", height, width) + jpeg[at + 4 :]
 
 
+def with_exif(jpeg: bytes, tiff: bytes) -> bytes:
+    segment = b"Exif\0\0" + tiff
+    return jpeg[:2] + b"\xff\xe1" + struct.pack(">H", len(segment) + 2) + segment + jpeg[2:]
+
+
 def extended_webp(width: int, height: int, flags: int, *chunks: bytes) -> bytes:
     sizes = (width - 1).to_bytes(3, "little") + (height - 1).to_bytes(3, "little")
     body = b"WEBPVP8X" + struct.pack("<II", 10, flags) + sizes + b"".join(chunks)
@@ -175,8 +180,7 @@ class TestOrientation:
     def tagged(self, kind: str, orientation: int, order: str = "<") -> bytes:
         tiff = self.tiff(orientation, order)
         if kind == "jpg":
-            segment = b"Exif\0\0" + tiff
-            return JPEG[:2] + b"\xff\xe1" + struct.pack(">H", len(segment) + 2) + segment + JPEG[2:]
+            return with_exif(JPEG, tiff)
         if kind == "png":
             return PNG[:33] + chunk(b"eXIf", tiff) + PNG[33:]
         return extended_webp(64, 48, 8, WEBP[12:], b"EXIF" + struct.pack("<I", len(tiff)) + tiff)
@@ -440,3 +444,39 @@ def test_no_mutant_gives_anything_but_an_image_or_an_item_error(data):
             assert 0 < image.pixels.size <= 3 * image.width * image.height <= 3 * MAX_PIXELS
             assert long_side is None or max(image.pixels.shape) <= long_side
     assert outcomes >= {"image", "bad_image"}
+
+
+SHORT_OF_MEMORY = """
+import os, resource, sys
+from inference import images
+data = sys.stdin.buffer.read()
+said = set()
+for spare in range(0, 64 << 20, 4 << 20):
+    read, write = os.pipe()
+    if not os.fork():
+        used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (used + spare, resource.RLIM_INFINITY))
+        try:
+            images.decode(data, 1200)
+        except BaseException as exc:
+            os.write(write, repr(exc.__class__.__mro__).encode())
+        os._exit(0)
+    os.close(write)
+    words = os.read(read, 1000).decode() or "image"
+    said.add("MemoryError" if "'MemoryError'" in words else words)
+    os.wait()
+print(*sorted(said))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits the address space")
+@pytest.mark.parametrize("kind", ["png", "jpg", "progressive jpg", "turned jpg"])
+def test_a_frame_without_room_is_a_memory_error_not_a_bad_image(kind):
+    pixels = cv2.resize(PICTURE, (2000, 1500), interpolation=cv2.INTER_CUBIC)
+    data = encode(kind[-3:], pixels, *([cv2.IMWRITE_JPEG_PROGRESSIVE, 1] if "prog" in kind else []))
+    if "turned" in kind:
+        data = with_exif(data, TestOrientation.tiff(6, ">"))
+    done = subprocess.run(
+        [sys.executable, "-c", SHORT_OF_MEMORY], input=data, capture_output=True, check=True
+    )
+    assert done.stdout.split() == [b"MemoryError", b"image"]

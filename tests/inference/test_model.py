@@ -81,7 +81,11 @@ def test_a_model_is_built_with_its_options() -> None:
         (ModelSource("m", f"{SAMPLES}:Absent"), f"module {SAMPLES} has no Absent"),
         (ModelSource("m", f"{SAMPLES}:NOT_A_CLASS"), "not callable; check its options"),
         (ModelSource("m", f"{SAMPLES}:Options"), "'factor'; check its options"),
-        (ModelSource("m", f"{SAMPLES}:Options", {"factor": 1, "size": 2}), "'size'; check its options"),
+        (
+            ModelSource("m", f"{SAMPLES}:Options", {"factor": 1, "size": 2}),
+            "m has no option 'size'; there are factor",
+        ),
+        (ModelSource("m", f"{SAMPLES}:Length", {"size": 2}), "m has no option 'size'; it has none"),
     ],
 )
 def test_what_cannot_be_built_says_what_to_change(source: ModelSource, sentence: str) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import os
 import re
+import tracemalloc
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -61,6 +63,23 @@ class TestLines:
         lines = Lines(0.0)
         fed(lines, b"x\n" * (BURST + 3) + b"last words")
         assert list(lines.end()) == ["(3 lines left out)", "last words"]
+
+    def test_a_flood_of_line_ends_takes_up_no_more_than_itself(self) -> None:
+        lines, flood = Lines(0.0), b"\n" * (4 << 20)
+        fed(lines, b"x\n" * BURST)
+        tracemalloc.start()
+        try:
+            assert fed(lines, flood) == []
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert peak < 3 * len(flood), "an object for each line has eight times as much"
+        assert list(lines.end()) == [f"({len(flood):,} lines left out)"]
+
+    def test_what_follows_a_flood_is_put_together(self) -> None:
+        lines = Lines(0.0)
+        assert fed(lines, b"x\n" * (BURST + 7) + b"last") == ["x"] * BURST
+        assert fed(lines, b" words\n", 1.0) == ["(7 lines left out)", "last words"]
 
     def test_a_steady_rate_gets_through(self) -> None:
         lines = Lines(0.0)
@@ -247,6 +266,17 @@ class TestOutput:
         output.close()
         os.close(writable)
         assert logged.lines == []
+
+    async def test_a_pipe_that_cannot_be_watched_is_closed(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def full(*_: object) -> None:
+            raise OSError(errno.ENOSPC, "no more watches")
+
+        loop = asyncio.get_running_loop()
+        monkeypatch.setattr(loop, "add_reader", full)
+        readable, writable = os.pipe()
+        with pytest.raises(OSError, match="no more watches"):
+            Output(readable, PID, loop)
+        os.close(writable)
 
     async def test_a_writer_never_waits_for_the_log(self, pipe: Pipe, logged: Logged) -> None:
         output, writable = pipe

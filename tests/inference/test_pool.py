@@ -309,6 +309,85 @@ async def test_renewing_replaces_one_worker_at_a_time(make: Make, owner: Recorde
     assert [(slot.recycled, slot.deaths, slot.stale) for slot in pool.slots] == [(1, 0, False)] * 3
 
 
+UNSTARTED = "no worker lives until it is ready; the server's log says how they ended"
+
+
+@pytest.mark.parametrize("executable", ["/bin/false", "/nonexistent/python"])
+async def test_models_are_unavailable_when_no_worker_can_be_started(
+    make: Make, owner: Recorder, monkeypatch: pytest.MonkeyPatch, executable: str
+) -> None:
+    monkeypatch.setattr(slot_module, "LAST_BACKOFF", 0.05)
+    pool = make("Length", "Data")
+    with monkeypatch.context() as broken:
+        broken.setattr(sys, "executable", executable)
+        pool.start()
+        await owner.until(lambda: pool.state("data")[0] != "loading")
+        assert [pool.state(model) for model in ("length", "data")] == [("unavailable", UNSTARTED)] * 2
+    await owner.until(lambda: pool.slots[0].free)
+    assert [pool.state(model) for model in ("length", "data")] == [("ready", None)] * 2
+
+
+async def test_a_model_that_another_worker_holds_is_ready_though_no_more_can_be_started(
+    make: Make, owner: Recorder, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(slot_module, "LAST_BACKOFF", 0.05)
+    pool = make("Length", workers=2)
+    pool.start()
+    await owner.until(lambda: all_ready(pool))
+    one, other = pool.slots
+    with monkeypatch.context() as broken:
+        broken.setattr(sys, "executable", "/bin/false")
+        os.kill(one.pid or 0, signal.SIGKILL)
+        await owner.until(lambda: one.deaths > LOAD_DEATHS + 1)
+        assert pool.state("length") == ("ready", None)
+        assert "unavailable" not in caplog.text
+        os.kill(other.pid or 0, signal.SIGKILL)
+        await owner.until(lambda: pool.state("length")[0] == "unavailable")
+    await owner.until(lambda: all_ready(pool))
+
+
+async def test_a_spare_that_alone_holds_a_model_serves_until_it_does_no_more(
+    make: Make, owner: Recorder, tmp_path: Path
+) -> None:
+    """One model was repaired and another broken before the workers were renewed."""
+    causes = {name: tmp_path / name for name in "xy"}
+    pool = make(
+        *(
+            ModelSource(n, f"{SAMPLES}:Repaired", {"marks": str(tmp_path / "marks"), "cause": str(cause)})
+            for n, cause in causes.items()
+        ),
+        spares=1,
+    )
+    causes["x"].touch()
+    pool.start()
+    await owner.until(lambda: all_ready(pool))
+    one, other = pool.slots
+    causes["x"].unlink()
+    causes["y"].touch()
+    owner.watch(lambda: pool.state("y")[0])
+    pool.renew(all_workers=True)
+    await owner.until(lambda: other.recycled and other.ready)
+    assert [(set(slot.cards), slot.serving, slot.recycled) for slot in pool.slots] == [
+        ({"y"}, True, 0),
+        ({"x"}, True, 1),
+    ]
+    assert isinstance(await ask(pool, owner, one, "y", "abc"), Result)
+    assert isinstance(await ask(pool, owner, other, "x", "abc"), Result)
+    assert pool._retry
+    pool._retry.cancel()
+    pool._try_again()  # as that timer would
+    assert (other.ready, other.stale) == (True, False), "it is not taken from the model that it alone has"
+    pool.renew(all_workers=True)
+    await owner.until(lambda: other.recycled == 2 and other.ready)
+    assert (set(other.cards), one.recycled) == ({"x"}, 0), "the one that may load again is the one that tries"
+    causes["y"].unlink()
+    pool.renew(all_workers=True)
+    await owner.until(lambda: one.recycled and all_ready(pool))
+    assert [set(slot.cards) for slot in pool.slots] == [{"x", "y"}] * 2
+    assert [slot.serving for slot in pool.slots] == [False, True]
+    assert set(owner.seen) == {"ready"}
+
+
 async def test_renewing_waits_for_who_is_busy(make: Make, owner: Recorder) -> None:
     pool = make("Patient", workers=2)
     pool.start()
@@ -495,6 +574,24 @@ async def test_a_worker_that_does_not_end_when_its_socket_closes_is_ended(
         await pool.stop()
     assert pool.loop.time() - started >= 0.3, "it was given its time"
     assert all(slot.gone for slot in pool.slots)
+
+
+async def test_stopping_does_not_wait_for_ever_for_what_cannot_be_ended(
+    make: Make, owner: Recorder, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(pool_module, "STOP_GRACE", 0.1)
+    monkeypatch.setattr(pool_module, "REAP_GRACE", 0.1)
+    pool = make("Lingers", sandbox="off")
+    pool.start()
+    await owner.until(lambda: all_ready(pool))
+    (slot,) = pool.slots
+    with monkeypatch.context() as stuck:
+        stuck.setattr(Slot, "kill", lambda _: None)
+        async with asyncio.timeout(10):
+            await pool.stop()
+    assert f"after SIGKILL workers [{slot.pid}] are still there" in caplog.text
+    slot.kill()
+    await until(lambda: slot.gone)
 
 
 async def until(condition: Callable[[], Any]) -> None:

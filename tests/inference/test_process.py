@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
@@ -186,6 +188,30 @@ async def test_it_is_in_no_group_that_a_terminal_signals(spawned: Spawn) -> None
 async def test_what_cannot_be_started_leaves_no_descriptor(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", "/nonexistent/python")
     with pytest.raises(FileNotFoundError):
+        WorkerProcess(asyncio.get_running_loop(), Exit())
+
+
+def no_pidfd(pid: int) -> int:
+    raise OSError(errno.ENOSYS, f"no pidfd of {pid}")
+
+
+async def test_it_is_reaped_where_the_kernel_has_no_pidfd(
+    spawned: Spawn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "pidfd_open", no_pidfd)
+    process, ended = await spawned()
+    process.kill()
+    assert await ended.status() == -signal.SIGKILL
+    process.sock.close()
+
+
+async def test_what_cannot_be_watched_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_thread(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(os, "pidfd_open", no_pidfd)
+    monkeypatch.setattr(threading.Thread, "start", no_thread)
+    with pytest.raises(RuntimeError, match="new thread"):
         WorkerProcess(asyncio.get_running_loop(), Exit())
 
 

@@ -9,13 +9,15 @@ import re
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 import pytest
 
 from inference import slot as slot_module
-from inference.items import Failed, Outcome, Result
-from tests.inference.test_pool import Make, Recorder, ask, batch, pools, until
+from inference.items import Batch, Failed, Outcome, Result
+from inference.pool import LOAD_DEATHS
+from inference.slot import RESTARTS
+from tests.inference.test_pool import UNSTARTED, Make, Recorder, ask, batch, pools, until
 
 
 @pytest.fixture
@@ -94,6 +96,34 @@ async def test_a_slot_that_was_ready_is_replaced_at_once(make: Make, owner: Reco
         owner.lost.clear()
         assert slot.pid is not None
         await owner.until(lambda: slot.free)
+
+
+async def test_a_worker_that_dies_whenever_it_is_ready_is_not_replaced_at_once_for_ever(
+    make: Make, owner: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(slot_module, "RESTART_EVERY", 60.0)
+    pool = make("Length")
+    pool.start()
+    (slot,) = pool.slots
+    for deaths in range(1, RESTARTS + 2):
+        await owner.until(lambda: slot.ready)
+        os.kill(slot.pid or 0, signal.SIGKILL)
+        await owner.until(lambda deaths=deaths: slot.deaths == deaths)
+        assert slot.gone == (deaths > RESTARTS)
+
+
+async def test_time_gives_restarts_at_once_again(
+    make: Make, owner: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(slot_module, "RESTART_EVERY", 1e-9)  # it passes while the next worker starts
+    pool = make("Length")
+    pool.start()
+    (slot,) = pool.slots
+    for deaths in range(1, RESTARTS + 3):
+        await owner.until(lambda: slot.ready)
+        os.kill(slot.pid or 0, signal.SIGKILL)
+        await owner.until(lambda deaths=deaths: slot.deaths == deaths)
+        assert not slot.gone
 
 
 async def test_a_crash_loop_is_no_fork_bomb(
@@ -271,6 +301,82 @@ async def test_a_retired_worker_that_is_killed_is_no_death(make: Make, owner: Re
     assert (slot.recycled, slot.deaths) == (1, 1), "the next one's is"
     await owner.until(lambda: slot.free)
     os.kill(slot.pid or 0, signal.SIGKILL)
+
+
+class Fails(Recorder):
+    """An owner with a defect."""
+
+    def batch_done(self, batch: Batch, outcomes: Sequence[Outcome], infer_ms: float) -> None:
+        raise KeyError("a defect of the scheduler")
+
+
+async def test_our_own_defect_is_not_called_the_workers_and_leaves_no_batch_behind(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    owner = Fails()
+    async with pools(owner) as make:
+        pool = make("Obeys")
+        pool.start()
+        (slot,) = pool.slots
+        await owner.until(lambda: slot.free)
+        work = batch(pool, "obeys", "answer")
+        slot.submit(work)
+        await owner.until(lambda: owner.lost)
+        assert owner.lost == [(work, False)]
+        await owner.until(lambda: slot.free)
+    assert "nonsense" not in caplog.text
+    assert "a defect of the scheduler" in caplog.text
+    assert "worker ended (the server failed to take its message" in caplog.text
+
+
+async def test_a_batch_is_lost_also_when_what_follows_a_death_fails(
+    make: Make, owner: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = make("Twin")
+    pool.start()
+    (slot,) = pool.slots
+    await owner.until(lambda: slot.free)
+    unhandled: list[str] = []
+    pool.loop.set_exception_handler(lambda _, context: unhandled.append(repr(context["exception"])))
+
+    def fail() -> None:
+        monkeypatch.undo()
+        raise KeyError("a defect")
+
+    monkeypatch.setattr(pool, "balance", fail)
+    work = batch(pool, "twin", "exit 1")
+    slot.submit(work)
+    await owner.until(lambda: owner.lost)
+    assert owner.lost == [(work, False)]
+    await owner.until(lambda: slot.free)
+    assert unhandled == ["KeyError('a defect')"]
+
+
+async def test_of_nonsense_little_is_logged(
+    make: Make, owner: Recorder, caplog: pytest.LogCaptureFixture
+) -> None:
+    pool = make("Twin")
+    pool.start()
+    (slot,) = pool.slots
+    await owner.until(lambda: slot.free)
+    slot.submit(batch(pool, "twin", f'write {{"type":"{"x" * 100_000}"}}'))
+    await owner.until(lambda: owner.lost)
+    (line,) = (message for message in caplog.messages if "sent nonsense: " in message)
+    assert len(line) < 300
+    await owner.until(lambda: slot.free)
+
+
+async def test_a_death_in_the_sealing_is_no_models(
+    make: Make, owner: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(slot_module, "LAST_BACKOFF", 0.05)
+    pool = make("Length", "SealExits")
+    pool.start()
+    await owner.until(lambda: pool.state("length")[0] == "unavailable")
+    assert pool.slots[0].deaths == LOAD_DEATHS
+    for model in ("length", "sealexits"):
+        state, reason = pool.state(model)
+        assert (state, reason) == ("unavailable", UNSTARTED)
 
 
 async def test_a_batch_that_takes_too_long_is_lost_as_such(make: Make, owner: Recorder) -> None:

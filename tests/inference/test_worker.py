@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import psutil
@@ -21,12 +21,13 @@ import pytest
 
 from inference import worker as worker_module
 from inference.channel import MAX_ANSWER, MAX_HEADER, WorkerChannel, pack
-from inference.model import ItemError, ModelSource
+from inference.model import MAX_OUTPUT, ItemError, ModelSource
 from inference.process import ENVIRONMENT
 from inference.worker import (
     MAX_CODE,
     MAX_MESSAGE,
     OOM_SCORE,
+    LoadedModel,
     Memory,
     answer,
     as_error,
@@ -351,15 +352,111 @@ def test_resident_memory_is_looked_at_once_in_a_while(monkeypatch: pytest.Monkey
         os.close(memory._fd)
 
 
+class Raises:
+    """Raises the error it was made with where it is turned into something else."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def tolist(self) -> list[Any]:
+        raise self.error
+
+    def __len__(self) -> int:
+        return 1
+
+    def __iter__(self) -> Iterator[Any]:
+        raise self.error
+
+
+class Table:
+    """Has one row, and gives its two columns, as a data frame does."""
+
+    def __len__(self) -> int:
+        return 1
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(["one", "other"])
+
+
+class Lies:
+    """Answers what the test puts in."""
+
+    input = "bytes"
+    max_batch = 4
+    answers: Any = None
+
+    def load(self) -> None:
+        pass
+
+    def predict(self, items: Sequence[bytes]) -> Any:
+        return self.answers if b"lie" in items else [1] * len(items)
+
+
+@pytest.mark.parametrize(
+    ("answers", "code"),
+    [
+        (Table(), "bad_output"),
+        (Raises(ZeroDivisionError()), "model_error"),
+        (Raises(MemoryError()), "out_of_memory"),
+        ([Raises(RuntimeError("a tensor that requires grad"))], "bad_output"),
+        ([Raises(MemoryError())], "out_of_memory"),
+        ([MemoryError()], "out_of_memory"),
+    ],
+)
+def test_whatever_an_answer_raises_costs_its_item_alone(
+    monkeypatch: pytest.MonkeyPatch, answers: Any, code: str
+) -> None:
+    monkeypatch.setattr(Lies, "answers", answers)
+    (given,) = LoadedModel(ModelSource("lies", f"{__name__}:Lies")).answer([memoryview(b"lie")])
+    assert isinstance(given, ItemError)
+    assert given.code == code
+
+
+@pytest.mark.parametrize(
+    ("error", "code"), [(MemoryError(), "out_of_memory"), (RuntimeError("a defect"), "bad_item")]
+)
+def test_whatever_decoding_raises_costs_its_item_alone(error: Exception, code: str) -> None:
+    def decode(payload: memoryview) -> bytes:
+        if payload == b"bad":
+            raise error
+        return bytes(payload)
+
+    model = LoadedModel(ModelSource("lies", f"{__name__}:Lies"))
+    model._decode = decode
+    bad, good = model.answer([memoryview(b"bad"), memoryview(b"good")])
+    assert isinstance(bad, ItemError)
+    assert (bad.code, good) == (code, b"1")
+
+
 class Wordy:
-    """Answers what a batch of two has no room for, and what it just has."""
+    """Answers each item with so many bytes."""
+
+    def __init__(self, *sizes: int) -> None:
+        self.sizes = sizes
 
     def answer(self, payloads: Sequence[memoryview]) -> list[bytes]:
-        return [bytes(MAX_ANSWER // 2 + 1), bytes(MAX_ANSWER // 2)]
+        return [bytes(size) for size in self.sizes]
 
 
-def test_an_answer_that_is_too_long_is_its_items_own_error() -> None:
-    header, outputs = answer({"wordy": Wordy()}, {"model": "wordy", "lengths": [1, 1]}, memoryview(b"ab"))
-    too_long, fits = header["items"]
-    assert too_long["code"] == "bad_output"
-    assert [len(output) for output in outputs] == [fits] == [MAX_ANSWER // 2]
+def ask(*sizes: int) -> list[int | str]:
+    """The lengths of the answers that fit, and the errors of the others."""
+    lengths = [1] * len(sizes)
+    model = cast(LoadedModel, Wordy(*sizes))
+    header, outputs = answer({"wordy": model}, {"model": "wordy", "lengths": lengths}, bytes(len(sizes)))
+    assert [len(output) for output in outputs] == [size for size in header["items"] if isinstance(size, int)]
+    return [size if isinstance(size, int) else size["message"] for size in header["items"]]
+
+
+def test_an_answer_may_be_as_long_as_clients_read_whatever_else_is_in_its_batch() -> None:
+    assert ask(MAX_OUTPUT) == [MAX_OUTPUT]
+    assert ask(9, MAX_OUTPUT, *[9] * 200) == [9, MAX_OUTPUT, *[9] * 200]
+    too_long, fits = ask(MAX_OUTPUT + 1, 2)
+    assert too_long == "the model's answer has 16,777,217 bytes; 16,777,216 is the most"
+    assert fits == 2
+
+
+def test_of_a_batch_whose_answers_are_too_long_together_the_longest_fail() -> None:
+    most = MAX_ANSWER // MAX_OUTPUT
+    *fits, crowded = ask(1, *[MAX_OUTPUT - 1] * most, MAX_OUTPUT)
+    assert fits == [1, *[MAX_OUTPUT - 1] * most]
+    assert "needs a smaller `max_batch`" in str(crowded)

@@ -280,6 +280,16 @@ async def test_w03_memory_that_ends_at_its_limit_costs_that_item_and_renews_the_
     assert isinstance((await stream.answered())[-1], Result)
 
 
+async def test_w03_an_item_that_the_worker_cannot_even_read_costs_that_item_alone(oracle: Oracle) -> None:
+    engine = await oracle.start("Patient", memory_mb=200)
+    stream = Stream(engine, "patient")
+    failed = await fail(stream, "answer" + " " * (200 << 20))
+    assert (failed.code, failed.retryable) == ("out_of_memory", False)
+    stream.send("answer")
+    assert isinstance((await stream.answered())[-1], Result)
+    assert engine.workers().deaths == 0
+
+
 async def test_w03_the_kernel_ends_workers_before_the_server(oracle: Oracle) -> None:
     engine = await oracle.start("Patient", spares=1)
 

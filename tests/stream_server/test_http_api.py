@@ -162,6 +162,10 @@ async def test_statistics_of_a_model(start_server: Callable[..., RunningServer])
         assert body["retried"] == body["discarded"] == 0
         shares = {stream["stream"]: (stream["share"], stream["results"]) for stream in body["streams"]}
         assert shares == {busy.ready.stream: (1.0, 20), idle.ready.stream: (0.0, 0)}
+        assert isinstance(await anext(aiter(idle.process([b""]))), Error)
+        body = get_json(server, "/v2/models/echo/stats")[1]
+        assert (body["received"], body["results"], body["errors"]) == (21, 20, 1), "the empty one never ran"
+    assert server.metrics()['stream_items_received_total{model="echo"}'] == 21
     assert get_json(server, "/v2/models/faces/stats")[1]["received"] == 0
     assert get_json(server, "/v2/models/nothing/stats")[0] == 404
 
