@@ -11,7 +11,7 @@ from inference.engine import Engine
 from stream_server import http_api, security
 from stream_server.config import Settings
 from stream_server.connection import Connection, Connections, refuse
-from stream_server.errors import Broken, Draining, Overloaded, StreamServerError, TooManyStreams
+from stream_server.errors import Draining, Overloaded, StreamServerError, TooManyStreams
 from stream_server.http_api import CALLERS, CONNECTIONS, ENGINE, LAG, METRICS, SETTINGS
 from stream_server.lag import LoopLag
 from stream_server.metrics import Metrics
@@ -48,7 +48,7 @@ def make_app(settings: Settings, engine: Engine) -> web.Application:
     app[ENGINE] = engine
     app[LAG] = LoopLag()
     app[METRICS] = Metrics(engine.statistics, engine.workers, app[LAG].recent)
-    app[CONNECTIONS] = Connections()
+    app[CONNECTIONS] = Connections(settings.limits.max_unanswered_bytes)
     app[CALLERS] = set()
     app.add_routes(http_api.routes)
     app.router.add_get("/v2/models/{model}/stream", stream)
@@ -104,12 +104,12 @@ async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
 async def stream(request: web.Request) -> web.StreamResponse:
     """Upgrade to a websocket and serve one stream; whatever forbids it is said on the websocket."""
     settings, engine = request.app[SETTINGS], request.app[ENGINE]
-    refusal: StreamServerError | None = None
-    session = None
+    opened: Session | StreamServerError
     try:
-        session = open_session(request)
+        opened = open_session(request)
     except StreamServerError as exc:
-        refusal = exc
+        opened = exc
+    most = opened.max_message_bytes if isinstance(opened, Session) else settings.limits.max_text_bytes
     ws = web.WebSocketResponse(
         protocols=[SUBPROTOCOL],
         compress=False,  # JPEG does not shrink: 2 to 5 ms of CPU per frame for nothing
@@ -117,7 +117,7 @@ async def stream(request: web.Request) -> web.StreamResponse:
         timeout=settings.timeouts.close_s,
         # the session refuses in words what is over its limit; what is over this, aiohttp stops reading, and a
         # client that still sends then meets a reset before it has read the close
-        max_msg_size=2 * (session.max_message_bytes if session else settings.limits.max_text_bytes),
+        max_msg_size=2 * most,
     )
     if not ws.can_prepare(request).ok:
         headers = {"Upgrade": "websocket"}
@@ -130,27 +130,17 @@ async def stream(request: web.Request) -> web.StreamResponse:
     transport = request.transport
     if transport is None:  # the client has gone already
         return ws
-    try:
-        if session:
-            admit(request, session)
-    except StreamServerError as exc:
-        refusal = exc
-    if session is None or refusal:
-        refusal = refusal or Broken()
-        request.app[METRICS].refuse(refusal)
-        await refuse(ws, transport, refusal, settings.timeouts)
+    if isinstance(opened, Session):
+        try:
+            admit(request, opened)
+        except StreamServerError as exc:
+            opened = exc
+    if isinstance(opened, StreamServerError):
+        request.app[METRICS].refuse(opened)
+        await refuse(ws, transport, opened, settings.timeouts)
         return ws
-    name = request.match_info["model"]
-    metrics = request.app[METRICS]
-    connection = Connection(
-        ws,
-        transport,
-        session,
-        engine,
-        settings.timeouts,
-        lambda outcome, now: metrics.observe(name, outcome, now),
-    )
-    await request.app[CONNECTIONS].run(connection, name, request.remote or "")
+    connection = Connection(ws, transport, opened, engine, settings.timeouts, request.app[METRICS])
+    await request.app[CONNECTIONS].run(connection, opened.model, request.remote or "")
     return ws
 
 
@@ -165,7 +155,7 @@ def open_session(request: web.Request) -> Session:
     parts = request.match_info
     card = http_api.find_model(request.app[ENGINE], parts["model"], parts.get("version"))
     options = read_options(request.query.items(), settings.limits.max_weight)
-    return Session(card, options, settings.limits)
+    return Session(card, options, settings.limits, request.app[CONNECTIONS].held)
 
 
 def admit(request: web.Request, session: Session) -> None:

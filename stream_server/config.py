@@ -12,9 +12,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, replace
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-from inference.groups import Group, divide
+from inference.groups import DEFAULT, Group, divide
 from inference.model import ModelError, ModelSource
 from stream_server.errors import ConfigError
+from stream_server.protocol import MIN_WEIGHT
 
 SHIPPED = {
     "faces": "inference.models.faces:Faces",
@@ -47,7 +48,11 @@ class Limits:
         max_item_bytes: largest binary message. A 24-megapixel photo as JPEG takes about this much.
         max_text_bytes: largest text message. It is parsed on the event loop: the worst JSON of this size
             takes it about 10 ms.
-        max_streams: most streams at once. Each takes a file descriptor and about 24 KiB.
+        max_streams: most streams at once. Each takes a file descriptor, about 24 KiB, and the items that it has
+            unanswered: up to two of the largest.
+        max_unanswered_bytes: most bytes of unanswered items of all streams together, before a stream is read only
+            while it has none unanswered. The default is 64 of the largest items or ten thousand frames of a
+            camera, which no machine answers before they are old; beyond it there is one message of each stream.
         max_streams_per_peer: most of them from one address, so that one client cannot take them all. Behind a
             proxy every client has the proxy's address.
         max_weight: largest weight that a stream may ask for. With 1 nobody can take more than an equal share, and
@@ -59,9 +64,14 @@ class Limits:
     max_item_bytes: int = 8 << 20
     max_text_bytes: int = 128 << 10
     max_streams: int = 1000
+    max_unanswered_bytes: int = 512 << 20
     max_streams_per_peer: int = 250
     max_weight: float = 1.0
     max_superseded_per_s: float = 100.0
+
+    def __post_init__(self) -> None:
+        if 0 < self.max_weight < MIN_WEIGHT:  # or every weight would be too large or too small
+            raise ConfigError(f"max_weight = {self.max_weight}; use {MIN_WEIGHT}, the least weight, or more")
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +157,11 @@ class Settings:
                 if not 0 < getattr(table, item.name) < math.inf:  # TOML has nan and inf
                     raise ConfigError(f"{item.name} must be above 0, and finite")
 
+    @property
+    def all_groups(self) -> list[Group]:
+        """The groups, and before them that of the models which are in none, if there are any."""
+        return divide(self.models, self.workers, self.groups)
+
 
 def _check_range(name: str, value: int, least: int, most: int, hint: str) -> None:
     if not least <= value <= most:
@@ -196,7 +211,12 @@ def read_settings(document: Mapping[str, Any]) -> Settings:
     )
     values["limits"] = _build(Limits, _table(document, "limits"), "limits")
     values["timeouts"] = _build(Timeouts, _table(document, "timeouts"), "timeouts")
-    return _build(Settings, values, "server")
+    settings = _build(Settings, values, "server")
+    if "workers" in values and DEFAULT not in (group.name for group in settings.all_groups):
+        raise ConfigError(
+            "`workers` is for the models that are in no group, and here is none: give groups theirs"
+        )
+    return settings
 
 
 def _with_options(models: Sequence[ModelSource], tables: Mapping[str, Any]) -> tuple[ModelSource, ...]:

@@ -1,7 +1,8 @@
 """An aiohttp websocket and its session: it reads, writes and pings, and decides nothing.
 
 Reading and writing are a task each. Only the writer sends, so what a slow client has not read piles up in
-the session, which then wants no input, and nowhere else.
+the session, which then wants no input, and nowhere else; and every send has the same limit of time. (aiohttp alone
+answers a close, from within the reading, and nothing is sent after it.)
 """
 
 from __future__ import annotations
@@ -10,16 +11,17 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 
 from aiohttp import WSMsgType, web
 
 from inference.engine import Engine
-from inference.items import Outcome
+from inference.items import Item, Outcome
 from stream_server.config import Timeouts
 from stream_server.errors import Broken, Idle, StreamServerError, meaning
+from stream_server.metrics import Metrics
 from stream_server.protocol import write_error
-from stream_server.session import Session
+from stream_server.session import Held, Session
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +36,7 @@ class Connection:
 
     Args:
         transport: what carries `ws`.
-        observe: told of every outcome, for the metrics.
+        metrics: are told of every outcome.
     """
 
     def __init__(
@@ -44,7 +46,7 @@ class Connection:
         session: Session,
         engine: Engine,
         timeouts: Timeouts,
-        observe: Callable[[Outcome, float], None],
+        metrics: Metrics,
     ) -> None:
         self._ws = ws
         self._transport = transport
@@ -53,11 +55,12 @@ class Connection:
         self._session = session
         self._engine = engine
         self._timeouts = timeouts
-        self._observe = observe
+        self._metrics = metrics
         self._loop = asyncio.get_running_loop()
         self._heard = time.monotonic()
         self._pinged = 0.0
         self._ping_due = False
+        self._pong: bytes | None = None  # to the newest ping: RFC 6455 section 5.5.3 lets it stand for all
         self._sending_since: float | None = None
         self._patience: asyncio.TimerHandle | None = None
         self._left = False  # the client has
@@ -85,6 +88,7 @@ class Connection:
             # unread bytes in it would reset the connection, and the client might never read why
             reader.cancel()
             await asyncio.wait([reader])
+            session.release()
         if session.close_code is not None:
             await close(self._ws, self._transport, session.close_code, self._timeouts.close_s)
         if error := self._ws.exception():
@@ -103,7 +107,7 @@ class Connection:
 
     def _deliver(self, outcome: Outcome) -> None:
         now = time.monotonic()
-        self._observe(outcome, now)
+        self._metrics.observe(self._session.model, outcome, now)
         self._session.complete(outcome, now)
         self._outgoing.set()
 
@@ -129,13 +133,16 @@ class Connection:
         message = await self._ws.receive()
         now = self._heard = time.monotonic()
         if message.type is WSMsgType.BINARY or message.type is WSMsgType.TEXT:
-            item = session.receive(message.data, now)
-            if item is not None:
-                self._engine.offer(item)
+            received = session.receive(message.data, now)
+            if isinstance(received, Item):
+                self._engine.offer(received)
+            elif received is not None:
+                self._metrics.observe_unoffered(session.model, received, now)
             if session.has_outgoing:
                 self._outgoing.set()
         elif message.type is WSMsgType.PING:
-            await self._ws.pong(message.data)
+            self._pong = message.data
+            self._outgoing.set()
         elif message.type is not WSMsgType.PONG:
             return False  # it closed, vanished, or broke the websocket protocol, which aiohttp answers
         return True
@@ -147,6 +154,9 @@ class Connection:
             self._outgoing.clear()
             for text in session.take_outgoing():
                 await self._within_time(self._ws.send_str(text))
+            if self._pong is not None:
+                data, self._pong = self._pong, None
+                await self._within_time(self._ws.pong(data))
             if self._ping_due:
                 self._ping_due = False
                 await self._within_time(self._ws.ping())
@@ -199,11 +209,16 @@ class Connection:
 class Connections:
     """The streams that are open, and whether more are welcome.
 
+    Args:
+        max_unanswered_bytes: of the items of all of them.
+
     Attributes:
+        held: what their sessions hold.
         draining: the server is going.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, max_unanswered_bytes: int) -> None:
+        self.held = Held(max_unanswered_bytes)
         self._open: dict[Connection, asyncio.Future[None]] = {}
         self._peers: Counter[str] = Counter()
         self.draining = False

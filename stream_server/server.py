@@ -66,6 +66,9 @@ class Server:
     async def start(self) -> None:
         """Listen, start the workers, and come back when every model is ready or unavailable.
 
+        Requests are answered from the first moment on; streams to a model that still loads are refused
+        (`Unavailable`). What has failed to start must be stopped as well.
+
         Raises:
             ConfigError: the address cannot be used, or the sandbox that was required is not whole.
         """

@@ -2,14 +2,15 @@
 
 The loop that drives it, after every call: send all of `take_outgoing()`; when `close_code` is set, close
 with it once everything is sent; read on only while `wants_input`, and after `pause()`. An item that `receive`
-returns must be offered to the engine, and each of its outcomes given to `complete`.
+returns must be offered to the engine, and its outcome given to `complete`. When the connection has ended, it
+must `release` what it holds.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from inference.items import POISON, Dropped, Failed, Item, Outcome, Result
+from inference.items import Dropped, Failed, Item, Outcome, Result
 from inference.model import ModelCard
 from stream_server import protocol
 from stream_server.config import Limits
@@ -36,6 +37,18 @@ MAX_OUTGOING = 256
 
 
 @dataclass(slots=True)
+class Held:
+    """The bytes of unanswered items of all sessions together, which share one of these.
+
+    When they are over `most`, a session takes an item only while it has none unanswered: so every stream goes on,
+    and one message of each may be under way in any case.
+    """
+
+    most: int
+    bytes: int = 0
+
+
+@dataclass(slots=True)
 class _Unanswered:
     id: str | None
     size: int
@@ -49,6 +62,7 @@ class Session:
         card: the model it talks to.
         options: what the client asked for.
         limits: how much it may send.
+        held: what all sessions hold; alone in the world without it.
 
     Attributes:
         model: the name of the model it talks to.
@@ -59,8 +73,11 @@ class Session:
         close_code: set when the conversation is over.
     """
 
-    def __init__(self, card: ModelCard, options: StreamOptions, limits: Limits) -> None:
+    def __init__(
+        self, card: ModelCard, options: StreamOptions, limits: Limits, held: Held | None = None
+    ) -> None:
         self._card = card
+        self._held = held or Held(limits.max_unanswered_bytes)
         self.model = card.name
         self.weight = options.weight or min(1.0, limits.max_weight)
         self.policy = options.policy or card.policy
@@ -105,6 +122,7 @@ class Session:
             and len(self._outgoing) < MAX_OUTGOING
             # one item may always come; a window of large ones must not fill the memory
             and self._unanswered_bytes <= self.max_message_bytes
+            and (self._held.bytes <= self._held.most or not self._unanswered)
         )
 
     def pause(self, now: float) -> float:
@@ -123,11 +141,12 @@ class Session:
         outgoing, self._outgoing = self._outgoing, []
         return outgoing
 
-    def receive(self, message: str | bytes, now: float) -> Item | None:
+    def receive(self, message: str | bytes, now: float) -> Item | Dropped | Failed | None:
         """Take a message of the client's.
 
         Returns:
-            The item to offer to the engine, if the message was one that can run.
+            If the message was an item, the item to offer to the engine; or, where it cannot run, the outcome that
+            is its answer already, for whoever counts them.
         """
         if self.close_code is not None:
             return None
@@ -155,8 +174,9 @@ class Session:
             self._answered += 1
             del self._unanswered[self._answered]
             self._unanswered_bytes -= first.size
+            self._held.bytes -= first.size
             self._answer(first.outcome, first.id, now)
-            if isinstance(first.outcome, Failed) and first.outcome.code == POISON:
+            if isinstance(first.outcome, Failed) and first.outcome.fatal:
                 self.fail(Poison(first.outcome.message))
         self._end_if_done()
 
@@ -173,6 +193,12 @@ class Session:
             self._outgoing.append(protocol.write_goaway(grace_ms, retry_after_ms))
             self._end_if_done()
 
+    def release(self) -> None:
+        """Give back what is held of items that nobody will answer any more: the connection has ended."""
+        self._held.bytes -= self._unanswered_bytes
+        self._unanswered_bytes = 0
+        self._unanswered.clear()
+
     def _check_size(self, message: str | bytes) -> None:
         size, most = len(message), self.max_message_bytes
         if isinstance(message, str):
@@ -181,7 +207,7 @@ class Session:
         if size > most:
             raise TooLarge(f"a message of {size:,} bytes is over this server's limit of {most:,}")
 
-    def _receive_text(self, text: str, now: float) -> Item | None:
+    def _receive_text(self, text: str, now: float) -> Item | Dropped | Failed | None:
         if self._ended:
             raise Malformed("nothing may follow `end`")
         match protocol.read_client_message(text, self._card.input):
@@ -194,7 +220,7 @@ class Session:
                 self._end_if_done()
         return None
 
-    def _receive_item(self, payload: bytes, meta: Meta, now: float) -> Item | None:
+    def _receive_item(self, payload: bytes, meta: Meta, now: float) -> Item | Dropped | Failed:
         if self._ended:
             raise Malformed("nothing may follow `end`")
         self.received += 1
@@ -203,13 +229,16 @@ class Session:
         item = Item(self._stream, self.received, payload, now, deadline)
         self._unanswered[item.seq] = _Unanswered(meta.id, len(payload))
         self._unanswered_bytes += len(payload)
+        self._held.bytes += len(payload)
+        outcome: Dropped | Failed
         if self._draining:
-            self.complete(Dropped(item, "draining"), now)
+            outcome = Dropped(item, "draining")
         elif self._binary and not payload:
-            self.complete(Failed(item, "empty", "the message is empty; send the item's bytes"), now)
+            outcome = Failed(item, "empty", "the message is empty; send the item's bytes")
         else:
             return item
-        return None
+        self.complete(outcome, now)
+        return outcome
 
     def _take_meta(self) -> Meta:
         if not self._binary:

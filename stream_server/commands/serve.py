@@ -12,7 +12,6 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from inference.groups import divide
 from inference.model import NAME
 from stream_server.config import SHIPPED, Settings, read_settings
 from stream_server.errors import ConfigError
@@ -105,8 +104,14 @@ def new_event_loop() -> asyncio.AbstractEventLoop:
 
 def announce(server: Server, settings: Settings, seconds: float) -> None:
     """Say what runs and where."""
-    workers = sum(group.workers for group in divide(settings.models, settings.workers, settings.groups))
-    print(f"stream-server is ready at {server.url} after {seconds:.1f} s, {workers} workers")
+    groups = settings.all_groups
+    workers, spares = sum(group.workers for group in groups), settings.spares * len(groups)
+    processes = ", ".join(
+        f"{count} {word}{'s' * (count > 1)}"
+        for count, word in ((workers, "worker"), (spares, "spare"))
+        if count
+    )
+    print(f"stream-server is ready at {server.url} after {seconds:.1f} s, {processes}")
     for status in server.models():
         version = f"@{status.card.version}" if status.card else ""
         print(f"  {status.name}{version}: {status.reason or status.state}")
@@ -123,7 +128,9 @@ def document(args: argparse.Namespace) -> dict[str, Any]:
     if args.config:
         try:
             values = tomllib.loads(args.config.read_text("utf-8"))
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as exc:
+        except OSError as exc:
+            raise ConfigError(f"cannot read {args.config}: {exc.strerror}") from exc
+        except (UnicodeDecodeError, tomllib.TOMLDecodeError) as exc:
             raise ConfigError(f"cannot read {args.config}: {exc}") from exc
     for assignment in args.set:
         assign(values, assignment)

@@ -15,6 +15,7 @@ from rich.console import Console
 
 from stream_server.conversing import Pace, converse
 from stream_server.errors import ConfigError
+from stream_server.protocol import MAX_AGE_MS, MAX_WINDOW
 from stream_server.reporting import Report, agree
 
 SOURCES = """\
@@ -59,8 +60,13 @@ def configure_sending(parser: argparse.ArgumentParser) -> None:
     add("source", metavar="SOURCE", help="what to send, see below")
     add("--url", default="http://127.0.0.1:8080", help="the server (default %(default)s)")
     add("--policy", choices=["latest", "queue"], help="default: latest for a webcam, else queue")
-    add("--window", type=int, metavar="N", help="most unanswered items, 1 to 64 (default: the server's)")
-    add("--max-age-ms", type=int, metavar="N", help="drop items that waited longer")
+    add(
+        "--window",
+        type=from_one_to(MAX_WINDOW),
+        metavar="N",
+        help=f"most unanswered items, 1 to {MAX_WINDOW} (default: the server's)",
+    )
+    add("--max-age-ms", type=from_one_to(MAX_AGE_MS), metavar="N", help="drop items that waited longer")
     add(
         "--weight",
         type=above_zero(float),
@@ -82,6 +88,19 @@ def above_zero(convert: Callable[[str], Number]) -> Callable[[str], Number]:
         return value
 
     number.__name__ = "number above 0"  # argparse says "invalid number above 0 value"
+    return number
+
+
+def from_one_to(most: int) -> Callable[[str], int]:
+    """Make a type for an argument that is a whole number from 1 to `most`."""
+
+    def number(text: str) -> int:
+        value = int(text)
+        if not 1 <= value <= most:
+            raise ValueError
+        return value
+
+    number.__name__ = f"number from 1 to {most:,}"  # argparse says "invalid number from 1 to 64 value"
     return number
 
 

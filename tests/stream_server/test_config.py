@@ -122,6 +122,11 @@ def test_options_of_a_shipped_model_need_no_list_of_models() -> None:
         ({"limits": {"max_item_bytes": -5}}, "max_item_bytes must be above 0"),
         ({"limits": {"max_weight": 0}}, "max_weight must be above 0"),
         ({"limits": {"max_weight": math.inf}}, "max_weight must be above 0, and finite"),
+        ({"limits": {"max_weight": 0.001}}, "max_weight = 0.001; use 0.01, the least weight, or more"),
+        (
+            {"server": {"models": ["spam"], "workers": 4}, "groups": {"own": {"models": ["spam"]}}},
+            "`workers` is for the models that are in no group, and here is none",
+        ),
         ({"limits": {"max_weight": "1"}}, "max_weight in [limits] must be float, not '1'"),
         ({"groups": ["faces"]}, "groups must be a table"),
         ({"groups": {"rare": ["spam"]}}, "rare must be a table"),

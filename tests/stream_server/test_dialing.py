@@ -16,9 +16,12 @@ from hypothesis import strategies as st
 from websockets.asyncio.server import ServerConnection
 from websockets.http11 import Request, Response
 
+from inference.items import Item, Result
+from inference.model import MAX_OUTPUT
 from stream_server import dialing
-from stream_server.dialing import Backoff, dial
+from stream_server.dialing import MAX_ANSWER_BYTES, Backoff, dial
 from stream_server.errors import ConnectFailed, ConnectionLost, Refused
+from stream_server.protocol import MAX_ID, write_result
 from tests.stream_server.peer import Peer, obedient, scripted
 
 
@@ -32,6 +35,13 @@ async def test_the_server_says_ready_and_does_not_compress() -> None:
         assert ready.model == "echo"
         assert connection.protocol.extensions == []
         await connection.close()
+
+
+def test_the_longest_answer_is_within_what_the_client_reads() -> None:
+    item = Item(1, 2**63, b"", 0.0)
+    version, name = "v" * 64, "n" * 64
+    answer = Result(item, "x" * MAX_OUTPUT, version, 1e12, 1e12, 256)
+    assert len(write_result(answer, "\U0001f600" * MAX_ID, name, 1e12)) <= MAX_ANSWER_BYTES
 
 
 async def test_no_server_is_said_with_what_to_do(unused_tcp_port: int) -> None:

@@ -13,7 +13,7 @@ from inference.engine import PoolStatus
 from inference.items import Dropped, Failed, Item, Outcome, Result
 from inference.statistics import ModelStatistics, Statistics, StreamStatistics, Tally
 from stream_server.errors import Forbidden, Overloaded
-from stream_server.metrics import SECONDS, Metrics
+from stream_server.metrics import MAX_CODES, SECONDS, Metrics
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
@@ -105,6 +105,29 @@ def test_errors_that_found_their_client_gone_are_counted_too() -> None:
     errors = {key: n for key, n in scrape(metrics).items() if key[0] == "stream_items_errors_total"}
     assert sum(errors.values()) == 3
     assert errors["stream_items_errors_total", (("code", "undelivered"), ECHO)] == 2
+
+
+def test_a_model_with_ever_new_codes_makes_no_endless_metrics() -> None:
+    metrics = make(Tally(received=1001, errors=1001))
+    for number in range(1000):
+        metrics.observe("echo", Failed(item(), f"code_{number}", "why"), 0.0)
+    metrics.observe("echo", Failed(item(), "code_0", "why"), 0.0)
+    errors = {dict(key[1])["code"]: n for key, n in scrape(metrics).items() if "errors" in key[0]}
+    assert len(errors) == MAX_CODES + 2
+    assert (errors["code_0"], errors["other"], errors["undelivered"]) == (2, 1000 - MAX_CODES, 0)
+
+
+def test_items_that_were_answered_before_the_engine_saw_them_are_counted() -> None:
+    known = Tally(received=3, results=2, draining=1)
+    metrics = make(known)
+    metrics.observe_unoffered("echo", Failed(item(), "empty", "why"), 0.0)
+    metrics.observe_unoffered("echo", Dropped(item(), "draining"), 0.0)
+    samples = scrape(metrics)
+    assert samples["stream_items_received_total", (ECHO,)] == 5
+    assert samples["stream_items_errors_total", (("code", "empty"), ECHO)] == 1
+    assert samples["stream_items_errors_total", (("code", "undelivered"), ECHO)] == 0
+    assert samples["stream_items_dropped_total", (ECHO, ("reason", "draining"))] == 2
+    assert metrics.tally("echo", known).balanced
 
 
 def test_the_times_of_a_result_fall_into_their_buckets() -> None:

@@ -13,17 +13,22 @@ from inference.model import InputKind, ModelCard, Policy
 from stream_server.config import Limits
 from stream_server.errors import Broken, Idle, Malformed
 from stream_server.protocol import StreamOptions
-from stream_server.session import MAX_META_BYTES, MAX_OUTGOING, MAX_UNANSWERED, Session
+from stream_server.session import MAX_META_BYTES, MAX_OUTGOING, MAX_UNANSWERED, Held, Session
 
 END = '{"type": "end"}'
 LIMITS = Limits(max_item_bytes=1000, max_text_bytes=500, max_streams=1)
 
 
 def make(
-    kind: InputKind = "bytes", own: Policy = "queue", limits: Limits = LIMITS, **options: Any
+    kind: InputKind = "bytes",
+    own: Policy = "queue",
+    limits: Limits = LIMITS,
+    held: Held | None = None,
+    **options: Any,
 ) -> Session:
     """A session that has greeted its client."""
-    session = Session(ModelCard("m", "1", kind, own, 8, 1000, ""), StreamOptions(**options), limits)
+    card = ModelCard("m", "1", kind, own, 8, 1000, "")
+    session = Session(card, StreamOptions(**options), limits, held)
     session.start(7)
     assert [message["type"] for message in sent(session)] == ["ready"]
     return session
@@ -37,7 +42,7 @@ def sent(session: Session) -> list[dict[str, Any]]:
 
 def offer(session: Session, payload: bytes = b"x", now: float = 0.0) -> Item:
     item = session.receive(payload, now)
-    assert item is not None
+    assert isinstance(item, Item)
     return item
 
 
@@ -157,7 +162,7 @@ def test_without_a_max_age_nothing_expires() -> None:
 def test_an_empty_item_fails_in_its_turn() -> None:
     session = make()
     first = offer(session)
-    assert session.receive(b"", 0.0) is None
+    assert isinstance(session.receive(b"", 0.0), Failed), "it has its answer"
     assert sent(session) == []
     session.complete(result(first), 0.0)
     answers = sent(session)
@@ -297,6 +302,34 @@ def test_no_more_is_read_than_two_of_the_largest_items(policy: Policy) -> None:
     assert session.wants_input
 
 
+def test_beyond_what_all_may_hold_a_stream_is_read_while_it_has_nothing_unanswered() -> None:
+    held = Held(1000)
+    large, small, idle = (make(held=held, window=8) for _ in range(3))
+    first = offer(large, b"x" * 999)
+    second = offer(small, b"x")
+    assert held.bytes == 1000
+    assert small.wants_input
+    third = offer(small, b"x")
+    assert (large.wants_input, small.wants_input, idle.wants_input) == (False, False, True)
+    large.complete(result(first), 0.0)
+    assert small.wants_input, "there is room again"
+    for item in (second, third):
+        small.complete(result(item), 0.0)
+    assert held.bytes == 0
+
+
+def test_a_stream_that_goes_gives_back_what_it_held() -> None:
+    held = Held(1000)
+    session, other = make(held=held), make(held=held)
+    items = [offer(session, b"x" * 100) for _ in range(3)]
+    offer(other, b"y")
+    session.complete(result(items[0]), 0.0)
+    session.release()
+    assert held.bytes == 1
+    session.release()
+    assert held.bytes == 1
+
+
 def test_nothing_is_read_from_a_client_that_does_not_read() -> None:
     session = make()
     for _ in range(MAX_OUTGOING):
@@ -361,7 +394,7 @@ def test_a_drain_answers_what_was_accepted_and_drops_what_is_new() -> None:
     session.drain(10_000, 1000)
     assert sent(session) == [{"type": "goaway", "grace_ms": 10_000, "retry_after_ms": 1000}]
     session.receive('{"type": "meta", "id": "new"}', 0.0)
-    assert session.receive(b"x", 0.0) is None
+    assert session.receive(b"x", 0.0) == Dropped(Item(7, 2, b"x", 0.0), "draining")
     assert sent(session) == []
     session.complete(result(accepted), 0.0)
     answers = sent(session)
@@ -407,7 +440,16 @@ def test_an_error_of_the_conversation_ends_it(error: Idle | Broken, code: int) -
 
 
 def poisoned(item: Item) -> Failed:
-    return Failed(item, POISON, "three workers ended")
+    return Failed(item, POISON, "three workers ended", fatal=True)
+
+
+def test_a_code_of_a_models_own_ends_no_stream_whatever_it_is_called() -> None:
+    session = make()
+    first, second = offer(session), offer(session)
+    session.complete(Failed(first, POISON, "this mushroom is no champignon"), 0.0)
+    session.complete(result(second), 0.0)
+    assert types(session) == [("error", 1), ("result", 2)]
+    assert session.close_code is None
 
 
 def test_poison_ends_the_stream_after_the_answers_before_it_and_its_own() -> None:
@@ -455,9 +497,11 @@ class Simulation:
         self.random = random.Random(seed)
         self.policy: Policy = self.random.choice(["latest", "queue"])
         self.window = self.random.randint(1, 8)
+        self.held = Held(self.random.choice([0, 60, 10_000]))
         self.session = make(
             "bytes",
             limits=Limits(max_item_bytes=50),
+            held=self.held,
             policy=self.policy,
             window=self.window,
             max_age_ms=self.random.choice([None, 5]),
@@ -496,6 +540,7 @@ class Simulation:
             "dropped": self.counts["dropped"],
             "errors": self.counts["error"],
         }
+        assert self.held.bytes == 0
         assert self.answered == list(enumerate(self.ids, 1)), "each item once, in order, by its own name"
 
     def send_item(self) -> None:
@@ -507,7 +552,7 @@ class Simulation:
         if accepts:
             self.ids.append(self.pending)
             self.pending = None
-        if item is not None:
+        if isinstance(item, Item):
             self.engine.append(item)
         if self.policy == "queue":
             assert session.unanswered <= session.room == self.window + 1

@@ -36,7 +36,7 @@ def test_without_flags_the_defaults_hold() -> None:
 def test_every_flag_is_a_setting() -> None:
     made = settings(
         *("--host", "0.0.0.0", "--port", "80", "--workers", "8"),
-        *("--model", "faces", "--model", "mine=my.module:Mine"),
+        *("--model", "faces", "--model", "mine=my.module:Mine", "--model", "spam"),
         *("--allow-origin", "https://a.example", "--allow-origin", "https://b.example"),
         *("--allow-host", "a.example", "--sandbox", "off"),
         *("--group", "rare=faces:2", "--group", "own=mine"),
@@ -56,6 +56,7 @@ def test_every_flag_is_a_setting() -> None:
     assert made.models == (
         ModelSource("faces", "inference.models.faces:Faces", {"long_side": 320}),
         ModelSource("mine", "my.module:Mine", {"name": "a b"}),
+        ModelSource("spam", "inference.models.spam:Spam"),
     )
     assert made.limits.max_streams == 5
     assert made.groups == (Group("rare", ("faces",), 2), Group("own", ("mine",), 1))
@@ -64,14 +65,14 @@ def test_every_flag_is_a_setting() -> None:
 def test_flags_win_over_the_file(tmp_path: Path) -> None:
     file = tmp_path / "settings.toml"
     file.write_text(
-        '[server]\nport = 81\nworkers = 3\nmodels = ["echo", "spam"]\n'
+        '[server]\nport = 81\nworkers = 3\nmodels = ["echo", "spam", "faces"]\n'
         "[limits]\nmax_streams = 7\nmax_text_bytes = 9\n"
         '[groups.rare]\nmodels = ["echo"]\nworkers = 4\n'
     )
     flags = ("--port", "82", "--set", "limits.max_streams=8", "--group", "rare=echo,spam")
     made = settings("--config", str(file), *flags)
     assert (made.port, made.workers) == (82, 3)
-    assert [model.name for model in made.models] == ["echo", "spam"]
+    assert [model.name for model in made.models] == ["echo", "spam", "faces"]
     assert made.groups == (Group("rare", ("echo", "spam"), 1),)
     assert (made.limits.max_streams, made.limits.max_text_bytes) == (8, 9)
 
@@ -179,7 +180,8 @@ def test_a_value_is_no_table() -> None:
         (["--set", "server=5"], "server must be a table"),
         (["--set", "server=5", "--port", "0"], "server must be a table"),
         (["--set", "server.port=0x"], "port in [server] must be int"),
-        (["--config", "no/such/file.toml"], "cannot read no/such/file.toml"),
+        (["--config", "no/such/file.toml"], "cannot read no/such/file.toml: No such file or directory"),
+        (["--workers", "4", "--model", "spam", "--group", "own=spam"], "here is none: give groups theirs"),
         (["--config", "."], "cannot read ."),
         (["--host", "no.such.host.invalid"], "cannot listen on no.such.host.invalid"),
     ],
@@ -220,7 +222,7 @@ def test_it_says_what_runs_and_where_and_how_it_is() -> None:
         process.send_signal(signal.SIGTERM)
         _, errors = process.communicate(timeout=WAIT)
     assert re.fullmatch(
-        r"stream-server is ready at http://127\.0\.0\.1:\d+ after \d+\.\d s, 1 workers?\n", lines[0]
+        r"stream-server is ready at http://127\.0\.0\.1:\d+ after \d+\.\d s, 1 worker, 1 spare\n", lines[0]
     )
     assert lines[1:4] == ["  faces@2023mar: ready\n", "  spam@1: ready\n", "  echo@1: ready\n"]
     assert re.match(
@@ -243,13 +245,13 @@ def test_a_model_that_does_not_load_is_said_with_its_reason() -> None:
     assert process.returncode == 0
 
 
-def test_workers_of_all_groups_are_announced_without_the_spares() -> None:
+def test_workers_and_spares_of_all_groups_are_announced() -> None:
     with run("--model=echo", f"--model=length={SAMPLES}:Length", "--group=apart=length:2") as process:
         assert process.stdout
         line = process.stdout.readline()
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=WAIT)
-    assert line.endswith(" s, 3 workers\n")
+    assert line.endswith(" s, 3 workers, 2 spares\n")
 
 
 def test_an_address_of_version_6_is_written_as_one(start_server: Callable[..., RunningServer]) -> None:

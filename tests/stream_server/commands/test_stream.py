@@ -209,7 +209,8 @@ def test_a_reader_that_has_seen_enough_ends_it(server: RunningServer, video: Pat
     ("args", "status", "words"),
     [
         (("nothing", "sample"), 1, "unknown_model: no model 'nothing'; there are faces, spam, echo"),
-        (("faces", "sample", "--window", "65"), 1, "bad_option"),
+        (("faces", "sample", "--window", "0"), 2, "invalid number from 1 to 64 value: '0'"),
+        (("faces", "sample", "--max-age-ms", "4000000"), 2, "invalid number from 1 to 3,600,000 value"),
         (("faces", "no/such/file"), 2, "no file or folder no/such/file"),
         (("spam", "sample"), 2, "sample gives pictures, and this model takes text"),
         (("faces", "sample", "--fps", "0"), 2, "invalid number above 0 value: '0'"),
