@@ -37,7 +37,11 @@ MAX_ANSWER = 64 << 20
 """What a worker may answer to one batch: every answer becomes JSON text for a client, and the whole is held."""
 
 READ_SIZE = 256 << 10
-"""What one read takes from a socket: Linux queues about 208 KiB on a socket pair."""
+"""What one read takes from a socket, at first: several frames, or hundreds of answers."""
+
+KEPT = 4 << 20
+"""The largest buffer that a worker keeps for the next message: to map, clear and unmap a megabyte for each batch of
+frames costs both ends a fifth of what a frame takes them."""
 
 _received = memoryview(bytearray(READ_SIZE))
 """Where every channel reads to, one at a time on the loop: a buffer of its own for each read would be mapped and
@@ -232,6 +236,8 @@ class WorkerChannel:
             except MemoryError:
                 return self._skip(got, head, end)
             view[:got] = self._buffer[:got]
+            if end <= KEPT:
+                self._buffer = view
         while got < end:
             if not (n := self._read(view[got:])):
                 return None

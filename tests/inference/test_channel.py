@@ -18,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from inference.channel import (
+    KEPT,
     MAX_ANSWER,
     MAX_HEADER,
     PREFIX,
@@ -496,3 +497,25 @@ def test_a_worker_without_room_for_a_message_reads_its_header_and_goes_on(
     assert first == (header, None)
     assert second
     assert (second[0], bytes(second[1] or b"")) == ({"n": 2}, b"next")
+
+
+def test_a_worker_keeps_its_buffer_for_the_next_batch_but_no_huge_one(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[int] = []
+
+    def noting(size: int) -> bytearray:
+        made.append(size)
+        return bytearray(size)
+
+    worker = WorkerChannel(pair[1])
+    monkeypatch.setattr("inference.channel.bytearray", noting, raising=False)
+    bodies = [bytes([n]) * size for n, size in enumerate((1_000_000, 900_000, KEPT, 10, KEPT))]
+    thread = threading.Thread(target=lambda: [pair[0].sendall(framed({}, body)) for body in bodies])
+    thread.start()
+    for body in bodies:
+        received = worker.receive()
+        assert received
+        assert received[1] == body
+    thread.join(10)
+    assert made == [1_000_000 + len(framed({})), *[KEPT + len(framed({}))] * 2]
