@@ -9,6 +9,7 @@ import argparse
 import statistics
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias
 
@@ -37,11 +38,13 @@ from benchmarks.peers.work import MAX_BATCH
 from benchmarks.report import run
 from benchmarks.results import Figure, Grid, Plot, Say, Section, Series
 
-ECHO = Course("echo", "frame", 8, rounds=3, closed_s=1.5, kept=True)
+ECHO = Course("echo", "frame", 8, rounds=3, closed_s=1.2, kept=True)
+MANY = replace(ECHO, streams=32)
 NATURAL = Course("faces-natural", "portrait", 4, rounds=3, closed_s=1.5, idle_s=4.0, overload_s=8.0)
 FACES = Course("faces-ours", "portrait", 4, rounds=3, closed_s=1.5, idle_s=4.0)
 
-QUICK_ECHO = Course("echo", "frame", 8, rounds=1, closed_s=1.0, kept=True)
+QUICK_ECHO = replace(ECHO, rounds=1, closed_s=0.8)
+QUICK_MANY = replace(QUICK_ECHO, streams=32)
 QUICK_NATURAL = Course("faces-natural", "portrait", 4, rounds=1, closed_s=1.0, idle_s=1.5, overload_s=2.0)
 QUICK_FACES = Course("faces-ours", "portrait", 4, rounds=1, closed_s=1.0)
 
@@ -81,14 +84,16 @@ def compare(peers: Sequence[Peer], say: Say, *, quick: bool) -> list[Section]:
             entrants.append(of_peer(peer, python))
             if peer.batches:
                 batching.append(in_batches(entrants[-1]))
-    courses = (QUICK_ECHO, QUICK_NATURAL, QUICK_FACES) if quick else (ECHO, NATURAL, FACES)
-    echo = contest([*entrants, *batching], courses[0], say)
-    natural, faces = (contest(entrants, course, say) for course in courses[1:])
+    echoes = (QUICK_ECHO, QUICK_MANY) if quick else (ECHO, MANY)
+    courses = (QUICK_NATURAL, QUICK_FACES) if quick else (NATURAL, FACES)
+    few_echoes, many_echoes = (contest([*entrants, *batching], course, say) for course in echoes)
+    natural, faces = (contest(entrants, course, say) for course in courses)
     few = f" A quick run compares with {len(peers)} of {len(PEERS)} peers." if quick else ""
     return [
-        echo_section([*echo, *uninstalled], few),
+        echo_section([*few_echoes, *uninstalled], few),
+        many_section([*many_echoes, *uninstalled]),
         faces_section(natural, faces),
-        overload_section(natural, courses[1].overload_s),
+        overload_section(natural, courses[0].overload_s),
     ]
 
 
@@ -157,13 +162,13 @@ def bars(name: str, records: Sequence[Record], categories: Sequence[str]) -> Ser
     )
 
 
-def ratios(records: Sequence[Record]) -> list[Figure]:
+def ratios(records: Sequence[Record], streams: int) -> list[Figure]:
     """Set our cost of an echo beside the costs that have a target, round by round."""
     by_name = {record.name: costs(record) for record in measured(records)}
     pairs = [(cheaper(by_name, OURS), cheaper(by_name, name), target) for name, target in TARGETS]
     return [
         Figure(
-            f"echo: CPU per frame of {us}, to {them}",
+            f"echo, {streams} streams: CPU per frame of {us}, to {them}",
             tuple(one / other for one, other in zip(by_name[us], by_name[them], strict=True)),
             "x",
             "<=",
@@ -194,6 +199,34 @@ def echo_section(records: Sequence[Record], few: str = "") -> Section:
         names,
         log=True,
     )
+    about = (
+        f"The null model: each of {ECHO.streams} streams sends {FRAME_BYTES:,} bytes, gets their number back and "
+        f"sends again. In batches, a server runs up to {MAX_BATCH} frames that wait in one call, as our model "
+        f"`echo` does when it is not told otherwise. {FAIR} Connections are kept; BentoML's two processes may "
+        f"share them unevenly, which halves its frames/s at worst.{few}"
+    )
+    missing = absent(records, there)
+    grids = (echoes_grid(there), pinned(), *left_out(missing))
+    return Section(
+        "echo", about, tuple(ratios(records, ECHO.streams)), grids, (plot,), void_of(records, missing)
+    )
+
+
+def many_section(records: Sequence[Record]) -> Section:
+    """Show what serving alone costs when many send at once, so that there is more to do at a time."""
+    about = (
+        f"The same with {MANY.streams} streams: more frames wait at a time, and what a server can do to several at "
+        "once it does."
+    )
+    there = measured(records)
+    missing = absent(records, there)
+    grids = (echoes_grid(there), *left_out(missing))
+    figures = tuple(ratios(records, MANY.streams))
+    return Section(f"echo, {MANY.streams} streams", about, figures, grids, (), void_of(records, missing))
+
+
+def echoes_grid(there: Sequence[Record]) -> Grid:
+    """Make the table of what each server did with the null model."""
     headings = ("server", "CPU ms a frame", "frames/s", "ready in s", "memory MB", "errors")
     rows = tuple(
         (
@@ -206,15 +239,7 @@ def echo_section(records: Sequence[Record], few: str = "") -> Section:
         )
         for record in there
     )
-    about = (
-        f"The null model: each of {ECHO.streams} streams sends {FRAME_BYTES:,} bytes, gets their number back and "
-        f"sends again. In batches, a server runs up to {MAX_BATCH} frames that wait in one call, as our model "
-        f"`echo` does when it is not told otherwise. {FAIR} Connections are kept; BentoML's two processes may "
-        f"share them unevenly, which halves its frames/s at worst.{few}"
-    )
-    missing = absent(records, there)
-    grids = (Grid("The null model", headings, rows), pinned(), *left_out(missing))
-    return Section("echo", about, tuple(ratios(records)), grids, (plot,), void_of(records, missing))
+    return Grid("The null model", headings, rows)
 
 
 def pinned() -> Grid:

@@ -24,7 +24,7 @@ SECONDS, QUICK_SECONDS = 5.0, 1.5
 """Of a step: thousands of texts, of which the 99th percentile needs one."""
 
 WARM_UP_S = 1.0
-ROUNDS = 3
+ROUNDS, QUICK_ROUNDS = 3, 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +45,13 @@ def measure(say: Say, quick: bool, options: Options = DEFAULT) -> list[Section]:
     """Measure the capacity, then the latency at each share of it."""
     streams = options.streams or STREAMS
     seconds = options.seconds or (QUICK_SECONDS if quick else SECONDS)
+    rounds = QUICK_ROUNDS if quick else ROUNDS
     with target(say, options, "spam") as server:
         say("warming up")
         processes = generators(streams, server.closed(streams, WARM_UP_S).rate)
         rates = []
-        for number in range(ROUNDS):
-            say(f"round {number + 1} of {ROUNDS}: {streams} streams that wait for each answer")
+        for number in range(rounds):
+            say(f"round {number + 1} of {rounds}: {streams} streams that wait for each answer")
             rates.append(server.closed(streams, seconds, processes=processes).rate)
         capacity = statistics.median(rates)
         if not capacity:

@@ -61,8 +61,8 @@ RECORDS = [record(OURS, 0.1, 0.2, 0.3), record("mosec", 0.2, 0.2, 0.2), record("
 
 
 def test_costs_are_compared_within_each_round() -> None:
-    mosec, litserve = ratios(RECORDS)
-    assert (mosec.name, mosec.target) == ("echo: CPU per frame of stream-server, to mosec", 1.0)
+    mosec, litserve = ratios(RECORDS, 8)
+    assert (mosec.name, mosec.target) == ("echo, 8 streams: CPU per frame of stream-server, to mosec", 1.0)
     assert mosec.rounds == pytest.approx((0.5, 1.0, 1.5))
     assert mosec.reached
     assert litserve.rounds == pytest.approx((0.1, 0.05, 0.15))
@@ -71,8 +71,8 @@ def test_costs_are_compared_within_each_round() -> None:
 
 def test_each_server_is_compared_in_its_cheaper_way() -> None:
     batches = [record(OURS + IN_BATCHES, 0.1, 0.1, 0.1), record("LitServe" + IN_BATCHES, 5.0, 5.0, 5.0)]
-    mosec, litserve = ratios([*RECORDS, *batches])
-    assert mosec.name == "echo: CPU per frame of stream-server in batches, to mosec"
+    mosec, litserve = ratios([*RECORDS, *batches], 8)
+    assert mosec.name == "echo, 8 streams: CPU per frame of stream-server in batches, to mosec"
     assert mosec.rounds == pytest.approx((0.5, 0.5, 0.5))
     assert litserve.name.endswith("to LitServe")
     assert litserve.rounds == pytest.approx((0.1, 0.025, 0.05))
@@ -83,7 +83,7 @@ def test_a_peer_that_stopped_halfway_has_no_figure_and_no_bar() -> None:
     halfway.missing = "it ended"
     records = [*RECORDS[:2], halfway]
     assert [one.name for one in measured(records)] == [OURS, "mosec"]
-    assert len(ratios(records)) == 1
+    assert len(ratios(records, 8)) == 1
     section = echo_section(records)
     assert section.plots[0].categories == (OURS, "mosec")
     assert ("LitServe", "it ended") in section.grids[-1].rows
@@ -305,8 +305,10 @@ def test_peers_that_cannot_be_installed_are_listed_and_the_rest_goes_on(
     monkeypatch.setattr(
         comparison, "contest", lambda entrants, course, say: [record(one.name, 1.0) for one in entrants]
     )
-    echo, *_ = comparison.measure(lambda _: None, quick=True)
+    echo, many, *_ = comparison.measure(lambda _: None, quick=True)
     assert not echo.void
+    assert many.name == "echo, 32 streams"
+    assert many.grids[0] == echo.grids[0]
     assert [row[0] for row in echo.grids[0].rows] == [OURS, OURS + IN_BATCHES]
     assert [why for _, why in echo.grids[-1].rows] == ["there is no wheel"] * sum(
         peer.quick for peer in PEERS
