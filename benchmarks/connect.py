@@ -14,7 +14,7 @@ ROUNDS, QUICK_ROUNDS = 3, 1
 HEARTBEATS, QUICK_HEARTBEATS = 3, 0
 """A client that the server forgot to ping would be cut off two and a half of them after it has come."""
 
-QUICK_LIVE_SECONDS = 3.0
+QUICK_LIVE_SECONDS = 2.0
 CHURN_SECONDS, QUICK_CHURN_SECONDS = 4.0, 1.5
 
 

@@ -29,7 +29,7 @@ def test_each_share_of_the_capacity_is_offered_and_measured(
         assert [x for x, _ in series.points] == offered
         assert all(y > 0 for _, y in series.points)
     assert [figure.measured for figure in section.figures] == [0, 0]
-    assert len(steps) == 1 + text.ROUNDS + 2
+    assert len(steps) == 1 + text.QUICK_ROUNDS + 2
 
 
 def test_a_server_that_is_not_there_is_said() -> None:
