@@ -196,7 +196,8 @@ def _scale(plot: Plot, axes: Axes, axis: str) -> None:
     values = [y for series in plot.series for _, y in series.points if y > 0]
     if plot.log and values:
         axes.set(**{f"{axis}scale": "log"})
-        wide = max(values) / min(values) > 100
+        # beside names there is less room for numbers
+        wide = max(values) / min(values) > (100 if axis == "y" else 10)
         ticks.set_major_locator(LogLocator(subs=(1.0,) if wide else (1.0, 2.0, 5.0)))
         ticks.set_minor_locator(NullLocator())
     else:
