@@ -86,4 +86,5 @@ def test_a_bare_loop_that_fails_says_why() -> None:
 
 def test_a_server_tells_how_late_its_event_loop_was() -> None:
     with serving("echo") as server:
-        assert loop_lag(server, "max") >= loop_lag(server, "p99") * 0.98 >= 0
+        before = loop_lag(server, "p99")  # each is read by itself, and meanwhile the largest can only grow
+        assert loop_lag(server, "max") >= before * 0.98 >= 0
