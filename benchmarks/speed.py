@@ -80,7 +80,7 @@ def faces(say: Say, rounds: int, seconds: float) -> Section:
         f"run in the same minute, not at the same time. Idle latency is of one client with {IDLE_FPS:g} frames a "
         "second, less the median of our bare loop at that pace: a processor that sleeps between frames is slower.",
         tuple(faces_figures(measured)),
-        void=first_void(one.alone for one in measured),
+        void=first_void(run for one in measured for run in (one.server, one.alone)),
     )
 
 
@@ -159,6 +159,7 @@ def spam(say: Say, rounds: int, seconds: float) -> Section:
                 f"{statistics.median(run.rate for run, _ in pairs):,.0f} texts/s",
             ),
         ),
+        void=first_void(run for run, _ in pairs),
     )
 
 

@@ -61,7 +61,7 @@ def _spawn(theirs: socket.socket) -> tuple[subprocess.Popen[bytes], int]:
             env={**os.environ, **ENVIRONMENT, "PYTHONPATH": search_path()},
             process_group=0,  # a Ctrl-C is the server's, and would find a worker that still imports unprepared
         )
-    except BaseException:
+    except BaseException:  # whatever it is, nobody will know of the pipe; it is raised again
         os.close(readable)
         raise
     finally:

@@ -122,12 +122,12 @@ def _parents(say: Say) -> list[Figure]:
             server.process.kill()
             killed = time.monotonic()
             while (alive := list(filter(runs, workers))) and time.monotonic() < killed + GONE_S:
-                time.sleep(0.001)
+                time.sleep(0.001)  # they are no children of ours, so there is nothing to wait on
             slowest = max(slowest, time.monotonic() - killed)
             survivors += len(alive)
             # the server's last thread may close the port after its workers have noticed that it is gone
             while not (free := _binds(port)) and time.monotonic() < killed + GONE_S:
-                time.sleep(0.001)
+                time.sleep(0.001)  # a port tells nobody that it is free
             unbound += not free
             for worker in alive:
                 worker.kill()
@@ -159,7 +159,7 @@ def _hanging(server: Program, workers: Sequence[Process]) -> Iterator[None]:
         while [waits(worker) for worker in workers] == before:
             if time.monotonic() > deadline:
                 raise RunFailed("no worker took the item that hangs")
-            time.sleep(0.01)
+            time.sleep(0.01)  # a count in /proc tells nobody that it has changed
         yield
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 
-from benchmarks.driving import Run, drive
+from benchmarks.driving import Run, drive, first_void
 from benchmarks.generator import Load
 from benchmarks.payloads import FRAME_BYTES
 from benchmarks.peers.catalogue import AIOHTTP
@@ -49,6 +49,7 @@ def measure(say: Say) -> Section:
         f"{STREAMS} clients, each with one or with several frames of {FRAME_BYTES:,} bytes in flight, send the "
         "next to the null model when one is answered, beside aiohttp with a pool of processes.",
         tuple(figure for window in WINDOWS for figure in _figures(window, rounds[window])),
+        void=first_void(run for pairs in rounds.values() for pair in pairs for run in pair),
     )
 
 

@@ -84,7 +84,7 @@ def _await(peer: Peer, url: str, model: str, process: subprocess.Popen[bytes], l
                 raise RunFailed(
                     f"{peer.name} did not start in {START_S:.0f} s ({exc}): {_last(log)}"
                 ) from exc
-            time.sleep(ASK_AGAIN_S)
+            time.sleep(ASK_AGAIN_S)  # servers say in many ways that they are ready, or in none
     if fault := wrong(model, answer):
         raise RunFailed(f"{peer.name} answers wrong: {fault}")
 

@@ -45,12 +45,20 @@ def test_rounds_are_compared_each_with_its_own_loops() -> None:
 
 
 @pytest.mark.parametrize("lasts", ["", "late"])
-@pytest.mark.parametrize("part", [lambda: speed.faces(str, 1, 0.1), lambda: speed.stall(str, 0.1)])
-def test_a_schedule_that_was_not_kept_makes_a_part_void(
-    part: Callable[[], Section], lasts: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("closed", [False, True])
+@pytest.mark.parametrize(
+    "part",
+    [lambda: speed.faces(str, 1, 0.1), lambda: speed.spam(str, 1, 0.1), lambda: speed.stall(str, 0.1)],
+    ids=["faces", "spam", "stall"],
+)
+def test_a_load_that_was_not_what_it_should_be_makes_a_part_void(
+    part: Callable[[], Section], lasts: str, closed: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    loops: list[bool] = []
+
     def drive(_: object, loads: list[Load]) -> Run:
-        return replace(run(1.0, [1.0]), void=lasts if loads[0].rate else "")
+        loops.append(loads[0].rate is None)
+        return replace(run(1.0, [1.0]), void=lasts if loops[-1] == closed else "")
 
     monkeypatch.setattr(
         speed, "serving", lambda *_: nullcontext(Program(Process(), "http://127.0.0.1:1", 0.1))
@@ -58,7 +66,7 @@ def test_a_schedule_that_was_not_kept_makes_a_part_void(
     monkeypatch.setattr(speed, "drive", drive)
     monkeypatch.setattr(speed, "bare", lambda *_: Bare(100, 1.0, [1.0]))
     monkeypatch.setattr(speed, "loop_lag", lambda *_: 0.001)
-    assert part().void == lasts
+    assert part().void == (lasts if closed in loops else "")
 
 
 def test_a_bare_loop_counts_items_and_not_its_first_calls() -> None:
