@@ -14,6 +14,7 @@ from benchmarks.generator import Generator, Load, Outcome
 from benchmarks.latencies import Latencies, Moment, timeline, total
 from benchmarks.ledger import Account
 from benchmarks.programs import Program, cpu, machine_cpu
+from benchmarks.results import Say
 
 LAG_MS = 20.0
 """By how much 99 in 100 of a generator's items, and of its event loop's ticks, may be late at most. It is a tenth
@@ -145,6 +146,19 @@ def drive(program: Program | None, loads: Sequence[Load]) -> Run:
         own,
         min(load.measured_s for load in loads),
     )
+
+
+def drive_again_if_void(program: Program | None, load: Load, say: Say) -> Run:
+    """Drive a load; once more if that was void, since what disturbed the generator may be over.
+
+    Raises:
+        Refused, RunFailed: as `drive`.
+    """
+    run = drive(program, [load])
+    if not run.void:
+        return run
+    say(f"void, so once more: {run.void}")
+    return drive(program, [load])
 
 
 def lateness(outcome: Outcome) -> str:

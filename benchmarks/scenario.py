@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from benchmarks.arrivals import Arrivals
-from benchmarks.driving import Run, drive
+from benchmarks.driving import Run, drive, drive_again_if_void
 from benchmarks.failures import RunFailed
 from benchmarks.generator import Load
 from benchmarks.options import Options
@@ -96,11 +96,7 @@ class Target:
             arrivals=arrivals,
             processes=generators(streams, streams * rate),
         )
-        run = drive(self.program, [load])
-        if not run.void:
-            return run
-        self.say(f"void, so once more: {run.void}")
-        return drive(self.program, [load])
+        return drive_again_if_void(self.program, load, self.say)
 
     def cpu_ms(self, run: Run) -> float:
         """CPU milliseconds of the server's tree per result; NaN where nothing can be said."""

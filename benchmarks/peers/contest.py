@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 
 import psutil  # type: ignore[import-untyped]
 
-from benchmarks.driving import Run, drive
+from benchmarks.driving import Run, drive, drive_again_if_void
 from benchmarks.failures import RunFailed, unplaced
 from benchmarks.generator import Load
 from benchmarks.peers.asking import item, wrong
@@ -155,18 +155,18 @@ def contest(entrants: Sequence[Entrant], course: Course, say: Say) -> list[Recor
                 say(f"{course.model}: round {number + 1} of {course.rounds}, {record.name}")
                 with _excused(record), _awake(program):
                     record.closed.append(
-                        _counted(_driven(program, _closed(course, program, course.closed_s), say))
+                        _counted(drive_again_if_void(program, _closed(course, program, course.closed_s), say))
                     )
         for record, program in _remaining(records, programs) if course.idle_s else ():
             say(f"{course.model}: one camera on an idle server, {record.name}")
             with _excused(record), _awake(program):
                 record.idle = _counted(
-                    _driven(program, _open(course, program, 1, IDLE_FPS, course.idle_s), say)
+                    drive_again_if_void(program, _open(course, program, 1, IDLE_FPS, course.idle_s), say)
                 )
         for record, program in _remaining(records, programs) if course.overload_s else ():
             say(f"{course.model}: {cameras(records)} cameras of {FPS:.0f} frames a second, {record.name}")
             with _excused(record), _awake(program):
-                record.overload = _driven(
+                record.overload = drive_again_if_void(
                     program, _open(course, program, cameras(records), FPS, course.overload_s), say
                 )
     return records
@@ -220,15 +220,6 @@ def _awake(program: Program) -> Iterator[None]:
         yield
     finally:
         program.pause()
-
-
-def _driven(program: Program, load: Load, say: Say) -> Run:
-    """Run a load; once more if it was void, since what disturbed the generator may be over."""
-    run = drive(program, [load])
-    if not run.void:
-        return run
-    say(f"void, so once more: {run.void}")
-    return drive(program, [load])
 
 
 def _counted(run: Run) -> Run:
