@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks import scenario
 from benchmarks.driving import Run
 from benchmarks.generator import Load
 from benchmarks.ledger import Account
@@ -29,7 +28,7 @@ def test_a_void_run_is_done_once_more_and_that_is_said(
         done.extend(loads)
         return Run([[Account(1, 1)]], 1.0, 1.0, 0.0, void=voids[len(done) - 1])
 
-    monkeypatch.setattr(scenario, "drive", drive)
+    monkeypatch.setattr("benchmarks.driving.drive", drive)
     run = Target(said.append, "http://127.0.0.1:1", "echo", "frame", None).scheduled(2, 5.0, 1.0)
     assert (len(done), run.void) == (runs, voids[runs - 1])
     assert said == ["void, so once more: late"] * (runs - 1)
