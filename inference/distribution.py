@@ -50,7 +50,7 @@ class Distribution:
         for bucket in sorted(self._buckets):
             rank -= self._buckets[bucket]
             if rank <= 0:
-                return 2 * _GAMMA**bucket / (_GAMMA + 1)
+                return min(2 * _GAMMA**bucket / (_GAMMA + 1), self.largest)
         return 0.0
 
     def __add__(self, other: Distribution) -> Distribution:

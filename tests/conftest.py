@@ -9,14 +9,21 @@ import select
 import signal
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
+from hypothesis import HealthCheck, settings
+
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")  # an example takes no time, but the machine may
 
 VECTORS = Path(__file__).parent / "vectors"
 
@@ -88,11 +95,23 @@ class RunningServer:
         """Status, headers and body of a GET."""
         request = urllib.request.Request(self.url + path, headers=headers or {})
         try:
-            with urllib.request.urlopen(request, timeout=10) as response:
+            with urllib.request.urlopen(request, timeout=START_TIMEOUT) as response:
                 return response.status, response.headers, response.read()
         except urllib.error.HTTPError as error:
             with error:
                 return error.code, error.headers, error.read()
+
+    def stopped_worker(self) -> psutil.Process:
+        """Wait for the worker that an item has told to stop: it holds that item until it is resumed."""
+        assert self.process
+        give_up = time.monotonic() + START_TIMEOUT
+        while time.monotonic() < give_up:
+            for worker in psutil.Process(self.process.pid).children():
+                with suppress(psutil.NoSuchProcess):
+                    if worker.status() == psutil.STATUS_STOPPED:
+                        return worker
+            time.sleep(0.01)
+        pytest.fail("no worker has stopped")
 
     def metrics(self) -> dict[str, float]:
         """Every sample of /metrics, by its name with labels."""

@@ -149,7 +149,7 @@ class Heard:
         self.changed.set()
 
     async def until(self, *, messages: int = 0, lost: int = 0) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(20):
             while len(self.messages) < messages or len(self.lost) < lost:
                 self.changed.clear()
                 await self.changed.wait()

@@ -26,6 +26,14 @@ def test_a_quantile_is_within_the_error_of_the_exact_one(values: list[float], q:
     assert of(values).quantile(q) == pytest.approx(exact, rel=ERROR + 1e-9)
 
 
+@given(durations)
+def test_no_quantile_exceeds_the_largest_or_a_higher_quantile(values: list[float]) -> None:
+    distribution = of(values)
+    told = [distribution.quantile(q) for q in (0.0, 0.5, 0.99, 1.0)]
+    assert told == sorted(told)
+    assert told[-1] <= distribution.largest
+
+
 @given(durations, durations)
 def test_adding_two_is_adding_what_is_in_them(some: list[float], more: list[float]) -> None:
     assert of(some) + of(more) == of(some + more)
