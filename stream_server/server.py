@@ -6,6 +6,7 @@ import asyncio
 import gc
 import logging
 import signal
+import time
 from collections.abc import Callable, Coroutine
 
 from aiohttp import web
@@ -28,6 +29,9 @@ FULL_COLLECTION = 100
 stream, about 95 each, and nobody is served meanwhile: with 4,000 idle streams for some 200 ms. It finds next to
 nothing, since a stream that ends leaves no reference cycles. With Python's own 10, each few hundred new streams
 cost one."""
+
+LOOKS = 4
+"""Into how many intervals ``hello_s`` is divided: a silent connection may last for one longer than it must."""
 
 RETRY_AFTER_MS = 1000
 """What a drained client is told to wait: a restart takes about that long."""
@@ -119,17 +123,26 @@ class Server:
         await self._runner.cleanup()
 
     async def _hurry(self) -> None:
-        """Close connections that ask for nothing: aiohttp waits for the end of a request's head for ever."""
+        """Close connections that ask for nothing: aiohttp waits for the end of a request's head for ever.
+
+        One that has been silent for `LOOKS` intervals is closed. One in which the loop stood still does not
+        count: what came meanwhile is still unread.
+        """
         callers, server = self._app[CALLERS], self._runner.server
         assert server
-        silent: set[web.RequestHandler] = set()
+        interval = self._settings.timeouts.hello_s / LOOKS
+        silent: dict[web.RequestHandler, int] = {}
         while True:
-            await asyncio.sleep(self._settings.timeouts.hello_s / 2)
+            due = time.monotonic() + interval
+            await asyncio.sleep(interval)
+            if time.monotonic() - due > interval:
+                continue
             connected = set(server.connections)
             callers &= connected
-            for connection in silent & (connected - callers):
-                connection.force_close()
-            silent = connected - callers
+            silent = {connection: silent.get(connection, -1) + 1 for connection in connected - callers}
+            for connection, intervals in silent.items():
+                if intervals >= LOOKS:
+                    connection.force_close()
 
 
 async def serve(settings: Settings, on_ready: Callable[[Server], None]) -> None:
