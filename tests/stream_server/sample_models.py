@@ -1,8 +1,9 @@
-"""Models for tests of what a stream is refused or closed for. They run in workers; only their names are used."""
+"""Models for tests of what streams get, or are refused for. They run in workers; only their names are used."""
 
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -40,3 +41,21 @@ class Fragile:
         if list(items) != [WARMING]:
             os._exit(1)
         return [None]
+
+
+class Numbered:
+    """Takes items one at a time and answers which it is of all; at "stop" it stands still until it is resumed."""
+
+    input = "bytes"
+    max_batch = 1
+    timeout_ms = 60_000
+
+    def load(self) -> None:
+        self.number = 0
+
+    def predict(self, items: Sequence[bytes], /) -> Sequence[Any]:
+        self.number += 1
+        if list(items) == [b"stop"]:
+            os.kill(os.getpid(), signal.SIGSTOP)
+        time.sleep(0.004)
+        return [self.number]

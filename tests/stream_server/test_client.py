@@ -154,7 +154,8 @@ async def test_an_items_own_age_limit_travels_with_it(server: RunningServer) -> 
         await stream.end()
         answers = await collect(stream)
     assert all(isinstance(answer, Result) for answer in answers[::2])
-    assert Dropped(32, None, "expired") in answers[1::2]
+    # not each of them: a worker that is free takes an item at once
+    assert "expired" in {answer.reason for answer in answers[1::2] if isinstance(answer, Dropped)}
 
 
 async def test_what_is_not_there_is_refused(server: RunningServer) -> None:
@@ -211,7 +212,8 @@ async def test_a_reconnecting_stream_outlives_its_server(
     assert all(isinstance(answer, Error) and answer.code == "connection_lost" for answer in lost)
     assert len(lost) <= stream.ready.window
     assert end is not None
-    assert 20 <= end.received <= 21, "the second server counts its own items only"
+    by_the_second = [answer for answer in answers[19:] if isinstance(answer, Result)]
+    assert end.received == len(by_the_second), "the second server counts its own items only"
 
 
 # Order of flow: who waits for whom.
@@ -559,9 +561,9 @@ async def test_a_server_that_says_goaway_is_left_alone_as_long_as_it_asks() -> N
         await peer.ws.recv()
         await peer.say("goaway", grace_ms=60_000, retry_after_ms=150)
         await peer.result(1)
+        times["left"] = loop.time()  # it goes when it has the second, and waits from then on
         await peer.result(2)
         await peer.ws.wait_closed()
-        times["left"] = loop.time()
 
     async def welcome(peer: Peer) -> None:
         times["back"] = loop.time()

@@ -179,14 +179,16 @@ async def test_statistics_tell_what_ran_twice_and_what_nobody_waited_for(
         told: dict[str, Any] = get_json(server, "/v2/models/patient/stats")[1]
         return told
 
-    async with asyncio.timeout(20), connect(server.url, "patient") as stream:
+    async with asyncio.timeout(60), connect(server.url, "patient") as stream:
         (answer,) = [answer async for answer in stream.process([b"exit 1"])]
         assert isinstance(answer, Error)
         assert (answer.code, answer.retryable) == ("worker_lost", False)
         assert (patient()["retried"], patient()["errors"], patient()["discarded"]) == (1, 1, 0)
-        await stream.send(b"sleep 1")
-        while patient()["running"] == 0:
-            await asyncio.sleep(0.01)
+        await stream.send(b"stop")
+        worker = server.stopped_worker()
+    while patient()["open_streams"]:
+        await asyncio.sleep(0.01)
+    worker.resume()  # not before: somebody would still wait for it
     while patient()["running"]:
         await asyncio.sleep(0.01)
     assert (patient()["results"], patient()["discarded"]) == (1, 1)

@@ -9,11 +9,13 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from stream_server import feeding
 from stream_server.answers import End, Error, Result, Statistics
 from stream_server.client import Stream, connect
 from stream_server.errors import ConnectFailed, Refused, StreamClosed
@@ -21,12 +23,16 @@ from stream_server.sync_client import SyncStream, _Loop, connect_sync
 from tests.conftest import RunningServer
 from tests.stream_server.peer import Peer, scripted
 
+WAIT = 20.0  # seconds: above any answer of a machine that has something else to do as well
+
 
 @pytest.fixture(autouse=True)
 def no_thread_left_behind() -> Iterator[None]:
     yield
-    names = [thread.name for thread in threading.enumerate()]
-    assert not [name for name in names if name.startswith("stream-")]
+    ours = [thread for thread in threading.enumerate() if thread.name.startswith("stream-")]
+    for thread in ours:
+        thread.join(WAIT)  # a thread that reads items ends by itself, a moment after the last one
+    assert not [thread for thread in ours if thread.is_alive()]
 
 
 def test_it_has_every_method_of_the_asynchronous_stream() -> None:
@@ -65,7 +71,8 @@ def test_process_is_a_generator_over_any_iterable(server: RunningServer) -> None
         stream.room()
 
 
-def test_breaking_off_closes_the_source(server: RunningServer) -> None:
+def test_breaking_off_closes_the_source(server: RunningServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feeding, "GRACE_S", WAIT)
     closed = threading.Event()
 
     def items() -> Iterator[bytes]:
@@ -128,6 +135,7 @@ def test_any_thread_may_send(server: RunningServer) -> None:
 
 def test_what_ctrl_c_interrupted_is_not_sent_later() -> None:
     answer = threading.Event()
+    main = threading.get_ident()
 
     async def late(peer: Peer) -> None:
         await peer.ready(window=1)
@@ -142,8 +150,14 @@ def test_what_ctrl_c_interrupted_is_not_sent_later() -> None:
         serving = scripted(late)
         with connect_sync(loop.do(serving.__aenter__()), "echo") as stream:
             stream.send(b"1")
-            press = (threading.main_thread().ident, signal.SIGINT)
-            threading.Timer(0.2, signal.pthread_kill, press).start()
+
+            def press() -> None:
+                while not stream._stream._sending.locked():
+                    time.sleep(0.01)
+                time.sleep(0.2)  # the main thread has only to wait now
+                signal.pthread_kill(main, signal.SIGINT)
+
+            threading.Thread(target=press).start()
             with pytest.raises(KeyboardInterrupt):
                 stream.send(b"2")  # waits for the window
             answer.set()
@@ -176,7 +190,7 @@ def test_ctrl_c_ends_a_script_and_leaves_nothing_hanging(server: RunningServer) 
     assert process.stdout
     assert process.stdout.readline() == "waiting\n"
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=20)
+    _, errors = process.communicate(timeout=WAIT)
     assert process.returncode == -signal.SIGINT
     assert errors.splitlines()[-1] == "KeyboardInterrupt"
     assert "never" not in errors

@@ -45,8 +45,9 @@ def test_cameras_on_a_server_of_their_own_are_counted_to_the_last_frame(
     assert status == bool(section.void)
     figures = {figure.name: figure for figure in section.figures}
     assert figures["camera: errors"].reached
-    assert figures["camera: errors"].note == "of 120 frames"
-    assert figures["camera: frames unaccounted for or never sent"].reached
+    sent = int(figures["camera: errors"].note.split()[1])
+    (unsent,) = figures["camera: frames unaccounted for or never sent"].rounds
+    assert sent + unsent == 120, "where the server stood still, some may never have been sent"
     values = {row[0]: row[1] for row in section.grids[0].rows}
     assert values["frames offered"] == 60
     assert values["CPU of the server's tree per answer"] > 0  # type: ignore[operator]

@@ -192,6 +192,7 @@ def test_ctrl_c_ends_the_stream_politely(server: RunningServer) -> None:
 def test_a_reader_that_has_seen_enough_ends_it(server: RunningServer, video: Path) -> None:
     process = subprocess.Popen(
         command("echo", video, "--url", server.url, "--quiet"),
+        pipesize=4096,  # or all its answers might be in there before we close it
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         cwd=ROOT,
