@@ -35,9 +35,9 @@ class Length:
 
 
 class Obeys(Length):
-    """Does what the item says, to itself or to its process."""
+    """Does what the item says, to itself or to its process; its time ends no item of a slow machine's."""
 
-    timeout_ms = 500
+    timeout_ms = 60_000
 
     def predict(self, items: Sequence[bytes], /) -> Sequence[Any]:
         return [self.obey(item.decode()) for item in items]
@@ -53,6 +53,19 @@ class Obeys(Length):
 
     def sleep(self, seconds: str) -> Any:
         time.sleep(float(seconds))
+        return {"pid": os.getpid()}
+
+    def stay(self, pid: str) -> Any:
+        """Answer at once, but not in the process of that number: it is held there."""
+        if int(pid) == os.getpid():
+            time.sleep(600)
+        return {"pid": os.getpid()}
+
+    def wait(self) -> Any:
+        """Wait for SIGUSR2, and say before that it is waited for."""
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2})
+        print("waits")
+        signal.sigwait({signal.SIGUSR2})
         return {"pid": os.getpid()}
 
     def fail(self, error: str = "ValueError") -> None:
@@ -77,6 +90,7 @@ class Obeys(Length):
         ctypes.string_at(0)
 
     def spin(self) -> None:
+        print("spins")
         while True:
             pass
 
@@ -84,6 +98,7 @@ class Obeys(Length):
         os.kill(os.getpid(), signal.SIGSTOP)
 
     def hang(self) -> None:
+        print("hangs")
         while True:  # in native code, which a signal interrupts
             ctypes.CDLL(None).sleep(60)
 
@@ -98,13 +113,16 @@ class Obeys(Length):
         return "printed"
 
     def flood(self, megabytes: str) -> Any:
-        """Print lines of 64 characters, on both outputs in turn."""
+        """Print lines of 64 characters, on both outputs in turn: so much, and then on until SIGUSR2 comes."""
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2})
         lines = (b"x" * 63 + b"\n") * 1024
-        for n in range(int(megabytes) * 16):
+        n = 0
+        while n < int(megabytes) * 16 or signal.SIGUSR2 not in signal.sigpending():
             sent = 0
             while sent < len(lines):
                 sent += os.write(1 + n % 2, lines[sent:])
-        return {"pid": os.getpid()}
+            n += 1
+        return {"pid": os.getpid(), "lines": n * 1024}
 
     def poison(self, name: str) -> None:
         print("poison", name)
@@ -148,16 +166,21 @@ def _is_socket(fd: Path) -> bool:
 
 
 class Patient(Obeys):
-    """Obeys, one item at a time, and may take long."""
+    """Obeys, one item at a time."""
 
     max_batch = 1
-    timeout_ms = 60_000
 
 
 class Twin(Obeys):
-    """Obeys, but sees one item at a time, and has the same timeout."""
+    """Obeys, one item at a time as well."""
 
     max_batch = 1
+
+
+class Hasty(Twin):
+    """Obeys, but may take no longer than a slow machine may for anything: for items that never end."""
+
+    timeout_ms = 500
 
 
 class WrongCount(Length):
@@ -365,12 +388,16 @@ class WarmingFails(Length):
 
 
 class WarmsUp(Length):
-    """Takes half a second for the first item, and a tenth of that for every other."""
+    """Takes half a second for the first item, and a tenth of that for every other, by a clock of its own."""
 
     warm = False
+    clock = 0.0
+
+    def load(self) -> None:
+        time.perf_counter = lambda: self.clock  # what the worker measures with
 
     def predict(self, items: Sequence[bytes], /) -> Sequence[Any]:
-        time.sleep(0.05 if self.warm else 0.5)
+        self.clock += 0.05 if self.warm else 0.5
         self.warm = True
         return super().predict(items)
 

@@ -7,6 +7,7 @@ import contextlib
 import fcntl
 import json
 import os
+import select
 import signal
 import struct
 import sys
@@ -27,7 +28,7 @@ from inference.items import RESERVED, Dropped, Failed, Item, Outcome, Result
 from inference.model import MAX_OUTPUT, ModelError, ModelSource, Policy
 from inference.pool import WorkerOptions
 from inference.slot import Slot
-from tests.inference.test_pool import pending_timers
+from tests.inference.test_pool import WAIT, pending_timers
 
 SAMPLES = "tests.inference.sample_models"
 
@@ -63,20 +64,21 @@ async def start() -> AsyncIterator[Start]:
     yield start
     for engine in engines:
         assert engine.statistics().total.balanced
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(WAIT):
             await engine.stop()
         total = engine.statistics().total
         assert total.balanced
         assert (total.waiting, total.running) == (0, 0)
     assert unhandled == []
-    assert set(me.children(recursive=True)) == children
-    assert me.num_fds() == fds
+    # fewer there may be: what an earlier test left to the garbage collector may go meanwhile
+    assert set(me.children(recursive=True)) <= children
+    assert me.num_fds() <= fds
     assert asyncio.all_tasks() == {asyncio.current_task()}
     assert pending_timers() <= timers
 
 
 async def infer(engine: Engine, payload: bytes | str, model: str = "obeys") -> Outcome:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(WAIT):
         return await engine.infer(model, payload.encode() if isinstance(payload, str) else payload)
 
 
@@ -96,7 +98,8 @@ async def failure(engine: Engine, payload: bytes | str, model: str = "obeys") ->
 def every_delivery_was_taken(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     """What `Stream.deliver` asserts, the engine logs."""
     yield
-    assert "failed to take an outcome" not in caplog.text
+    # the text is the teardown's own by now
+    assert not [r for r in caplog.get_records("call") if "failed to take an outcome" in r.getMessage()]
 
 
 class Stream:
@@ -122,12 +125,12 @@ class Stream:
 
     async def running(self, how_many: int = 1) -> None:
         """Wait until so many of its items have been started on."""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(WAIT):
             while self.engine.tally(self.number).running < how_many:
                 await asyncio.sleep(0)
 
     async def answered(self, how_many: int | None = None) -> list[Outcome]:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(WAIT):
             while len(self.outcomes) < (self.sent if how_many is None else how_many):
                 self.changed.clear()
                 await self.changed.wait()
@@ -147,7 +150,7 @@ def unread_bytes(slot: Slot) -> int:
 
 
 async def until(condition: Callable[[], Any]) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(WAIT):
         while not condition():
             await asyncio.sleep(0.01)
 
@@ -217,6 +220,7 @@ class TestAnswers:
         await stream.running()
         stream.send("answer", engine.now() + 0.01)
         stream.send("answer")
+        time.sleep(0.02)  # else the worker might be free before that deadline, if this process stood still
         first, second, third = await stream.answered()
         assert isinstance(first, Result)
         assert second == Dropped(second.item, "expired")
@@ -279,16 +283,19 @@ class TestAnswers:
         stream = engine.open("twin", "queue", 8, offer_next)
         for seq in (1, 2):
             engine.offer(Item(stream, seq, b"answer", engine.now()))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(WAIT):
             await done.wait()
         assert sorted(o.item.seq for o in got) == list(range(1, 43))
 
     async def test_a_cancelled_call_disturbs_no_other(self, start: Start) -> None:
         engine = await start("Twin")
         call = asyncio.create_task(engine.infer("twin", b"answer"))
-        await asyncio.sleep(0)
-        time.sleep(0.2)  # its answer lies in the socket now, and is read right after the cancelling below
-        await asyncio.sleep(0)
+        (slot,) = engine._pools[0].slots
+        while not slot.busy:
+            await asyncio.sleep(0)
+        assert slot._channel
+        assert select.select([slot._channel._sock], [], [], WAIT)[0]
+        await asyncio.sleep(0)  # its answer is there, and is read right after the cancelling below
         call.cancel()
         with pytest.raises(asyncio.CancelledError):
             await call
@@ -453,12 +460,12 @@ class TestWorkerFaults:
     async def test_a_worker_killed_from_outside_is_replaced_and_costs_nothing(self, start: Start) -> None:
         engine = await start("Patient", workers=2)
         stream = Stream(engine, "patient")
-        stream.send("sleep 0.3")
-        stream.send("sleep 0.3")
-        await stream.running(2)
         slot = engine._pools[0].slots[0]
-        await until(lambda: not unread_bytes(slot))  # what a worker had not read is no second try
         killed = engine.workers().pids[0]
+        stream.send(f"stay {killed}")
+        stream.send(f"stay {killed}")
+        await stream.running(2)
+        await until(lambda: not unread_bytes(slot))  # what a worker had not read is no second try
         os.kill(killed, signal.SIGKILL)
         outcomes = await stream.answered()
         assert [type(o) for o in outcomes] == [Result, Result]
@@ -470,7 +477,7 @@ class TestWorkerFaults:
     async def test_an_idle_worker_that_is_killed_costs_nothing(self, start: Start) -> None:
         engine = await start("Length")
         os.kill(engine.workers().pids[0], signal.SIGKILL)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(WAIT):
             while not engine.workers().deaths:
                 await asyncio.sleep(0.001)
         stream = Stream(engine, "length")
@@ -480,21 +487,27 @@ class TestWorkerFaults:
 
     @pytest.mark.parametrize("order", ["spin", "stop", "hang", "sleep 60"])
     async def test_a_hang_ends_at_the_timeout_and_the_slot_comes_back(self, start: Start, order: str) -> None:
-        engine = await start("Twin", workers=2)
-        stream = Stream(engine, "twin")
-        for each in [order, *["sleep 0.05"] * 6]:
-            stream.send(each)
-        hung, *others = await stream.answered()
+        engine = await start("Hasty", "Twin", workers=2)
+        stream, other = Stream(engine, "hasty"), Stream(engine, "twin")
+        started = engine.now()
+        stream.send(order)
+        for _ in range(6):
+            other.send("sleep 0.05")
+        (hung,) = await stream.answered()
+        assert engine.now() - started >= 0.5
         assert isinstance(hung, Failed)
         assert (hung.code, hung.retryable) == ("timeout", False)
-        assert all(isinstance(other, Result) for other in others)
+        assert {type(outcome) for outcome in await other.answered()} == {Result}
         await restarted(engine)
         assert await outputs(engine, "answer", "twin")
         assert engine.workers().deaths == 1
 
-    async def test_a_free_worker_takes_over_what_a_death_held_back(self, start: Start) -> None:
+    async def test_a_free_worker_takes_over_what_a_death_held_back(
+        self, start: Start, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         """A `latest` stream's next item may start when the one before it is lost, not when a slot is back."""
         engine = await start("Patient", workers=3)
+        monkeypatch.setattr(Slot, "start", lambda _: None)  # a slot that is back would take it
         stream = Stream(engine, "patient", "latest", 1)
         stream.send("exit 1")
         await stream.running()
@@ -568,7 +581,7 @@ class TestWorkerFaults:
         engine = await start("Twin")
         forged = '{"type":"answers","infer_ms":0,"items":[{"code":"forged","message":"m"}],"resident_mb":1}'
         assert (await failure(engine, f"write {forged}", "twin")).code == "forged"
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(WAIT):
             while not engine.workers().deaths:
                 await asyncio.sleep(0.01)
         await restarted(engine)
@@ -775,7 +788,7 @@ class TestReplacing:
         serving, warm = engine.workers().pids
         assert engine.workers().spares == 1
         stream = Stream(engine, "patient")
-        stream.send("sleep 0.3")
+        stream.send(f"stay {serving}")
         await stream.running()
         stream.send("answer")
         os.kill(serving, signal.SIGKILL)
@@ -910,9 +923,10 @@ class TestGroups:
 async def test_an_item_that_came_back_unread_expires_while_no_worker_is_free(start: Start) -> None:
     engine = await start("Patient", workers=1)
     busy, stream = Stream(engine, "patient"), Stream(engine, "patient", "latest", 1)
-    deadline = engine.now() + 0.1
+    now = engine.now()
+    deadline = now + 0.1
     stream.send("never started", deadline)
-    batch, _ = engine._scheduler.take(engine.now(), {"patient"})
+    batch, _ = engine._scheduler.take(now, {"patient"})
     assert batch
     await until(lambda: engine.now() > deadline and engine._expiry is None)
     busy.send("sleep 30")
@@ -929,7 +943,7 @@ class TestStopping:
             stream.send("sleep 30")
         await stream.running(2)
         await until(lambda: not any(map(unread_bytes, engine._pools[0].slots)))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(WAIT):
             await engine.stop()
         outcomes = await stream.answered()
         assert [o.code for o in outcomes if isinstance(o, Failed)] == ["worker_lost"] * 2
@@ -970,10 +984,13 @@ class TestStopping:
         engine = Engine([source("Length")], 2)
         engine.start()
         assert len(engine.workers().pids) == 2
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(WAIT):
             await engine.stop()
 
-    async def test_stopping_forgets_that_a_model_was_to_be_tried_again(self, start: Start) -> None:
+    async def test_stopping_forgets_that_a_model_was_to_be_tried_again(
+        self, start: Start, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(pool_module, "FIRST_RETRY", 3600.0)  # however long the start takes
         engine = await start("LoadRaises", "Length", workers=2)
         assert any("_try_again" in timer for timer in pending_timers())
         await engine.stop()
@@ -984,9 +1001,9 @@ class TestStopping:
     ) -> None:
         engine = Engine([source("LoadExits", marks=str(tmp_path / "marks"))], 1)
         engine.start()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(WAIT):
             while engine.workers().deaths < 2 or engine.workers().pids:
-                await asyncio.sleep(0.005)
+                await asyncio.sleep(0)  # looked at in every pass of the loop, or the pause may be missed
             await engine.stop()
         await asyncio.sleep(0.3)
         assert engine.workers().pids == ()

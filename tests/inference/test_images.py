@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -38,6 +39,17 @@ def code_of(data: bytes, long_side: int | None = None) -> str:
     with pytest.raises(ItemError) as caught:
         decode(data, long_side)
     return caught.value.code
+
+
+def cost(call: Callable[[], object]) -> float:
+    """Seconds of processor time of a call, the least of three: a virtual machine's clock counts its pauses."""
+
+    def once() -> float:
+        start = time.process_time()
+        call()
+        return time.process_time() - start
+
+    return min(once() for _ in range(3))
 
 
 def chunk(kind: bytes, body: bytes) -> bytes:
@@ -297,10 +309,9 @@ class TestRefusal:
 class TestCap:
     def test_refuses_a_48_kb_jpeg_of_900_megapixels_before_decoding(self):
         data = with_frame_size(SAMPLE.read_bytes(), 30000, 30000)
-        start = time.process_time()
-        assert code_of(data, 640) == "too_large"
         # Decoding it takes a minute; reading the header, microseconds.
-        assert time.process_time() - start < 0.05
+        assert cost(lambda: code_of(data, 640)) < 0.05
+        assert code_of(data, 640) == "too_large"
 
     def test_is_not_passed_by_with_markers_that_libjpeg_skips(self):
         bomb = with_frame_size(JPEG, 30000, 30000)
@@ -333,13 +344,11 @@ class TestCap:
 
     def test_lets_24_megapixels_pass_at_a_part_of_the_full_cost(self):
         data = encode("jpg", cv2.resize(PICTURE, (6000, 4000)))
-        start = time.process_time()
         image = decode(data, 640)
-        scaled = time.process_time() - start
         assert (image.width, image.height, image.pixels.shape) == (6000, 4000, (427, 640, 3))
         assert decode(data, None).pixels.shape == (4000, 6000, 3)
         # A fifth, measured: an eighth of the size leaves only a block's mean to compute.
-        assert scaled < (time.process_time() - start - scaled) / 2
+        assert cost(lambda: decode(data, 640)) < cost(lambda: decode(data, None)) / 2
 
     def test_reads_the_size_of_every_kind(self):
         assert {(read_header(data).width, read_header(data).height) for data in EVERY_KIND.values()} == {

@@ -143,7 +143,7 @@ def no_descriptor_left() -> Iterator[None]:
     me = psutil.Process()
     fds = me.num_fds()
     yield
-    assert me.num_fds() == fds
+    assert me.num_fds() <= fds, "fewer may be: an earlier test's garbage may go meanwhile"
 
 
 class Logged(logging.Handler):
@@ -160,7 +160,7 @@ class Logged(logging.Handler):
         self.changed.set()
 
     async def until(self, condition: Callable[[], Any]) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(20):
             while not condition():
                 self.changed.clear()
                 await self.changed.wait()

@@ -25,6 +25,8 @@ from inference.slot import Slot
 
 SAMPLES = "tests.inference.sample_models"
 
+WAIT = 20.0  # seconds: above any answer of a machine that has something else to do as well
+
 
 class Recorder:
     """An owner that notes what the pool reports, and what can be seen at each report."""
@@ -63,7 +65,7 @@ class Recorder:
         self.told()
 
     async def until(self, condition: Callable[[], Any]) -> None:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(WAIT):
             while not condition():
                 self.event.clear()
                 await self.event.wait()
@@ -89,10 +91,11 @@ async def pools(owner: Recorder) -> AsyncIterator[Make]:
 
     yield make
     for pool in made:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(WAIT):
             await pool.stop()
-    assert set(me.children(recursive=True)) == children
-    assert me.num_fds() == fds
+    # fewer there may be: what an earlier test left to the garbage collector may go meanwhile
+    assert set(me.children(recursive=True)) <= children
+    assert me.num_fds() <= fds
     assert pending_timers() <= timers
 
 
@@ -184,7 +187,7 @@ async def test_stopping_while_no_worker_can_be_started(make: Make, monkeypatch: 
     monkeypatch.setattr(sys, "executable", "/nonexistent/python")
     pool = make("Length")
     pool.start()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(WAIT):
         await pool.stop()
     monkeypatch.undo()
     await asyncio.sleep(0.3)
@@ -209,7 +212,7 @@ async def test_stopping_gives_running_items_their_outcome(make: Make, owner: Rec
     await owner.until(lambda: all(slot.free for slot in pool.slots))
     for slot, order in zip(pool.slots, ["sleep 30", "stop"], strict=True):
         slot.submit(batch(pool, "patient", order))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(WAIT):
         await pool.stop()
     assert all(slot.gone and not slot.free for slot in pool.slots)
     assert len(owner.lost) == 2
@@ -219,7 +222,7 @@ async def test_what_a_warm_inference_took_is_known_with_the_card(make: Make, own
     pool = make("WarmsUp", "Data")
     pool.start()
     await owner.until(lambda: all_ready(pool))
-    assert 50 <= pool.infer_ms("warmsup") < 500
+    assert pool.infer_ms("warmsup") == pytest.approx(50)
     assert pool.infer_ms("data") == 0
 
 
@@ -347,9 +350,10 @@ async def test_a_model_that_another_worker_holds_is_ready_though_no_more_can_be_
 
 
 async def test_a_spare_that_alone_holds_a_model_serves_until_it_does_no_more(
-    make: Make, owner: Recorder, tmp_path: Path
+    make: Make, owner: Recorder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One model was repaired and another broken before the workers were renewed."""
+    monkeypatch.setattr(pool_module, "FIRST_RETRY", 3600.0)  # however long the test takes
     causes = {name: tmp_path / name for name in "xy"}
     pool = make(
         *(
@@ -406,8 +410,13 @@ async def test_renewing_waits_for_who_is_busy(make: Make, owner: Recorder) -> No
 
 
 async def test_renewing_spares_who_alone_holds_a_model(
-    make: Make, owner: Recorder, repaired: Callable[[str], ModelSource], tmp_path: Path
+    make: Make,
+    owner: Recorder,
+    repaired: Callable[[str], ModelSource],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(pool_module, "FIRST_RETRY", 3600.0)  # however long the test takes
     pool = make(repaired("raise"), "Length", workers=2)
     one, other = pool.slots
     (tmp_path / "cause").unlink()
@@ -491,8 +500,9 @@ async def test_a_model_is_available_once_what_kept_it_from_loading_is_gone(
 
 
 async def test_attempts_to_load_come_ever_more_seldom_and_cost_a_spare(
-    make: Make, owner: Recorder, repaired: Repaired, tmp_path: Path
+    make: Make, owner: Recorder, repaired: Repaired, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(pool_module, "FIRST_RETRY", 3600.0)  # however long the start takes
     pool = make(repaired("raise"), "Length", spares=1)
     pool.start()
     await owner.until(lambda: all_ready(pool))
@@ -557,7 +567,7 @@ async def test_stopping_while_a_worker_is_replaced(make: Make, owner: Recorder) 
     await owner.until(lambda: all_ready(pool))
     pool.renew(all_workers=True)
     assert sum(slot.ready for slot in pool.slots) == 1
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(WAIT):
         await pool.stop()
     assert all(slot.gone for slot in pool.slots)
 
@@ -570,7 +580,7 @@ async def test_a_worker_that_does_not_end_when_its_socket_closes_is_ended(
     pool.start()
     await owner.until(lambda: all_ready(pool))
     started = pool.loop.time()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(WAIT):
         await pool.stop()
     assert pool.loop.time() - started >= 0.3, "it was given its time"
     assert all(slot.gone for slot in pool.slots)
@@ -587,7 +597,7 @@ async def test_stopping_does_not_wait_for_ever_for_what_cannot_be_ended(
     (slot,) = pool.slots
     with monkeypatch.context() as stuck:
         stuck.setattr(Slot, "kill", lambda _: None)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(WAIT):
             await pool.stop()
     assert f"after SIGKILL workers [{slot.pid}] are still there" in caplog.text
     slot.kill()
@@ -596,6 +606,6 @@ async def test_stopping_does_not_wait_for_ever_for_what_cannot_be_ended(
 
 async def until(condition: Callable[[], Any]) -> None:
     """Wait for what nobody reports."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(WAIT):
         while not condition():
             await asyncio.sleep(0.01)

@@ -17,6 +17,7 @@ import pytest
 
 from inference.channel import WorkerChannel
 from inference.process import ENVIRONMENT, WorkerProcess
+from tests.inference.test_pool import WAIT
 
 ENVIRON = {**ENVIRONMENT, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
@@ -26,8 +27,9 @@ def nothing_left() -> Iterator[None]:
     me = psutil.Process()
     children, fds = set(me.children(recursive=True)), me.num_fds()
     yield
-    assert set(me.children(recursive=True)) == children
-    assert me.num_fds() == fds
+    # fewer there may be: what an earlier test left to the garbage collector may go meanwhile
+    assert set(me.children(recursive=True)) <= children
+    assert me.num_fds() <= fds
 
 
 class Exit:
@@ -42,7 +44,7 @@ class Exit:
         self.heard.set()
 
     async def status(self) -> int:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(WAIT):
             await self.heard.wait()
         (status,) = self.statuses
         return status
@@ -170,7 +172,7 @@ async def test_it_can_be_made_to_log_where_it_is_and_goes_on(
     process, ended = await spawned()
     await loaded(process)
     process.dump()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(WAIT):
         while not any(message.endswith(" in main") for message in caplog.messages):
             await asyncio.sleep(0.01)
     assert f"{process.pid}: Current thread" in caplog.text

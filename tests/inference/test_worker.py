@@ -78,7 +78,7 @@ class Worker:
 
     def ended(self) -> tuple[int, str]:
         """Its exit status, and what it wrote to its error output."""
-        _, err = self.process.communicate(timeout=10)
+        _, err = self.process.communicate(timeout=60)
         return self.process.returncode, err
 
 
@@ -179,7 +179,7 @@ def test_it_tells_what_the_second_inference_took_for_the_first_pays_for_what_hap
 ) -> None:
     said = start().load("WarmsUp", "Data")
     infer_ms = {m["card"]["name"]: m["infer_ms"] for m in said if m["type"] == "loaded"}
-    assert 50 <= infer_ms["warmsup"] < 500, "the first took over half a second"
+    assert infer_ms["warmsup"] == pytest.approx(50), "the first took half a second"
     assert infer_ms["data"] == 0, "nothing is known of data without a sample"
 
 

@@ -78,11 +78,12 @@ def test_a_text_without_a_visible_character_is_refused(model, text):
 
 @pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
 def test_a_hostile_text_gets_an_answer_at_once(model, text):
-    start = time.process_time()
-    (answer,) = model.predict([text])
-    assert (
-        time.process_time() - start < 0.25
-    )  # ten times the slowest; quadratic work on a megabyte takes minutes
+    costs = []
+    for _ in range(3):  # of which the least counts: a virtual machine's clock counts its pauses
+        start = time.process_time()
+        (answer,) = model.predict([text])
+        costs.append(time.process_time() - start)
+    assert min(costs) < 0.25  # ten times the slowest; quadratic work on a megabyte takes minutes
     assert 0 <= answer["scores"]["spam"] <= 1
 
 
@@ -128,11 +129,14 @@ def test_it_loads_quickly_and_without_the_large_libraries():
     code = (
         "import sys, time, numpy; start = time.process_time();"
         "from inference.models.spam import Spam; Spam().load();"
-        "assert time.process_time() - start < 0.3, 'slow';"
+        "took = time.process_time() - start;"
         "large = {'sklearn', 'scipy', 'onnxruntime', 'onnx', 'skl2onnx', 'cv2', 'rich'} & set(sys.modules);"
-        "assert not large, large"
+        "assert not large, large; print(took)"
     )
-    subprocess.run([sys.executable, "-c", code], check=True)
+    runs = [
+        subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.PIPE) for _ in range(3)
+    ]
+    assert min(float(run.stdout) for run in runs) < 0.3, "the least counts, as above"
 
 
 def test_it_says_what_scikit_learn_says():
