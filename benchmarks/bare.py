@@ -83,7 +83,7 @@ def _faces(model: str) -> tuple[Callable[[], object], int]:
 
 
 def loop(call: Callable[[], object], size: int, seconds: float, pace: float | None) -> Bare:
-    """Call for so long; the first calls, which pay for what happens once, do not count.
+    """Call for so long, and once at least; the first calls, which pay for what happens once, do not count.
 
     Args:
         size: items of one call.
@@ -93,7 +93,7 @@ def loop(call: Callable[[], object], size: int, seconds: float, pace: float | No
         call()
     times: list[float] = []
     used, begun = time.process_time(), time.perf_counter()
-    while (at := time.perf_counter()) - begun < seconds:
+    while (at := time.perf_counter()) - begun < seconds or not times:
         if pace:
             # the pace: the core shall sleep between calls, as between the frames of a camera
             time.sleep(max(0.0, begun + len(times) / pace - at))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
@@ -20,6 +21,9 @@ LAG_MS = 20.0
 """By how much 99 in 100 of a generator's items, and of its event loop's ticks, may be late at most. It is a tenth
 of the age at which an answer to a camera is stale, and a third of a camera's interval at 15 frames a second:
 beyond, the load is another one than was asked for, and a good part of the latencies is the generator's own."""
+
+TICK = 1 / os.sysconf("SC_CLK_TCK")
+"""Seconds of CPU, as finely as the kernel tells them of a process."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +73,8 @@ class Run:
 
     @property
     def per_cpu(self) -> float:
-        """Results per CPU second of the server's tree."""
-        return self.results / self.cpu
+        """Results per CPU second of the server's tree; one that used less than a tick has used one at most."""
+        return self.results / max(self.cpu, TICK)
 
     @property
     def sent(self) -> int:

@@ -52,21 +52,24 @@ async def stream(request: web.Request) -> web.WebSocketResponse:
 
 
 async def late(request: web.Request) -> web.WebSocketResponse:
-    """Read nothing for so long, then everything."""
+    """From the first item on read nothing for so long, then everything."""
     ws = web.WebSocketResponse()
     await ws.prepare(request)
+    first = await ws.receive()  # a load that has connected may begin much later
     request.transport.pause_reading()
     await asyncio.sleep(float(request.query["seconds"]))
     request.transport.resume_reading()
+    await ws.send_json({"bytes": len(first.data)})
     async for message in ws:
         await ws.send_json({"bytes": len(message.data)})
     return ws
 
 
 async def unread(request: web.Request) -> web.WebSocketResponse:
-    """Read nothing for so long, then leave."""
+    """From the first item on read nothing for so long, then leave."""
     ws = web.WebSocketResponse(autoping=False)
     await ws.prepare(request)
+    await ws.receive()
     request.transport.pause_reading()
     await asyncio.sleep(float(request.query["seconds"]))
     request.transport.abort()

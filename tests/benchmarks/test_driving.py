@@ -25,11 +25,31 @@ def stalling() -> Iterator[Program]:
         yield program
 
 
+@pytest.fixture
+def outcomes(monkeypatch: pytest.MonkeyPatch) -> list[Outcome]:
+    """What the generators say of the runs that follow."""
+    seen: list[Outcome] = []
+
+    def noting(outcome: Outcome) -> str:
+        seen.append(outcome)
+        return lateness(outcome)
+
+    monkeypatch.setattr(driving, "lateness", noting)
+    return seen
+
+
+def assert_own_lag_alone(outcome: Outcome) -> None:
+    # a busy machine keeps the generator from its schedule, but then its event loop is as late as its items;
+    # while a send waits for the server, the loop is not
+    assert outcome.lag.percentile(50) < outcome.loop.percentile(100) + 100
+
+
 @pytest.mark.parametrize(("transport", "path"), [("websocket", "/stream"), ("http", "/post")])
 def test_a_stall_shows_in_an_open_loop(stalling: Program, transport: Transport, path: str) -> None:
     url = f"{stalling.url}{path}?stall={STALL_S}"
     run = drive(stalling, [Load(url, "", "frame", 1, 2.5, rate=100.0, transport=transport)])
-    assert run.results == 250
+    # what a websocket still keeps back when the run is over never goes out
+    assert (run.results, run.sent + run.unsent, run.latency.count) == (run.sent, 250, 250)
     # of the 250 items, two seconds hold up 200: the 99th percentile is near the whole stall
     assert run.latency.percentile(99) > 1500
     assert max(moment.most for moment in run.timeline) > 1500
@@ -37,25 +57,27 @@ def test_a_stall_shows_in_an_open_loop(stalling: Program, transport: Transport, 
 
 def test_the_same_stall_does_not_show_in_a_closed_loop(stalling: Program) -> None:
     url = f"{stalling.url}/stream?stall={STALL_S}"
-    run = drive(stalling, [Load(url, "", "frame", 1, 60.0, count=250, transport="websocket")])
-    assert run.results == 250
-    # of 250 items that wait for each other, it holds up one
+    run = drive(stalling, [Load(url, "", "frame", 1, 60.0, count=1000, transport="websocket")])
+    assert run.results == 1000
+    # of 1000 items that wait for each other, it holds up one; a machine that stands still holds up few more
     assert run.latency.percentile(100) > 1500
     assert run.latency.percentile(99) < 1000
 
 
 def test_what_a_server_keeps_back_for_a_while_is_its_latency_and_not_the_generators_lag(
-    stalling: Program,
+    stalling: Program, outcomes: list[Outcome]
 ) -> None:
     url = f"{stalling.url}/late?seconds=1"
     # far more than the sockets' buffers hold: items come due while a send waits for the server
     run = drive(stalling, [Load(url, "", "frame", 1, 1.2, rate=600.0, transport="websocket")])
     assert run.results == run.sent
     assert run.latency.percentile(99) > 800
-    assert run.lag.percentile(99) < run.latency.percentile(99) / 2
+    assert_own_lag_alone(outcomes[0])
 
 
-def test_the_server_that_does_not_read_is_not_the_generators_fault(stalling: Program) -> None:
+def test_the_server_that_does_not_read_is_not_the_generators_fault(
+    stalling: Program, outcomes: list[Outcome]
+) -> None:
     url = f"{stalling.url}/unread?seconds=1.5"
     run = drive(stalling, [Load(url, "", "frame", 2, 1.0, rate=400.0, transport="websocket")])
     assert run.results == 0
@@ -65,7 +87,7 @@ def test_the_server_that_does_not_read_is_not_the_generators_fault(stalling: Pro
     # what never got out waited, too
     assert run.latency.count == 800
     assert run.latency.percentile(99) > 1000
-    assert "items went out" not in run.void
+    assert_own_lag_alone(outcomes[0])
 
 
 def test_an_error_has_its_status_and_is_no_result(stalling: Program) -> None:

@@ -17,7 +17,7 @@ from benchmarks.driving import drive
 from benchmarks.failures import RunFailed
 from benchmarks.generator import Load
 from benchmarks.payloads import FRAME_BYTES, portrait, texts
-from benchmarks.peers import environments
+from benchmarks.peers import asking, environments
 from benchmarks.peers.asking import SAMPLE_FACE, NotYet, ask, wrong
 from benchmarks.peers.catalogue import AIOHTTP, DETECTOR, HERE, PEERS, Peer
 from benchmarks.peers.starting import free_port, serving_peer
@@ -114,6 +114,12 @@ def test_a_wrong_answer_is_seen(model: str, answer: object) -> None:
     assert wrong(model, answer)
 
 
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    # a machine that has something else to do may take longer than a benchmark would wait
+    monkeypatch.setattr(asking, "ANSWER_S", 60.0)
+
+
 @pytest.fixture(scope="module")
 def aiohttp() -> Program:
     with serving_peer(AIOHTTP, "echo") as program:
@@ -121,8 +127,9 @@ def aiohttp() -> Program:
 
 
 def test_the_aiohttp_peer_answers_every_message_in_turn(aiohttp: Program) -> None:
-    run = drive(aiohttp, [Load(aiohttp.url, "", "frame", 3, 30.0, count=20, transport=aiohttp.transport)])
-    assert (run.results, run.errors, run.unaccounted) == (60, 0, 0)
+    # so many that they take some of the kernel's ticks
+    run = drive(aiohttp, [Load(aiohttp.url, "", "frame", 3, 60.0, count=500, transport=aiohttp.transport)])
+    assert (run.results, run.errors, run.unaccounted) == (1500, 0, 0)
     assert run.cpu > 0
     assert ask(AIOHTTP, aiohttp.url, "echo") == {"bytes": FRAME_BYTES}
 
@@ -142,7 +149,7 @@ def test_a_peer_leaves_no_process_behind_even_if_it_is_killed() -> None:
         program.process.suspend()  # so that its end cannot be an orderly one
         program.process.send_signal(signal.SIGTERM)
         program.process.kill()
-    gone, alive = psutil.wait_procs(workers, timeout=10)
+    gone, alive = psutil.wait_procs(workers, timeout=60)
     assert (len(gone), alive) == (2, [])
 
 

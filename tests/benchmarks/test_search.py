@@ -163,6 +163,8 @@ def test_a_server_that_refuses_cameras_is_searched_to_the_end(
 ) -> None:
     server = start_server("--model", "echo", "--workers", "1", "--set", "limits.max_streams_per_peer=5")
     monkeypatch.setattr("benchmarks.search.CLOSED_S", 0.3)
+    # what a busy machine makes late or void is sustained here: the server's limit alone is to be found
+    monkeypatch.setattr("benchmarks.search.fails", lambda *_: "")
     steps: list[str] = []
     (found,) = measure(steps.append, True, Options(url=server.url, model="echo", seconds=2, max_age_ms=5000))
     rows = {row[0]: row[-1] for row in found.grids[0].rows}

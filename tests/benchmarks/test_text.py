@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 
 from benchmarks import text
+from benchmarks.driving import Run
 from benchmarks.failures import RunFailed
 from benchmarks.options import Options
+from benchmarks.scenario import Target
 from tests.conftest import RunningServer
 
 
@@ -16,6 +21,14 @@ def test_each_share_of_the_capacity_is_offered_and_measured(
     monkeypatch.setattr(text, "SHARES", (0.1, 0.2))
     monkeypatch.setattr(text, "QUICK_SECONDS", 0.5)
     monkeypatch.setattr(text, "WARM_UP_S", 0.2)
+    closed = Target.closed
+
+    def capable(*args: Any, **more: Any) -> Run:
+        # of a server that stood still so few texts would be offered that there might be none
+        run = closed(*args, **more)
+        return replace(run, seconds=run.results / 400.0)
+
+    monkeypatch.setattr(Target, "closed", capable)
     steps: list[str] = []
     (section,) = text.measure(steps.append, True, Options(url=server.url, streams=4))
     (grid,) = section.grids
@@ -29,7 +42,8 @@ def test_each_share_of_the_capacity_is_offered_and_measured(
         assert [x for x, _ in series.points] == offered
         assert all(y > 0 for _, y in series.points)
     assert [figure.measured for figure in section.figures] == [0, 0]
-    assert len(steps) == 1 + text.QUICK_ROUNDS + 2
+    # on a busy machine a load is late, and done once more
+    assert len([step for step in steps if not step.startswith("void")]) == 1 + text.QUICK_ROUNDS + 2
 
 
 def test_a_server_that_is_not_there_is_said() -> None:

@@ -107,6 +107,14 @@ async ({ name, least, patience }) => {
 }
 """
 
+COUNTS = """
+Object.fromEntries(
+  [...document.querySelectorAll("[data-count]")].map((each) => [
+    each.dataset.count, Number(each.textContent.replace(",", "")),
+  ]),
+)
+"""
+
 # The number of the frame shown and the box drawn over it, read from their pixels in one go, once
 # another frame than `before` is shown. The box: all pixels of its very colour.
 SHOWN = """
@@ -204,7 +212,8 @@ async def test_the_sample_streams_and_the_numbers_live(
         for name in ("captured", "sent", "results"):
             await count_above(page, name, 100)
         for name in ("trip-50", "trip-99", "age-50", "age-99", "fresh-50", "fresh-99", "answers"):
-            assert float(await page.locator(f"#{name}").inner_text()) > 0
+            # waited for: while the machine stands still, nothing is answered and there is no number, or 0.0
+            await expect(page.locator(f"#{name}")).to_have_text(re.compile("[1-9]"))
         await expect(page.locator("#hold-words")).to_contain_text("hold")
         assert await page.locator("#camera-notice").is_hidden()
         if not PICTURE.exists():
@@ -239,9 +248,10 @@ async def test_drops_are_counted_where_they_happen(start_server: StartServer, ch
         await page.get_by_label("Send every frame").check()
         await count_above(page, "superseded", 10)
         await count_above(page, "results", 5)
-        sent, answered = await count(page, "sent"), await count(page, "results")
-        assert answered < sent / 2
-        assert await count(page, "errors") == 0
+        counts = await page.evaluate(COUNTS)  # all of one moment
+        assert counts["sent"] >= counts["results"] + counts["superseded"]
+        assert counts["superseded"] > 10
+        assert counts["errors"] == 0
 
 
 async def test_files_stream(server: RunningServer, chromium: str, tmp_path: Path) -> None:
@@ -290,13 +300,13 @@ async def test_a_page_over_plain_http_says_why_it_has_no_camera(
 async def test_a_server_that_goes_and_comes_back(start_server: StartServer, chromium: str) -> None:
     server = start_server("--workers", "1", "--model", "faces")
     async with open_page(chromium, server.url, complains=True) as page:
-        await page.evaluate("Math.random = () => 0.99")  # each wait is as long as it may be
+        # the page's own try comes after minutes, and never before the click: the button would be gone
+        await page.evaluate("Math.random = () => 1_000")
         await page.get_by_role("button", name="Sample").click()
         await count_above(page, "results", 5)
         server.stop()
         notice = page.locator("#camera-notice")
-        # so long that no try of the page's own comes before the click: the button would be gone
-        await expect(notice).to_contain_text(re.compile(r"The server is gone. Next try in [78] s"))
+        await expect(notice).to_contain_text(re.compile(r"The server is gone. Next try in \d+ s"))
         await expect(page.locator("#health")).to_have_text("No answer")
         await expect(page.locator("#faces")).to_have_text(NOTHING)
         before = await count(page, "results")
