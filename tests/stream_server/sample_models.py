@@ -13,19 +13,21 @@ WARMING = b"\0"
 
 
 class Promise:
-    """Takes its time, and promises each stream a rate: by default one that no small number of workers can keep."""
+    """Promises each stream a rate, by default one that no small number of workers can keep; an item takes its time
+    by a clock of the model's own."""
 
     input = "bytes"
 
     def __init__(self, *, min_rate: float = 1000.0, seconds: float = 0.05) -> None:
         self.min_rate = min_rate
         self.seconds = seconds
+        self.clock = 0.0
 
     def load(self) -> None:
-        pass
+        time.perf_counter = lambda: self.clock  # what the worker measures with
 
     def predict(self, items: Sequence[bytes], /) -> Sequence[Any]:
-        time.sleep(self.seconds)
+        self.clock += self.seconds
         return [{"bytes": len(item)} for item in items]
 
 

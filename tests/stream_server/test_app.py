@@ -42,11 +42,10 @@ HANDSHAKE = {
 
 PROMISES = (
     "--model=promises=tests.stream_server.sample_models:Promise",
-    "--set=models.promises.min_rate=0.0875",
-    "--set=models.promises.seconds=4",
+    "--set=models.promises.min_rate=4",
+    "--set=models.promises.seconds=0.1",
 )
-"""A model whose every stream needs 0.35 of a worker; a little more, as far as the machine stood still while it was
-measured: the tests bear a second of that in four."""
+"""A model whose every stream needs 0.4 of a worker."""
 
 
 def ask(
@@ -313,7 +312,7 @@ async def test_a_modest_stream_finds_room_where_an_equal_one_does_not(
     async with asyncio.timeout(WAIT), aiohttp.ClientSession() as session, AsyncExitStack() as stack:
         for _ in range(2):
             await stack.enter_async_context(session.ws_connect(server.url + "/v2/models/promises/stream"))
-        error, _ = await refusal(server, "/v2/models/echo/stream?weight=0.9")
+        error, _ = await refusal(server, "/v2/models/echo/stream?weight=0.75")
         assert error["code"] == "overloaded"
         async with session.ws_connect(server.url + "/v2/models/echo/stream?weight=0.1") as ws:
             assert json.loads(await ws.receive_str())["type"] == "ready"
