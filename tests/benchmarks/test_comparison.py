@@ -362,6 +362,4 @@ def test_servers_take_turns_and_one_that_fails_keeps_nobody_from_going_on(
         assert one.overload
         assert len(one.overload.streams) == CAMERAS
         assert one.memory > 1e6
-        # the kernel counts in ticks, and of a server that stood still for the whole run none
-        one.closed = [replace(run, cpu=max(run.cpu, 0.01)) for run in one.closed]
     assert as_json(Results({}, (echo_section(records), overload_section(records, 0.4))))

@@ -8,10 +8,11 @@ from dataclasses import replace
 import pytest
 
 from benchmarks import driving
-from benchmarks.driving import drive, lateness
+from benchmarks.driving import TICK, Run, drive, lateness
 from benchmarks.failures import RunFailed
 from benchmarks.generator import Load, Outcome, Transport
 from benchmarks.latencies import Latencies
+from benchmarks.ledger import Account
 from benchmarks.programs import Program
 from tests.benchmarks.stalling import running_here
 from tests.conftest import RunningServer
@@ -144,3 +145,9 @@ def test_a_generators_own_lateness_makes_a_run_void(lag_s: float, loop_s: float,
     found = lateness(outcome(lag_s, loop_s))
     assert said in found
     assert bool(found) == bool(said)
+
+
+def test_a_run_that_used_less_than_a_tick_has_used_one_at_most() -> None:
+    run = Run([[Account(1, 1)]], seconds=0.2, cpu=0.0, foreign=0.0)
+    assert run.per_cpu == run.results / TICK
+    assert replace(run, cpu=2.0).per_cpu == run.results / 2
