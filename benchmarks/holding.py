@@ -39,7 +39,7 @@ def settled(process: Process) -> Held:
     last = None
     while (now := _held(process)) != last and time.monotonic() < deadline:
         last = now
-        time.sleep(SETTLED_S)
+        time.sleep(SETTLED_S)  # the measure itself: it holds the same for so long
     return now
 
 

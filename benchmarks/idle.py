@@ -136,7 +136,7 @@ def _not_closed(clients: Visitors, count: int, code: int) -> int:
 def _core(server: Program, seconds: float) -> float:
     """How much of one core the server's tree uses while nothing is sent."""
     used, begun = server.cpu(), time.perf_counter()
-    time.sleep(seconds)
+    time.sleep(seconds)  # the load itself: nothing
     return (server.cpu() - used) / (time.perf_counter() - begun)
 
 

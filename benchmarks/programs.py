@@ -131,7 +131,7 @@ class Program:
             while not all(map(stands, fresh)):
                 if time.monotonic() > deadline:
                     raise RunFailed("the server cannot be paused: it does not stop")
-                time.sleep(0.001)
+                time.sleep(0.001)  # a process tells only its parent that it has stopped
             paused.update(fresh)
 
     def resume(self) -> None:

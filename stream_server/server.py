@@ -125,8 +125,8 @@ class Server:
     async def _hurry(self) -> None:
         """Close connections that ask for nothing: aiohttp waits for the end of a request's head for ever.
 
-        One that has been silent for `LOOKS` intervals is closed. One in which the loop stood still does not
-        count: what came meanwhile is still unread.
+        One that has been silent for `LOOKS` intervals is closed. An interval in which the loop stood still does
+        not count: what came meanwhile is still unread.
         """
         callers, server = self._app[CALLERS], self._runner.server
         assert server

@@ -28,6 +28,7 @@ settings.load_profile("patient")  # an example takes no time, but the machine ma
 VECTORS = Path(__file__).parent / "vectors"
 
 START_TIMEOUT = 60.0  # seconds; a start takes under one on an idle machine
+WAIT = 20.0  # seconds: above any answer of a machine that has something else to do as well
 
 
 def pytest_configure() -> None:

@@ -29,6 +29,7 @@ from inference.channel import (
     WorkerChannel,
     pack,
 )
+from tests.conftest import WAIT
 
 Message = tuple[dict[str, Any], bytes]
 
@@ -149,7 +150,7 @@ class Heard:
         self.changed.set()
 
     async def until(self, *, messages: int = 0, lost: int = 0) -> None:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(WAIT):
             while len(self.messages) < messages or len(self.lost) < lost:
                 self.changed.clear()
                 await self.changed.wait()

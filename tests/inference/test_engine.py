@@ -28,7 +28,8 @@ from inference.items import RESERVED, Dropped, Failed, Item, Outcome, Result
 from inference.model import MAX_OUTPUT, ModelError, ModelSource, Policy
 from inference.pool import WorkerOptions
 from inference.slot import Slot
-from tests.inference.test_pool import WAIT, pending_timers
+from tests.conftest import WAIT
+from tests.inference.test_pool import pending_timers
 
 SAMPLES = "tests.inference.sample_models"
 

@@ -15,6 +15,7 @@ import psutil
 import pytest
 
 from inference.output import BURST, LINES_PER_S, LONGEST, READ_SIZE, Lines, Output
+from tests.conftest import WAIT
 
 PID = 4711
 
@@ -160,7 +161,7 @@ class Logged(logging.Handler):
         self.changed.set()
 
     async def until(self, condition: Callable[[], Any]) -> None:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(WAIT):
             while not condition():
                 self.changed.clear()
                 await self.changed.wait()

@@ -22,10 +22,9 @@ from inference.items import Batch, Item, Outcome, Result
 from inference.model import ModelSource
 from inference.pool import LOAD_DEATHS, Pool, WorkerOptions
 from inference.slot import Slot
+from tests.conftest import WAIT
 
 SAMPLES = "tests.inference.sample_models"
-
-WAIT = 20.0  # seconds: above any answer of a machine that has something else to do as well
 
 
 class Recorder:

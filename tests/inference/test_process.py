@@ -17,7 +17,7 @@ import pytest
 
 from inference.channel import WorkerChannel
 from inference.process import ENVIRONMENT, WorkerProcess
-from tests.inference.test_pool import WAIT
+from tests.conftest import WAIT
 
 ENVIRON = {**ENVIRONMENT, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 

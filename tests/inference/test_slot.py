@@ -17,7 +17,8 @@ from inference import slot as slot_module
 from inference.items import Batch, Failed, Outcome, Result
 from inference.pool import LOAD_DEATHS
 from inference.slot import LOAD_TIMEOUT, RESTARTS
-from tests.inference.test_pool import UNSTARTED, WAIT, Make, Recorder, ask, batch, pools, until
+from tests.conftest import WAIT
+from tests.inference.test_pool import UNSTARTED, Make, Recorder, ask, batch, pools, until
 
 
 @pytest.fixture

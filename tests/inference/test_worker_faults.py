@@ -59,8 +59,9 @@ from inference.process import WorkerProcess
 from inference.slot import Slot
 from inference.statistics import Tally
 from inference.worker import OOM_SCORE
+from tests.conftest import WAIT
 from tests.inference.test_engine import Stream, load_on, outputs, restarted, source, unread_bytes, until
-from tests.inference.test_pool import WAIT, pending_timers
+from tests.inference.test_pool import pending_timers
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the faults are made with what Linux has")
 
@@ -165,9 +166,8 @@ async def oracle(caplog: pytest.LogCaptureFixture) -> AsyncIterator[Oracle]:
                 await asyncio.sleep(0.02)
     assert grown(before) == {}
     assert pending_timers() <= timers
-    logged = [
-        record.getMessage() for record in caplog.get_records("call")
-    ]  # the text is the teardown's own by now
+    # the text is the teardown's own by now
+    logged = [record.getMessage() for record in caplog.get_records("call")]
     assert not any("failed to take an outcome" in line for line in logged), "see Stream.deliver"
     assert len(logged) < MOST_LOG_LINES
 
@@ -284,10 +284,8 @@ async def test_w02_a_hang_ends_at_the_timeout(
     (slot,) = (slot for slot in engine._pools[0].slots if slot._batch and slot._batch.model == "hasty")
     if hang != "stop":
         await until(lambda: any(map(where.search, printed(caplog))))
-        slot._disarm()
-        slot._end(
-            slot_module.TIMEOUT
-        )  # as the timer would, which might come before the worker has written it
+        slot._disarm()  # the timer might come before the worker has written it
+        slot._end(slot_module.TIMEOUT)
     (failed,) = await stream.answered()
     assert isinstance(failed, Failed)
     assert engine.now() - started >= 0.5

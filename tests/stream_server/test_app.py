@@ -19,12 +19,11 @@ from yarl import URL
 from stream_server.app import CONTENT_TYPES, HEADERS
 from stream_server.errors import RETRY_AFTER_MS
 from stream_server.protocol import SUBPROTOCOL
-from tests.conftest import RunningServer
+from tests.conftest import WAIT, RunningServer
 from tests.stream_server.test_http_api import NO_NAMES
 
 SAMPLES = "tests.inference.sample_models"
 
-WAIT = 20.0  # seconds: above any answer of a machine that has something else to do as well
 
 PAGE = sorted(
     file.name

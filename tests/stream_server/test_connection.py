@@ -19,7 +19,7 @@ from stream_server import Result, connect
 from stream_server.answers import Answer
 from stream_server.config import Limits
 from stream_server.session import MAX_META_BYTES
-from tests.conftest import RunningServer
+from tests.conftest import WAIT, RunningServer
 from tests.stream_server.wire import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, dial, frame
 
 ECHO, FACES, SPAM = (f"/v2/models/{name}/stream" for name in ("echo", "faces", "spam"))
@@ -27,7 +27,6 @@ PATIENT_STREAM = "/v2/models/patient/stream"
 PATIENT = "--model=patient=tests.inference.sample_models:Patient"
 """A model that sleeps and answers as it is told, one item at a time."""
 
-WAIT = 20.0  # seconds: above any answer of a machine that has something else to do as well
 
 END = '{"type": "end"}'
 
@@ -644,9 +643,8 @@ class TestHeartbeat:
 
     async def test_a_client_that_answers_pings_lives(self, patient_url: str) -> None:
         async with asyncio.timeout(2 * WAIT), dial(patient_url, self.path) as wire:
-            for _ in range(
-                2
-            ):  # a pong comes just after a beat, and two beats later silence is not quite as long
+            # a pong comes just after a beat, and two beats later silence is not quite as long
+            for _ in range(2):
                 assert await wire.receive() == (PING, b"")
                 await wire.send(frame(PONG))
             await wire.item(b"answer yes")

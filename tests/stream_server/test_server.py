@@ -29,7 +29,7 @@ from stream_server import End, Result, connect
 from stream_server.config import read_settings
 from stream_server.http_api import CALLERS, CONNECTIONS
 from stream_server.server import FULL_COLLECTION, Server, settle
-from tests.conftest import RunningServer
+from tests.conftest import WAIT, RunningServer
 from tests.stream_server.wire import BINARY, CLOSE, Wire, dial, frame
 
 PATIENT = "--model=patient=tests.inference.sample_models:Patient"
@@ -37,7 +37,6 @@ PATIENT = "--model=patient=tests.inference.sample_models:Patient"
 
 PATH = "/v2/models/patient/stream"
 
-WAIT = 20.0  # seconds: above any answer of a machine that has something else to do as well
 
 DRAIN_S = 8
 """What a drain with a client that does not read takes; and how long all others may stand still meanwhile."""

@@ -20,10 +20,8 @@ from stream_server.answers import End, Error, Result, Statistics
 from stream_server.client import Stream, connect
 from stream_server.errors import ConnectFailed, Refused, StreamClosed
 from stream_server.sync_client import SyncStream, _Loop, connect_sync
-from tests.conftest import RunningServer
+from tests.conftest import WAIT, RunningServer
 from tests.stream_server.peer import Peer, scripted
-
-WAIT = 20.0  # seconds: above any answer of a machine that has something else to do as well
 
 
 @pytest.fixture(autouse=True)

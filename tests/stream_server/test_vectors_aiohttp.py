@@ -13,9 +13,7 @@ import pytest
 from yarl import URL
 
 from stream_server.protocol import SUBPROTOCOL
-from tests.conftest import RunningServer, vectors
-
-WAIT = 20.0  # seconds: above any answer of a machine that has something else to do as well
+from tests.conftest import WAIT, RunningServer, vectors
 
 
 async def step(ws: aiohttp.ClientWebSocketResponse, todo: dict[str, Any]) -> None:

@@ -18,9 +18,7 @@ from stream_server.cli import main, make_parser
 from stream_server.commands.serve import assign, document, read_group
 from stream_server.config import Settings, read_settings
 from stream_server.errors import ConfigError
-from tests.conftest import RunningServer
-
-WAIT = 30.0  # seconds: above any answer of a machine that has something else to do as well
+from tests.conftest import START_TIMEOUT, RunningServer
 
 SAMPLES = "tests.inference.sample_models"
 
@@ -220,7 +218,7 @@ def test_it_says_what_runs_and_where_and_how_it_is() -> None:
         assert process.stdout
         lines = [process.stdout.readline() for _ in range(6)]
         process.send_signal(signal.SIGTERM)
-        _, errors = process.communicate(timeout=WAIT)
+        _, errors = process.communicate(timeout=START_TIMEOUT)
     assert re.fullmatch(
         r"stream-server is ready at http://127\.0\.0\.1:\d+ after \d+\.\d s, 1 worker, 1 spare\n", lines[0]
     )
@@ -237,7 +235,7 @@ def test_a_model_that_does_not_load_is_said_with_its_reason() -> None:
         assert process.stdout
         lines = [process.stdout.readline() for _ in range(4)]
         process.send_signal(signal.SIGTERM)
-        _, errors = process.communicate(timeout=WAIT)
+        _, errors = process.communicate(timeout=START_TIMEOUT)
     assert lines[1] == "  echo@1: ready\n"
     assert lines[2].startswith("  broken: loading it failed with OSError")
     assert lines[3].startswith("  gone: cannot import no_such: no module named 'no_such'")
@@ -250,7 +248,7 @@ def test_workers_and_spares_of_all_groups_are_announced() -> None:
         assert process.stdout
         line = process.stdout.readline()
         process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=WAIT)
+        process.communicate(timeout=START_TIMEOUT)
     assert line.endswith(" s, 3 workers, 2 spares\n")
 
 
@@ -272,9 +270,9 @@ def test_at_most_a_line_per_stream_is_logged_and_never_an_item(server: RunningSe
             "        async for _ in stream.process([b'SECRET'] * 20): pass\n"
             "asyncio.run(main())\n"
         )
-        subprocess.run([sys.executable, "-c", code], check=True, timeout=WAIT)
+        subprocess.run([sys.executable, "-c", code], check=True, timeout=START_TIMEOUT)
         process.send_signal(signal.SIGTERM)
-        _, errors = process.communicate(timeout=WAIT)
+        _, errors = process.communicate(timeout=START_TIMEOUT)
     assert "SECRET" not in errors
     assert (
         len(re.findall(r"INFO stream_server.connection: stream s1 to echo: 20 items, 20 results", errors))
