@@ -7,8 +7,8 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from inference.images import decode
 from inference.models.faces import Faces
+from inference.worker.images import decode
 
 MATCH_IOU = 0.5
 """The overlap from which a box counts as found, as in PASCAL VOC and WIDER FACE."""

@@ -1,7 +1,7 @@
 """One run of MLPerf's LoadGen against a server, in a process of its own; it judges nothing, LoadGen does.
 
 LoadGen decides when a sample is due and takes the time; it is told of each answer once. Between it and the server
-is a client like any other: the `stream_server.client` with one `queue` stream, on a loop in a thread. What the
+is a client like any other: `stream_server.client` with one `queue` stream, on a loop in a thread. What the
 client costs is in the latencies.
 
 LoadGen waits for every sample for ever, and its C++ code may abort, so the benchmark starts this module as a
@@ -25,8 +25,8 @@ import cv2
 import numpy as np
 
 from benchmarks.payloads import portrait
-from stream_server.answers import Answer, Result
-from stream_server.client import connect
+from stream_server.client.stream import connect
+from stream_server.protocol.client_side import Answer, Result
 
 Scenario: TypeAlias = Literal["SingleStream", "MultiStream", "Server", "Offline"]
 

@@ -18,9 +18,9 @@ from benchmarks.options import Options
 from benchmarks.payloads import FRAME_BYTES
 from benchmarks.programs import Program, serving
 from benchmarks.results import Say
-from stream_server.config import named_model
+from stream_server.client.sync import connect_sync
 from stream_server.errors import ClientError
-from stream_server.sync_client import connect_sync
+from stream_server.server.config import named_model
 
 PAYLOAD_OF = {"image": "portrait", "bytes": "frame", "text": "texts"}
 """What a model is sent, by the kind of input that it takes."""

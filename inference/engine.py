@@ -14,13 +14,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Self, TypeAlias
 
-from inference.groups import Group, divide
 from inference.items import Batch, Item, Outcome
 from inference.model import ModelCard, ModelError, ModelSource, Policy
-from inference.pool import ModelState, Pool, WorkerOptions
-from inference.sandbox import worst
-from inference.scheduler import Scheduler
-from inference.statistics import ModelStatistics, Statistics, Tally
+from inference.pool.groups import Group, divide
+from inference.pool.pool import ModelState, Pool, WorkerOptions
+from inference.scheduling.scheduler import Scheduler
+from inference.scheduling.statistics import ModelStatistics, Statistics, Tally
+from inference.wire.features import worst
 
 log = logging.getLogger(__name__)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
+from inference.model import ModelId
+
 DropReason: TypeAlias = Literal["superseded", "expired", "draining", "cancelled"]
 """Why nobody started on an item. "cancelled" never reaches a wire: it means that the client has gone."""
 
@@ -46,6 +48,7 @@ class Result:
         queue_ms: milliseconds from receipt to the start of its batch.
         infer_ms: milliseconds its batch took in the worker, decoding included.
         batch: how many items that batch held.
+        state: what a stateful model returned for the stream's next item, opaque; empty for None.
     """
 
     item: Item
@@ -54,6 +57,7 @@ class Result:
     queue_ms: float
     infer_ms: float
     batch: int
+    state: bytes = field(default=b"", repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +92,10 @@ class Batch:
 
     Attributes:
         started: when it was handed to a worker, in seconds of the items' clock.
+        states: for a stateful model the state of each item's stream, opaque, empty for None; else no entries.
     """
 
-    model: str
+    model: ModelId
     items: tuple[Item, ...]
     started: float
+    states: tuple[bytes, ...] = ()

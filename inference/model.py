@@ -10,8 +10,8 @@ import importlib
 import inspect
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, TypeAlias, get_args
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, get_args
 
 InputKind: TypeAlias = Literal["image", "bytes", "text", "data"]
 Policy: TypeAlias = Literal["latest", "queue"]
@@ -19,11 +19,20 @@ Policy: TypeAlias = Literal["latest", "queue"]
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 """Names of models and versions, in URLs and settings. Nothing else looks at a name before this has."""
 
+DEFAULT_GROUP = "default"
+"""The group of the models that are put into no other."""
+
 MAX_BATCH = 256
 """Most items in one batch: larger ones gain nothing measurable, and every item in it waits for the last."""
 
 DEFAULT_TIMEOUT_MS = 10_000
 """How long a batch may take before its worker is ended: far above any model a camera can use."""
+
+DEFAULT_LOAD_TIMEOUT_S = 60
+"""How long a model may load before its worker is ended: weights take seconds to read, a hang takes for ever."""
+
+MAX_STATE = 64 << 10
+"""Largest state of a stream, in bytes: it is kept for every stream and sent with every item."""
 
 MAX_OUTPUT = 16 << 20
 """Largest answer to one item, in bytes of JSON: ten times what a mask of 640x480 takes. Clients refuse longer
@@ -31,6 +40,16 @@ messages, which would end their stream."""
 
 MAX_RATE = 1000
 """Most items per second that a stream may be promised: far above any camera."""
+
+
+class ModelId(NamedTuple):
+    """What runs and what answers: a model's name and version, written ``name@version``."""
+
+    name: str
+    version: str
+
+    def __str__(self) -> str:
+        return f"{self.name}@{self.version}"
 
 
 class ModelError(Exception):
@@ -73,7 +92,7 @@ class Model(Protocol):
         """Answer a batch.
 
         Args:
-            items: 1 to ``max_batch`` of: `inference.images.Image` ("image"), bytes ("bytes"), str ("text"),
+            items: 1 to ``max_batch`` of: `inference.worker.images.Image` ("image"), bytes ("bytes"), str ("text"),
                 or what the JSON held ("data").
 
         Returns:
@@ -83,18 +102,44 @@ class Model(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class ServingSettings:
+    """How the operator wants a model to be served; None leaves it to the model's class.
+
+    The attributes are those of `ModelCard`. They are never sent to a worker.
+    """
+
+    policy: Policy | None = None
+    max_batch: int | None = None
+    latency_target_ms: int | None = None
+    timeout_ms: int | None = None
+    load_timeout_s: int | None = None
+    min_rate: float | None = None
+
+    def apply(self, card: ModelCard) -> ModelCard:
+        """Return the card with these settings in the place of the class's own.
+
+        Raises:
+            ModelError: one is out of range.
+        """
+        given = {item.name: getattr(self, item.name) for item in fields(self)}
+        return replace(card, **{name: value for name, value in given.items() if value is not None})
+
+
+@dataclass(frozen=True, slots=True)
 class ModelSource:
     """Where a model's class is and what it is built with.
 
     Attributes:
         name: what URLs call it.
         reference: ``package.module:Class``.
-        options: keyword arguments of the class.
+        options: keyword arguments of the class; values that JSON can hold.
+        settings: how it is served, where that is not left to the class.
     """
 
     name: str
     reference: str
     options: Mapping[str, Any] = field(default_factory=dict)
+    settings: ServingSettings = ServingSettings()
 
     def __post_init__(self) -> None:
         if not NAME.fullmatch(self.name):
@@ -166,6 +211,8 @@ class ModelCard:
         description: the first line of its docstring.
         latency_target_ms: how long a batch should take at most; None lets it grow to `max_batch`.
         min_rate: items per second that each stream is promised; 0 promises nothing.
+        load_timeout_s: longest time that loading it may take before its worker is ended.
+        stateful: whether each item comes with the state that the model returned for the stream's previous one.
     """
 
     name: str
@@ -177,6 +224,13 @@ class ModelCard:
     description: str
     latency_target_ms: int | None = None
     min_rate: float = 0.0
+    load_timeout_s: int = DEFAULT_LOAD_TIMEOUT_S
+    stateful: bool = False
+
+    @property
+    def id(self) -> ModelId:
+        """Its name and version."""
+        return ModelId(self.name, self.version)
 
     def __post_init__(self) -> None:
         if self.input not in get_args(InputKind):
@@ -195,6 +249,10 @@ class ModelCard:
             raise ModelError(f"model {self.name}: `latency_target_ms` must be 1 to its `timeout_ms`")
         if type(self.min_rate) not in (int, float) or not 0 <= self.min_rate <= MAX_RATE:
             raise ModelError(f"model {self.name}: `min_rate` must be 0 to {MAX_RATE:,} items per second")
+        if type(self.load_timeout_s) is not int or not 1 <= self.load_timeout_s <= 3600:
+            raise ModelError(f"model {self.name}: `load_timeout_s` must be 1 to 3,600")
+        if type(self.stateful) is not bool:
+            raise ModelError(f"model {self.name}: `stateful` must be True or False")
 
 
 def describe(name: str, model: Model) -> ModelCard:
@@ -218,4 +276,6 @@ def describe(name: str, model: Model) -> ModelCard:
         description=lines[0] if lines else "",
         latency_target_ms=getattr(model, "latency_target_ms", None),
         min_rate=getattr(model, "min_rate", 0.0),
+        load_timeout_s=getattr(model, "load_timeout_s", DEFAULT_LOAD_TIMEOUT_S),
+        stateful=getattr(model, "stateful", False),
     )

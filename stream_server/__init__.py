@@ -6,9 +6,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from stream_server.answers import Answer, Dropped, End, Error, Ready, Result
-    from stream_server.client import Backoff, Stream, connect
-    from stream_server.sync_client import SyncStream, connect_sync
+    from stream_server.client.stream import Backoff, Stream, connect
+    from stream_server.client.sync import SyncStream, connect_sync
+    from stream_server.protocol.client_side import Answer, Dropped, End, Error, Ready, Result
 
 __all__ = [
     "Answer",
@@ -25,9 +25,9 @@ __all__ = [
 ]
 
 _HOMES = {
-    "stream_server.answers": ("Answer", "Dropped", "End", "Error", "Ready", "Result"),
-    "stream_server.client": ("Backoff", "Stream", "connect"),
-    "stream_server.sync_client": ("SyncStream", "connect_sync"),
+    "stream_server.protocol.client_side": ("Answer", "Dropped", "End", "Error", "Ready", "Result"),
+    "stream_server.client.stream": ("Backoff", "Stream", "connect"),
+    "stream_server.client.sync": ("SyncStream", "connect_sync"),
 }
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from stream_server import Result, connect
-from stream_server.config import read_settings
+from stream_server.server.config import read_settings
 from tests.conftest import RunningServer
 
 ROOT = Path(__file__).parents[1]

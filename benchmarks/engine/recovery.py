@@ -14,7 +14,7 @@ from benchmarks.results import Figure, Say, Section
 from inference.engine import Engine, PoolStatus
 from inference.items import Result
 from inference.model import ModelSource
-from inference.pool import WorkerOptions
+from inference.pool.pool import WorkerOptions
 
 KILLS = 12
 LOOK_S = 0.001
@@ -23,7 +23,7 @@ LONGEST_S = 10.0
 
 def measure(say: Say) -> Section:
     """Kill workers of engines that do nothing else, one at a time."""
-    logging.getLogger("inference.slot").setLevel(logging.ERROR)  # it warns of every kill
+    logging.getLogger("inference.pool.slot").setLevel(logging.ERROR)  # it warns of every kill
     cold = asyncio.run(_measure(say, spares=0))
     warm = asyncio.run(_measure(say, spares=1))
     return Section(

@@ -20,9 +20,9 @@ from benchmarks.peers.starting import serving_peer
 from benchmarks.peers.work import BATCHED
 from benchmarks.programs import POLITELY, STREAM_SERVER, Program, running
 from benchmarks.results import Say
-from stream_server.answers import Result
+from stream_server.client.sync import connect_sync
 from stream_server.errors import ClientError
-from stream_server.sync_client import connect_sync
+from stream_server.protocol.client_side import Result
 
 OURS = "stream-server"
 

@@ -120,8 +120,8 @@ def _natural() -> Predict:
 def _ours() -> Predict:
     import cv2  # noqa: PLC0415  # as above
 
-    from inference.images import decode  # noqa: PLC0415  # as above
     from inference.models.faces import Faces  # noqa: PLC0415  # as above
+    from inference.worker.images import decode  # noqa: PLC0415  # as above
 
     cv2.setNumThreads(1)
     model = Faces(long_side=LONG_SIDE, min_score=MIN_SCORE)

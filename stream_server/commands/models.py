@@ -14,8 +14,8 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from stream_server.answers import server_address
 from stream_server.errors import ConnectFailed
+from stream_server.protocol.client_side import server_address
 
 EPILOG = """\
 examples:

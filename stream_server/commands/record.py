@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from stream_server.answers import Answer, Ready
+from stream_server.commands.console import Report
 from stream_server.commands.stream import SOURCES, configure_sending, stream_source
 from stream_server.errors import ConfigError
-from stream_server.recording import MAX_ITEMS, About, Writer
-from stream_server.reporting import Report
+from stream_server.protocol.client_side import Answer, Ready
+from stream_server.recording.writer import MAX_ITEMS, About, Writer
 
 if TYPE_CHECKING:
-    from stream_server.sources import Named
+    from stream_server.commands.sources import Named
 
 EPILOG = f"""\
 {SOURCES}

@@ -12,17 +12,17 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from stream_server.answers import Answer, Ready
+from stream_server.commands.console import Report, agree
 from stream_server.commands.stream import above_zero
-from stream_server.conversing import Pace, converse
-from stream_server.differences import difference
+from stream_server.commands.streaming import Pace, converse
 from stream_server.errors import ConfigError
-from stream_server.recorded import Recording, open_recording
-from stream_server.recording import kept
-from stream_server.reporting import Report, agree
+from stream_server.protocol.client_side import Answer, Ready
+from stream_server.recording.compare import difference
+from stream_server.recording.reader import Recording, open_recording
+from stream_server.recording.writer import kept
 
 if TYPE_CHECKING:
-    from stream_server.sources import Named
+    from stream_server.commands.sources import Named
 
 EPILOG = """\
 examples:
@@ -89,8 +89,8 @@ def run(args: argparse.Namespace) -> int:
 async def _replay(args: argparse.Namespace, recording: Recording, report: Report) -> bool:
     """Send every item; whether the server's count of them is ours."""
     # imported here for the server's sake, see `stream`
-    from stream_server.client import connect  # noqa: PLC0415
-    from stream_server.sources import Named  # noqa: PLC0415
+    from stream_server.client.stream import connect  # noqa: PLC0415
+    from stream_server.commands.sources import Named  # noqa: PLC0415
 
     about, items = recording.about, recording.items
     policy = args.policy or ("queue" if args.fast else about.policy)

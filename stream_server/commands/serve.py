@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from inference.model import NAME
-from stream_server.config import SHIPPED, Settings, read_settings
 from stream_server.errors import ConfigError
-from stream_server.server import Server, serve
+from stream_server.server.config import SHIPPED, Settings, read_settings
+from stream_server.server.server import Server, serve
 
 EPILOG = """\
 examples:
@@ -86,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
         announce(server, settings, time.monotonic() - args.started)
         if args.self_check:
             # a process of its own: the server's has no client in it, and must not wait for one
-            subprocess.Popen([sys.executable, "-m", "stream_server.self_check", server.url])  # noqa: S603
+            subprocess.Popen([sys.executable, "-m", "stream_server.commands.self_check", server.url])  # noqa: S603
 
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
         runner.run(serve(settings, on_ready))

@@ -13,10 +13,10 @@ from typing import IO, TypeVar
 
 from rich.console import Console
 
-from stream_server.conversing import Pace, converse
+from stream_server.commands.console import Report, agree
+from stream_server.commands.streaming import Pace, converse
 from stream_server.errors import ConfigError
-from stream_server.protocol import MAX_AGE_MS, MAX_WINDOW
-from stream_server.reporting import Report, agree
+from stream_server.protocol.server_side import MAX_AGE_MS, MAX_WINDOW
 
 SOURCES = """\
 SOURCE is one of
@@ -132,8 +132,8 @@ async def stream_source(
         room: whether one more item may be sent.
     """
     # imported here, since the command line that holds this command also starts the server, which needs neither
-    from stream_server.client import connect  # noqa: PLC0415
-    from stream_server.sources import is_live, open_source  # noqa: PLC0415
+    from stream_server.client.stream import connect  # noqa: PLC0415
+    from stream_server.commands.sources import is_live, open_source  # noqa: PLC0415
 
     live = is_live(args.source)
     policy = args.policy or ("latest" if live else "queue")

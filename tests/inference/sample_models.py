@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from inference.channel import MAX_ANSWER, MAX_HEADER, PREFIX, WorkerChannel
 from inference.model import ItemError
+from inference.wire.channel import MAX_ANSWER, MAX_HEADER, PREFIX, WorkerChannel
 
 
 class Length:
@@ -285,7 +285,7 @@ class SealExits(Length):
     """Lets its process end when its sandbox is closed."""
 
     def load(self) -> None:
-        sys.modules["inference.sandbox"].seal = lambda _: os._exit(9)  # type: ignore[attr-defined]
+        sys.modules["inference.worker.sandbox"].seal = lambda _: os._exit(9)  # type: ignore[attr-defined]
 
 
 class LoadExits(Length):

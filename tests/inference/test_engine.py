@@ -20,16 +20,16 @@ from typing import Any
 import psutil
 import pytest
 
-from inference import pool as pool_module
-from inference import slot as slot_module
 from inference.engine import Engine
-from inference.groups import Group
 from inference.items import RESERVED, Dropped, Failed, Item, Outcome, Result
 from inference.model import MAX_OUTPUT, ModelError, ModelSource, Policy
-from inference.pool import WorkerOptions
-from inference.slot import Slot
+from inference.pool import pool as pool_module
+from inference.pool import slot as slot_module
+from inference.pool.groups import Group
+from inference.pool.pool import WorkerOptions
+from inference.pool.slot import Slot
 from tests.conftest import WAIT
-from tests.inference.test_pool import pending_timers
+from tests.inference.pool.test_pool import pending_timers
 
 SAMPLES = "tests.inference.sample_models"
 
@@ -608,7 +608,7 @@ class TestWorkerFaults:
         (pid,) = engine.workers().pids
         await until(lambda: caplog.messages.count(f"{pid}: hello-from-a-model") == 100)
         assert capfd.readouterr() == ("", "")
-        assert {(r.name, r.levelname) for r in caplog.records} == {("inference.worker", "WARNING")}
+        assert {(r.name, r.levelname) for r in caplog.records} == {("inference.worker.main", "WARNING")}
 
 
 class TestLoading:

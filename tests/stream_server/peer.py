@@ -12,7 +12,7 @@ from typing import Any
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 
-from stream_server.protocol import SUBPROTOCOL
+from stream_server.protocol.server_side import SUBPROTOCOL
 
 
 @dataclass

@@ -12,7 +12,7 @@ import aiohttp
 import pytest
 from yarl import URL
 
-from stream_server.protocol import SUBPROTOCOL
+from stream_server.protocol.server_side import SUBPROTOCOL
 from tests.conftest import WAIT, RunningServer, vectors
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from stream_server.cli import main
-from stream_server.recorded import open_recording
-from stream_server.recording import Item
+from stream_server.recording.reader import open_recording
+from stream_server.recording.writer import Item
 from tests.conftest import RunningServer
 from tests.stream_server.peer import Peer, scripted
 

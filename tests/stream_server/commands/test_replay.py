@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from stream_server.answers import Answer, Dropped, Error, Ready, Result
 from stream_server.cli import main
 from stream_server.commands.replay import MOST_SHOWN, Comparison
-from stream_server.recorded import open_recording
-from stream_server.recording import About, Writer
+from stream_server.protocol.client_side import Answer, Dropped, Error, Ready, Result
+from stream_server.recording.reader import open_recording
+from stream_server.recording.writer import About, Writer
 from tests.conftest import RunningServer
 from tests.stream_server.peer import Peer, Script, scripted
 

@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
-from inference.groups import Group
 from inference.model import ModelSource
+from inference.pool.groups import Group
 from stream_server.cli import main, make_parser
 from stream_server.commands.serve import assign, document, read_group
-from stream_server.config import Settings, read_settings
 from stream_server.errors import ConfigError
+from stream_server.server.config import Settings, read_settings
 from tests.conftest import START_TIMEOUT, RunningServer
 
 SAMPLES = "tests.inference.sample_models"
@@ -275,7 +275,11 @@ def test_at_most_a_line_per_stream_is_logged_and_never_an_item(server: RunningSe
         _, errors = process.communicate(timeout=START_TIMEOUT)
     assert "SECRET" not in errors
     assert (
-        len(re.findall(r"INFO stream_server.connection: stream s1 to echo: 20 items, 20 results", errors))
+        len(
+            re.findall(
+                r"INFO stream_server.server.connection: stream s1 to echo: 20 items, 20 results", errors
+            )
+        )
         == 1
     )
     assert len(re.findall(r"s1\b", errors)) == 1

@@ -1,0 +1,182 @@
+"""How the client gets a connection: opening one, when to try again, and our names for what goes wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import os
+import random
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
+from websockets.typing import Subprotocol
+
+from inference.model import MAX_OUTPUT
+from stream_server.errors import ClientError, ConnectFailed, ConnectionLost, Refused
+from stream_server.protocol.client_side import Error, Ready, ServerMessage, read_server_message
+from stream_server.protocol.server_side import SUBPROTOCOL
+
+MAX_ANSWER_BYTES = MAX_OUTPUT + (1 << 20)
+"""Largest message: the largest outputs, and what is around them, which is far less than this leaves for it."""
+
+OPEN_TIMEOUT_S = 10.0
+"""Longest wait for the handshake, and then for `ready`: a server that is up says it within milliseconds."""
+
+PING_INTERVAL_S = 20.0
+"""Between pings: proxies cut what is silent for 60 s."""
+
+PING_TIMEOUT_S = 60.0
+"""Longest wait for a pong: a network that was away for less than that need not cost the stream."""
+
+CLOSE_TIMEOUT_S = 2.0
+"""Longest wait for the other side's close: by then nothing but the farewell is left to lose."""
+
+
+@dataclass(frozen=True, slots=True)
+class Backoff:
+    """When to try again: exponential backoff with full jitter, so that clients do not come back in step.
+
+    Source: Marc Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.
+
+    Attributes:
+        base_s: the first wait is at most this long, and each further one at most twice the one before.
+        cap_s: no wait is longer; a server's own `retry_after_ms` comes on top.
+        tries: attempts for one interruption; None leaves it to the time.
+        give_up_s: seconds after which an interruption is final; None leaves it to the tries.
+    """
+
+    base_s: float = 0.25
+    cap_s: float = 30.0
+    tries: int | None = None
+    give_up_s: float | None = 300.0
+
+    def wait_s(self, attempt: int, chance: random.Random) -> float:
+        """Choose how long to wait before an attempt, counted from 0."""
+        # a float's exponent ends at 1024, and no cap is that far away
+        return chance.uniform(0, min(self.cap_s, self.base_s * 2.0 ** min(attempt, 64)))
+
+
+def translate(exc: Exception, address: str, unanswered: int = 0) -> ClientError:
+    """Say a foreign exception in our words; the only place that does."""
+    address = address.partition("?")[0]
+    match exc:
+        case ConnectionClosed():
+            return ConnectionLost(
+                f"the connection to {address} ended with {unanswered} items unanswered ({exc})",
+                unanswered=unanswered,
+            )
+        case InvalidStatus():
+            return _refusal(exc.response.status_code, exc.response.body, address)
+        case TimeoutError():
+            return ConnectFailed(f"{address} said nothing for {OPEN_TIMEOUT_S:.0f} s; is it a stream server?")
+        case OSError():
+            # asyncio's own words hold a tuple; a name that does not resolve has a negative number
+            why = os.strerror(exc.errno) if exc.errno and exc.errno > 0 else exc.strerror or exc
+            host = urlsplit(address).netloc
+            return ConnectFailed(
+                f"no server at {host} ({why}); is it running? start one: stream-server serve"
+            )
+        case _:
+            return ConnectFailed(f"what answers at {address} is no stream server ({exc})")
+
+
+def _refusal(status: int, body: bytes | bytearray | None, address: str) -> ClientError:
+    try:
+        said = json.loads(body or b"")
+        return Refused(said["code"], said["error"], retryable=said["retryable"])
+    except (ValueError, TypeError, KeyError):
+        pass  # not our server's words, but those of a proxy or of something else
+    if status in (429, 502, 503, 504):
+        return Refused(f"http_{status}", f"{address} cannot be reached now", retryable=True)
+    return ConnectFailed(f"what answers at {address} is no stream server (HTTP status {status})")
+
+
+def read_message(message: str | bytes) -> ServerMessage | None:
+    """Read a message, None for one of a later version.
+
+    Raises:
+        ConnectFailed: it is no message of the protocol.
+        Refused: it is an error, but no item's. Nobody can tell which of our messages it means, so that the
+            stream cannot go on.
+    """
+    if isinstance(message, bytes):
+        raise ConnectFailed("the server sent a binary message, so it is no stream server")
+    said = read_server_message(message)
+    if isinstance(said, Error) and said.seq is None:
+        raise Refused(said.code, said.message, retryable=said.retryable, retry_after_ms=said.retry_after_ms)
+    return said
+
+
+def asked_s(error: ClientError) -> float:
+    """How long the server asks to be left alone, in seconds."""
+    return (error.retry_after_ms or 0) / 1000 if isinstance(error, Refused) else 0.0
+
+
+async def dial(address: str) -> tuple[ClientConnection, Ready]:
+    """Open a connection and wait for the server's `ready`.
+
+    Raises:
+        ConnectFailed: no server there, or it does not speak the protocol.
+        ConnectionLost: it closed before it said anything.
+        Refused: it said no.
+    """
+    try:
+        connection = await connect(
+            address,
+            subprotocols=[Subprotocol(SUBPROTOCOL)],
+            compression=None,  # an encoded frame does not shrink, and trying costs milliseconds
+            max_size=MAX_ANSWER_BYTES,
+            open_timeout=OPEN_TIMEOUT_S,
+            ping_interval=PING_INTERVAL_S,
+            ping_timeout=PING_TIMEOUT_S,
+            close_timeout=CLOSE_TIMEOUT_S,
+        )
+    except (OSError, InvalidHandshake) as exc:
+        raise translate(exc, address) from exc
+    try:
+        if connection.subprotocol != SUBPROTOCOL:
+            raise ConnectFailed(f"what answers at {address} does not speak {SUBPROTOCOL}")
+        async with asyncio.timeout(OPEN_TIMEOUT_S):
+            ready = read_message(await connection.recv())
+        if not isinstance(ready, Ready):
+            raise ConnectFailed(f"the server at {address} did not begin with `ready`")
+    except BaseException as exc:
+        await connection.close()
+        if isinstance(exc, (ConnectionClosed, TimeoutError)):
+            raise translate(exc, address) from exc
+        raise
+    return connection, ready
+
+
+async def redial(
+    address: str, backoff: Backoff, why: ClientError, retry_after_s: float
+) -> tuple[ClientConnection, Ready]:
+    """Dial until it succeeds.
+
+    Args:
+        why: what ended the connection before.
+        retry_after_s: how long the server asked to be left alone.
+
+    Raises:
+        ConnectionLost: the backoff's limit is reached.
+        Refused: the server said no, and trying again cannot help.
+    """
+    now = asyncio.get_running_loop().time
+    began = now()
+    retry_after_s = max(retry_after_s, asked_s(why))
+    for attempt in itertools.count():
+        wait_s = retry_after_s + backoff.wait_s(attempt, random.SystemRandom())
+        late = backoff.give_up_s is not None and now() + wait_s - began > backoff.give_up_s
+        if attempt == backoff.tries or late:
+            break
+        await asyncio.sleep(wait_s)
+        try:
+            return await dial(address)
+        except ClientError as exc:
+            if isinstance(exc, Refused) and not exc.retryable:
+                raise
+            why, retry_after_s = exc, asked_s(exc)
+    raise ConnectionLost(f"{address} did not come back after {attempt} attempts; at last: {why}") from why

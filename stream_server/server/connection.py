@@ -1,0 +1,282 @@
+"""An aiohttp websocket and its session: it reads, writes and pings, and decides nothing.
+
+Reading and writing are a task each. Only the writer sends, so what a slow client has not read piles up in
+the session, which then wants no input, and nowhere else; and every send has the same limit of time. (aiohttp alone
+answers a close, from within the reading, and nothing is sent after it.)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import Counter
+from collections.abc import Coroutine
+
+from aiohttp import WSMsgType, web
+
+from inference.engine import Engine
+from inference.items import Item, Outcome
+from stream_server.errors import Broken, Idle, StreamServerError, meaning
+from stream_server.protocol.server_side import write_error
+from stream_server.server.config import Timeouts
+from stream_server.server.metrics import Metrics
+from stream_server.server.session import Held, Session
+
+log = logging.getLogger(__name__)
+
+READ_SIZE = 64 << 10
+"""What one read takes from a client's socket: a frame of 640x480. asyncio's own 256 KiB are over malloc's
+threshold for mapping memory, so that every read would cost three system calls and a dozen page faults more: with
+frames of 42 KB that was a third of the server's time."""
+
+
+class Connection:
+    """One stream's websocket, after its handshake.
+
+    Args:
+        transport: what carries `ws`.
+        metrics: are told of every outcome.
+    """
+
+    def __init__(
+        self,
+        ws: web.WebSocketResponse,
+        transport: asyncio.Transport,
+        session: Session,
+        engine: Engine,
+        timeouts: Timeouts,
+        metrics: Metrics,
+    ) -> None:
+        self._ws = ws
+        self._transport = transport
+        if hasattr(transport, "max_size"):  # asyncio's; other loops read into a buffer that they keep
+            transport.max_size = READ_SIZE
+        self._session = session
+        self._engine = engine
+        self._timeouts = timeouts
+        self._metrics = metrics
+        self._loop = asyncio.get_running_loop()
+        self._heard = time.monotonic()
+        self._pinged = 0.0
+        self._ping_due = False
+        self._pong: bytes | None = None  # to the newest ping: RFC 6455 section 5.5.3 lets it stand for all
+        self._sending_since: float | None = None
+        self._patience: asyncio.TimerHandle | None = None
+        self._left = False  # the client has
+        self._outgoing = asyncio.Event()  # the writer has something to do
+        self._room = asyncio.Event()  # the session may want input again
+
+    async def run(self, model: str) -> None:
+        """Serve the stream until either side ends it."""
+        session = self._session
+        stream = self._engine.open(model, session.policy, session.room, self._deliver, weight=session.weight)
+        session.start(stream)
+        self._outgoing.set()
+        self._await_pulse()
+        reader = asyncio.create_task(self._read(), name=f"read-s{stream}")
+        try:
+            await self._write()
+        except (TimeoutError, ConnectionError):
+            self.abort()
+        finally:
+            self._pulse.cancel()
+            if self._patience:
+                self._patience.cancel()
+            self._engine.close(stream)
+            # with nobody in receive(), closing reads on until the client's close: to close a socket with
+            # unread bytes in it would reset the connection, and the client might never read why
+            reader.cancel()
+            await asyncio.wait([reader])
+            session.release()
+        if session.close_code is not None:
+            await close(self._ws, self._transport, session.close_code, self._timeouts.close_s)
+        if error := self._ws.exception():
+            # its traceback holds the websocket that holds it: 24 KiB that only a full collection would free
+            error.__traceback__ = error.__context__ = None
+        log.info("stream s%d to %s: %d items, %d results", stream, model, session.received, session.results)
+
+    def drain(self, grace_ms: int, retry_after_ms: int) -> None:
+        """Tell the client that the server is going."""
+        self._session.drain(grace_ms, retry_after_ms)
+        self._outgoing.set()
+
+    def abort(self) -> None:
+        """Drop the connection: `close` of a transport waits for ever on a client that does not read."""
+        self._transport.abort()
+
+    def _deliver(self, outcome: Outcome) -> None:
+        now = time.monotonic()
+        self._metrics.observe(self._session.model, outcome, now)
+        self._session.complete(outcome, now)
+        self._outgoing.set()
+
+    async def _read(self) -> None:
+        try:
+            while await self._read_one():
+                pass
+        except Exception:  # a defect of ours: this stream ends with 1011, the others go on
+            log.exception("reading from a stream failed")
+            self._session.fail(Broken())
+        self._left = True
+        self._outgoing.set()
+
+    async def _read_one(self) -> bool:
+        """Pass one message on; whether the client is still there."""
+        session = self._session
+        while not session.wants_input:
+            self._room.clear()
+            await self._room.wait()
+            self._heard = time.monotonic()  # nobody reads its pongs meanwhile; our own pings wake this
+        if pause := session.pause(self._heard):
+            await asyncio.sleep(pause)
+        message = await self._ws.receive()
+        now = self._heard = time.monotonic()
+        if message.type is WSMsgType.BINARY or message.type is WSMsgType.TEXT:
+            received = session.receive(message.data, now)
+            if isinstance(received, Item):
+                self._engine.offer(received)
+            elif received is not None:
+                self._metrics.observe_unoffered(session.model, received, now)
+            if session.has_outgoing:
+                self._outgoing.set()
+        elif message.type is WSMsgType.PING:
+            self._pong = message.data
+            self._outgoing.set()
+        elif message.type is not WSMsgType.PONG:
+            return False  # it closed, vanished, or broke the websocket protocol, which aiohttp answers
+        return True
+
+    async def _write(self) -> None:
+        session = self._session
+        while not self._left:
+            await self._outgoing.wait()
+            self._outgoing.clear()
+            for text in session.take_outgoing():
+                await self._within_time(self._ws.send_str(text))
+            if self._pong is not None:
+                data, self._pong = self._pong, None
+                await self._within_time(self._ws.pong(data))
+            if self._ping_due:
+                self._ping_due = False
+                await self._within_time(self._ws.ping())
+            if session.close_code is not None and not session.has_outgoing:
+                return
+            self._room.set()
+
+    async def _within_time(self, sending: Coroutine[None, None, None]) -> None:
+        """Send, and drop the connection of a client that does not read meanwhile.
+
+        One timer looks after all that is sent while it runs: most of it is gone at once.
+        """
+        self._sending_since = time.monotonic()
+        if self._patience is None:
+            self._patience = self._loop.call_later(self._timeouts.write_s, self._lose_patience)
+        await sending
+        self._sending_since = None
+
+    def _lose_patience(self) -> None:
+        self._patience = None
+        if self._sending_since is not None:
+            left = self._sending_since + self._timeouts.write_s - time.monotonic()
+            if left > 0:
+                self._patience = self._loop.call_later(left, self._lose_patience)
+            else:
+                self.abort()
+
+    def _await_pulse(self) -> None:
+        half = self._timeouts.heartbeat_s / 2
+        self._pulse_due = time.monotonic() + half
+        self._pulse = self._loop.call_later(half, self._beat)
+
+    def _beat(self) -> None:
+        half = self._timeouts.heartbeat_s / 2
+        now = time.monotonic()
+        if now - self._pulse_due > half:
+            self._heard = now  # the loop or the machine stood still: what the clients sent is still unread
+        self._await_pulse()
+        silent = now - self._heard
+        if silent < 1.5 * half:  # at two beats it is due, and no beat is exact
+            return
+        if self._pinged <= self._heard:
+            self._pinged = now
+            self._ping_due = True
+        else:
+            self._session.fail(Idle(f"nothing heard for {silent:.0f} s, not even a pong"))
+        self._outgoing.set()
+
+
+class Connections:
+    """The streams that are open, and whether more are welcome.
+
+    Args:
+        max_unanswered_bytes: of the items of all of them.
+
+    Attributes:
+        held: what their sessions hold.
+        draining: the server is going.
+    """
+
+    def __init__(self, max_unanswered_bytes: int) -> None:
+        self.held = Held(max_unanswered_bytes)
+        self._open: dict[Connection, asyncio.Future[None]] = {}
+        self._peers: Counter[str] = Counter()
+        self.draining = False
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def of_peer(self, peer: str) -> int:
+        """How many come from one address."""
+        return self._peers[peer]
+
+    async def run(self, connection: Connection, model: str, peer: str) -> None:
+        """Serve one stream, as one of these."""
+        closed = self._open[connection] = asyncio.get_running_loop().create_future()
+        self._peers[peer] += 1
+        try:
+            await connection.run(model)
+        finally:
+            del self._open[connection]
+            self._peers[peer] -= 1
+            if not self._peers[peer]:
+                del self._peers[peer]
+            closed.set_result(None)
+
+    def drain(self, grace_ms: int, retry_after_ms: int) -> None:
+        """Tell every client that the server is going; each stream ends when its items are answered."""
+        self.draining = True
+        for connection in self._open:
+            connection.drain(grace_ms, retry_after_ms)
+
+    async def closed(self, seconds: float) -> bool:
+        """Wait until no stream is open, for so long at most; whether none is."""
+        if self._open:
+            await asyncio.wait(self._open.values(), timeout=seconds)
+        return not self._open
+
+    def abort(self) -> None:
+        """Drop every connection."""
+        for connection in self._open:
+            connection.abort()
+
+
+async def close(ws: web.WebSocketResponse, transport: asyncio.Transport, code: int, close_s: float) -> None:
+    """Close politely, then by force: aiohttp's close has no limit on a client that does not read."""
+    try:
+        async with asyncio.timeout(close_s):
+            await ws.close(code=code)
+    except (TimeoutError, ConnectionError):
+        transport.abort()
+
+
+async def refuse(
+    ws: web.WebSocketResponse, transport: asyncio.Transport, error: StreamServerError, timeouts: Timeouts
+) -> None:
+    """Say why there is no stream, and close."""
+    try:
+        async with asyncio.timeout(timeouts.write_s):
+            await ws.send_str(write_error(error))
+    except (TimeoutError, ConnectionError):
+        transport.abort()
+    await close(ws, transport, meaning(error).close or 1011, timeouts.close_s)

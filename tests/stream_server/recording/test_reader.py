@@ -1,0 +1,199 @@
+"""Files that are no recordings, or damaged ones, or made to harm: each gets one sentence, and costs no more."""
+
+from __future__ import annotations
+
+import json
+import struct
+import zipfile
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stream_server.errors import ConfigError
+from stream_server.recording import reader as recorded
+from stream_server.recording.reader import open_recording
+
+ITEM = {"name": "a", "at_ms": 0.0, "item": "items/000001.bin", "answer": None}
+INDEX = {
+    "format": 1,
+    "model": "echo",
+    "version": "1",
+    "policy": "queue",
+    "window": 16,
+    "input": "bytes",
+    "items": [ITEM],
+}
+PAYLOAD = b"the item"
+
+
+def make(
+    path: Path,
+    index: Any = INDEX,
+    *,
+    payload: bytes = PAYLOAD,
+    name: str = "items/000001.bin",
+    compression: int = zipfile.ZIP_STORED,
+) -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(name, payload, compression)
+        archive.writestr("recording.json", index if isinstance(index, bytes) else json.dumps(index))
+    return path
+
+
+def without(name: str) -> dict[str, Any]:
+    return {key: value for key, value in INDEX.items() if key != name}
+
+
+def item(**changes: Any) -> dict[str, Any]:
+    return INDEX | {"items": [ITEM | changes]}
+
+
+def read(path: Path) -> list[Any]:
+    with open_recording(path) as recording:
+        return [recording.payload(one) for one in recording.items]
+
+
+def refused(path: Path, words: str) -> None:
+    """It is refused in one sentence, when it is opened or when its item is read."""
+    with pytest.raises(ConfigError) as raised:
+        read(path)
+    said = str(raised.value)
+    assert words in said
+    assert said.startswith((f"{path} is no whole recording: ", f"cannot read {path}: "))
+    assert "\n" not in said
+    assert len(said) < len(str(path)) + 150
+
+
+def test_there_is_something_to_refuse(tmp_path: Path) -> None:
+    assert read(make(tmp_path / "r.zip")) == [PAYLOAD]
+
+
+@pytest.mark.parametrize(
+    ("index", "words"),
+    [
+        (b"{", "Expecting"),
+        (b"{\xff", "codec"),
+        (b"[" * 100_000, "recursion"),
+        (b"1" * 5000, "digits"),
+        ([], "there is no format where one must be"),
+        (INDEX | {"format": 2}, "its format is 2, and this program reads 1"),
+        (INDEX | {"format": True}, "its format is true"),
+        (INDEX | {"window": 65}, "its window is 65"),
+        (INDEX | {"window": 1.5}, "its window is 1.5"),
+        (INDEX | {"policy": "random"}, "its policy is 'random'"),
+        (INDEX | {"input": "x" * 1000}, "its input is"),
+        (INDEX | {"model": None}, "its model is null"),
+        (INDEX | {"model": "../x"}, "'../x' is not a model name"),
+        (INDEX | {"items": {}}, "its items is {}"),
+        (INDEX | {"items": [1]}, "there is no at_ms where one must be"),
+        (item(at_ms="0"), 'its at_ms is "0"'),
+        (item(at_ms=-1), "its at_ms is -1"),
+        (item(at_ms=float("inf")), "its at_ms is Infinity"),
+        (item(at_ms=float("nan")), "its at_ms is NaN"),
+        (item(at_ms=10**400), "its at_ms is 1000"),
+        (item(name=["a"]), 'its name is ["a"]'),
+        (item(item="items/000002.bin"), "there is no items/000002.bin in it"),
+        (item(item="../../etc/passwd"), "'../../etc/passwd' is no item's file"),
+        (item(item="recording.json"), "'recording.json' is no item's file"),
+        (item(answer="yes"), 'its answer is "yes"'),
+        (item(answer={"type": "result"}), "an answer is"),
+        (item(answer={"type": "error", "code": 1}), "an answer is"),
+        (item(answer={"type": "dropped", "reason": "x", "more": "y" * 1000}), "an answer is"),
+        *[(without(name), f"there is no {name} where one must be") for name in INDEX],
+    ],
+)
+def test_an_index_of_something_else(tmp_path: Path, index: Any, words: str) -> None:
+    refused(make(tmp_path / "r.zip", index), words)
+
+
+def test_every_truncation(tmp_path: Path) -> None:
+    whole = make(tmp_path / "r.zip").read_bytes()
+    for size in range(len(whole)):
+        (tmp_path / "t.zip").write_bytes(whole[:size])
+        refused(tmp_path / "t.zip", "")
+
+
+def test_every_flipped_byte_is_said_or_does_no_harm(tmp_path: Path) -> None:
+    """Bytes that nobody reads, such as times, may change; whatever is read is right, or refused."""
+    whole = make(tmp_path / "r.zip").read_bytes()
+    for at in range(len(whole)):
+        (tmp_path / "f.zip").write_bytes(whole[:at] + bytes([whole[at] ^ 0xFF]) + whole[at + 1 :])
+        with suppress(ConfigError):
+            assert read(tmp_path / "f.zip") == [PAYLOAD]
+
+
+def test_what_is_no_file_or_no_zip(tmp_path: Path) -> None:
+    refused(tmp_path / "nothing.zip", "No such file or directory")
+    refused(tmp_path, "Is a directory")
+    (tmp_path / "photo.jpg").write_bytes(bytes(10_000))
+    refused(tmp_path / "photo.jpg", "its end is missing, or it is no zip of ours")
+    (tmp_path / "empty").touch()
+    refused(tmp_path / "empty", "it is too short")
+    with zipfile.ZipFile(tmp_path / "other.zip", "w") as archive:
+        archive.writestr("letter.txt", "hello")
+    refused(tmp_path / "other.zip", "there is no recording.json in it")
+
+
+def test_nothing_is_decompressed(tmp_path: Path) -> None:
+    bomb = make(tmp_path / "b.zip", payload=bytes(50 << 20), compression=zipfile.ZIP_DEFLATED)
+    assert bomb.stat().st_size < 1 << 20
+    refused(bomb, "items/000001.bin is compressed, which nothing in a recording is")
+    with zipfile.ZipFile(tmp_path / "i.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("recording.json", b" " * (50 << 20))
+    refused(tmp_path / "i.zip", "recording.json is compressed")
+
+
+@pytest.mark.parametrize(
+    ("limit", "name"), [("MAX_ITEM_BYTES", "items/000001.bin"), ("MAX_INDEX_BYTES", "recording")]
+)
+def test_what_is_too_large_is_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str, name: str
+) -> None:
+    monkeypatch.setattr(recorded, limit, 7)
+    refused(make(tmp_path / "r.zip"), name)
+    refused(make(tmp_path / "r.zip"), "7 are the most")
+
+
+def test_a_size_that_is_not_there_allocates_nothing(tmp_path: Path) -> None:
+    """The directory says that an item has 60 MB, and the file ends long before."""
+    path = make(tmp_path / "r.zip")
+    whole = bytearray(path.read_bytes())
+    entry = whole.index(b"PK\x01\x02")
+    whole[entry + 20 : entry + 28] = struct.pack("<II", 60 << 20, 60 << 20)
+    path.write_bytes(whole)
+    refused(path, "")
+
+
+def test_too_many_items_are_not_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recorded, "MAX_ITEMS", 3)
+    refused(make(tmp_path / "r.zip", INDEX | {"items": [ITEM] * 4}), "it lists 4 items; 3 are the most")
+
+
+def test_a_directory_larger_than_a_recordings_is_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with zipfile.ZipFile(tmp_path / "long.zip", "w") as archive:
+        archive.writestr("x" * 5000, b"")
+    refused(tmp_path / "long.zip", "it holds more files than a recording can")
+    with zipfile.ZipFile(tmp_path / "many.zip", "w") as archive:
+        for number in range(5):
+            archive.writestr(str(number), b"")
+    monkeypatch.setattr(recorded, "MAX_ITEMS", 3)
+    refused(tmp_path / "many.zip", "it holds more files than a recording can")
+
+
+def test_the_long_form_of_a_zip_is_refused(tmp_path: Path) -> None:
+    """Its directory's size stands elsewhere, where the check does not look and the reader does."""
+    path = make(tmp_path / "r.zip")
+    whole = path.read_bytes()
+    locator = b"PK\x06\x07" + struct.pack("<IQI", 0, 0, 1)
+    path.write_bytes(whole[:-22] + locator + whole[-22:])
+    refused(path, "it holds more files than a recording can")
+
+
+def test_an_item_of_the_wrong_kind(tmp_path: Path) -> None:
+    text = make(tmp_path / "t.zip", INDEX | {"input": "text"}, payload=b"\xff")
+    refused(text, "codec")
+    refused(make(tmp_path / "d.zip", INDEX | {"input": "data"}, payload=b"{"), "Expecting")
