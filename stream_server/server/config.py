@@ -5,6 +5,7 @@ A key that nobody knows is an error, because a misspelt limit is no limit. This 
 
 from __future__ import annotations
 
+import ipaddress
 import math
 import os
 import re
@@ -16,6 +17,7 @@ from inference.model import DEFAULT_GROUP, ModelError, ModelSource
 from inference.pool.groups import Group, divide
 from stream_server.errors import ConfigError
 from stream_server.protocol.server_side import MIN_WEIGHT
+from stream_server.server.principals import Network
 
 SHIPPED = {
     "faces": "inference.models.faces:Faces",
@@ -53,7 +55,7 @@ class Limits:
         max_unanswered_bytes: most bytes of unanswered items of all streams together, before a stream is read only
             while it has none unanswered. The default is 64 of the largest items or ten thousand frames of a
             camera, which no machine answers before they are old; beyond it there is one message of each stream.
-        max_streams_per_peer: most of them from one address, so that one client cannot take them all. Behind a
+        max_streams_per_principal: most of them from one address, so that one client cannot take them all. Behind a
             proxy every client has the proxy's address.
         max_weight: largest weight that a stream may ask for. With 1 nobody can take more than an equal share, and
             a modest client can ask for less.
@@ -65,7 +67,7 @@ class Limits:
     max_text_bytes: int = 128 << 10
     max_streams: int = 1000
     max_unanswered_bytes: int = 512 << 20
-    max_streams_per_peer: int = 250
+    max_streams_per_principal: int = 250
     max_weight: float = 1.0
     max_superseded_per_s: float = 100.0
 
@@ -135,6 +137,8 @@ class Settings:
     recycle_mb: int = 512
     recycle_batches: int = 0
     groups: tuple[Group, ...] = ()
+    fair_by: Literal["stream", "principal"] = "stream"
+    trusted_proxies: tuple[str, ...] = ()
     limits: Limits = field(default_factory=Limits)
     timeouts: Timeouts = field(default_factory=Timeouts)
 
@@ -156,6 +160,10 @@ class Settings:
             for item in fields(table):
                 if not 0 < getattr(table, item.name) < math.inf:  # TOML has nan and inf
                     raise ConfigError(f"{item.name} must be above 0, and finite")
+
+    def trusted_networks(self) -> tuple[Network, ...]:
+        """The networks whose proxies are believed about the client's address."""
+        return tuple(ipaddress.ip_network(text) for text in self.trusted_proxies)
 
     @property
     def all_groups(self) -> list[Group]:

@@ -248,7 +248,7 @@ async def test_the_subprotocol_is_chosen_among_others_and_nothing_is_compressed(
         assert not ws.compress
 
 
-@pytest.mark.parametrize("limit", ["max_streams", "max_streams_per_peer"])
+@pytest.mark.parametrize("limit", ["max_streams", "max_streams_per_principal"])
 async def test_a_stream_too_many_is_refused_until_another_ends(
     limit: str, start_server: Callable[..., RunningServer]
 ) -> None:
@@ -342,7 +342,7 @@ async def test_the_largest_weight_is_the_operators(start_server: Callable[..., R
 async def test_the_streams_of_one_address_are_not_those_of_another(
     start_server: Callable[..., RunningServer],
 ) -> None:
-    server = start_server("--workers=1", "--model=echo", "--set=limits.max_streams_per_peer=1")
+    server = start_server("--workers=1", "--model=echo", "--set=limits.max_streams_per_principal=1")
     url = server.url + "/v2/models/echo/stream"
     elsewhere = aiohttp.TCPConnector(local_addr=("127.0.0.2", 0))
     async with (

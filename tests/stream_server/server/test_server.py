@@ -28,7 +28,7 @@ from aiohttp import web
 from stream_server import End, Result, connect
 from stream_server.server.config import read_settings
 from stream_server.server.http_api import CALLERS, CONNECTIONS
-from stream_server.server.server import FULL_COLLECTION, Server, settle
+from stream_server.server.server import FULL_COLLECTION, Server, tune_gc
 from tests.conftest import WAIT, RunningServer
 from tests.stream_server.wire import BINARY, CLOSE, Wire, dial, frame
 
@@ -516,14 +516,14 @@ async def test_a_loop_that_stood_still_closes_nobody_who_has_asked_meanwhile() -
     server = Server(read_settings({"timeouts": {"hello_s": 2.0}}))
     caller = Mock(spec=web.RequestHandler)
     with patch.object(server._runner, "_server", Mock(connections=[caller])):
-        hurrying = asyncio.create_task(server._hurry())
+        closing = asyncio.create_task(server._close_silent())
         await asyncio.sleep(1.6)
         time.sleep(2.0)
         for _ in range(5):  # a loop may see to its timers first, and read then what has come
             await asyncio.sleep(0)
         server._app[CALLERS].add(caller)
         await asyncio.sleep(2.0)
-        hurrying.cancel()
+        closing.cancel()
     assert not caller.force_close.called
 
 
@@ -642,6 +642,6 @@ class TestGarbage:
         }, left
 
     def test_what_the_start_has_made_is_not_looked_at_again(self) -> None:
-        settle()
+        tune_gc()
         assert gc.get_freeze_count() > 0
         assert gc.get_threshold() == (700, 10, FULL_COLLECTION)
