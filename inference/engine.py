@@ -113,6 +113,7 @@ class Stream:
         self.bytes = 0
         self._sizes: dict[int, int] = {}
         self._seq = 0
+        self._final: Tally | None = None
 
     @property
     def may_offer(self) -> bool:
@@ -156,14 +157,16 @@ class Stream:
         self._engine.budget.used -= size
 
     def tally(self) -> Tally:
-        """What became of its items so far."""
-        return self._engine.tally(self.number)
+        """What became of its items so far; of a closed stream, until it was closed."""
+        return self._final or self._engine.tally(self.number)
 
     def close(self) -> None:
         """Deliver nothing more, and drop what waits. It may be called twice."""
-        self._engine.close(self)
-        for seq in list(self._sizes):
-            self.settle(seq)
+        if self._final is None:
+            self._final = self._engine.tally(self.number)
+            self._engine.close(self)
+            for seq in list(self._sizes):
+                self.settle(seq)
 
 
 class Engine:
@@ -368,8 +371,8 @@ class Engine:
 
     def close(self, stream: Stream) -> None:
         """Close a stream; `Stream.close` calls this."""
-        if self._streams.pop(stream.number, None):
-            self._scheduler.close(stream.number)
+        del self._streams[stream.number]
+        self._scheduler.close(stream.number)
 
     def offer(self, stream: Stream, item: Item) -> None:
         """Take an item in, and start on it with whatever else the loop has just read; `Stream.offer` calls this."""

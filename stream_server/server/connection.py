@@ -89,7 +89,6 @@ class Connection:
             self._heartbeat.cancel()
             if self._write_timer:
                 self._write_timer.cancel()
-            tally = stream.tally()
             stream.close()
             # with nobody in receive(), closing reads on until the client's close: to close a socket with
             # unread bytes in it would reset the connection, and the client might never read why
@@ -100,13 +99,9 @@ class Connection:
         if error := self._ws.exception():
             # its traceback holds the websocket that holds it: 24 KiB that only a full collection would free
             error.__traceback__ = error.__context__ = None
-        log.info(
-            "stream s%d to %s: %d items, %d results",
-            stream.number,
-            stream.model,
-            tally.received,
-            tally.results,
-        )
+        tally = stream.tally()
+        name, counts = f"s{stream.number}", (tally.received, tally.results)
+        log.info("stream %s to %s: %d items, %d results", name, stream.model, *counts)
 
     def deliver(self, outcome: Outcome) -> None:
         """Take an item's outcome from the engine."""

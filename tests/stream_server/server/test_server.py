@@ -435,6 +435,51 @@ class TestRenewal:
             assert (outputs, message["version"]) == ("newer", "newer")
         assert json.loads(server.get("/v2/models/mine")[2])["version"] == "newer"
 
+    async def test_a_pinned_stream_is_never_answered_by_another_version(
+        self, start_server: Start, tmp_path: Path
+    ) -> None:
+        """Law 8, while workers of both versions live side by side and after the old one is gone."""
+
+        def write(word: str) -> None:
+            lines = (
+                "class Mine:",
+                '    input = "bytes"',
+                f'    version = "{word}"',
+                "    def load(self): pass",
+                f'    def predict(self, items): return ["{word}"] * len(items)',
+            )
+            (tmp_path / "mine.py").write_text("\n".join(lines))
+
+        write("old")
+        server = start_server("--workers=2", "--model=mine:Mine", cwd=tmp_path)
+        await spares_are_warm(server)
+        pinned_to_old = "/v2/models/mine/versions/old/stream"
+        async with (
+            asyncio.timeout(WAIT),
+            dial(server.url, pinned_to_old) as pinned,
+            dial(server.url, "/v2/models/mine/stream") as free,
+        ):
+            write("newer")
+            os.kill(pid(server), signal.SIGHUP)
+            answers: dict[str, set[str]] = {"pinned": set(), "free": set()}
+            while not ({"newer"} <= answers["free"] and "error" in answers["pinned"]):
+                for name, wire in (("pinned", pinned), ("free", free)):
+                    await wire.item(b"x")
+                    message = await wire.message()
+                    if message["type"] == "result":
+                        assert message["outputs"] == message["version"]
+                        answers[name].add(message["version"])
+                    else:
+                        assert (message["code"], message["retryable"]) == ("model_unavailable", False)
+                        assert message["message"] == "version old of model mine is no longer served"
+                        answers[name].add("error")
+            assert answers == {"pinned": {"old", "error"}, "free": {"old", "newer"}}
+        described = json.loads(server.get("/v2/models/mine")[2])
+        assert (described["version"], described["versions"]) == ("newer", ["newer"])
+        async with asyncio.timeout(WAIT), dial(server.url, "/v2/models/mine/versions/newer/stream") as wire:
+            await wire.item(b"x")
+            assert (await wire.message())["version"] == "newer"
+
     @pytest.mark.parametrize(("workers", "spares"), [(1, 1), (2, 0)])
     async def test_new_code_that_does_not_load_takes_nothing_away(
         self, workers: int, spares: int, start_server: Start, tmp_path: Path
