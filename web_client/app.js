@@ -1,8 +1,8 @@
 /** The page: puts its tabs together and tells them what the server says of itself. */
 
 import { Camera } from "./camera.js";
-import { watchCatalogue } from "./catalogue.js";
-import { find } from "./document.js";
+import { watchCatalogue } from "./status.js";
+import { find } from "./dom.js";
 import { showModels } from "./models.js";
 import { makeTabs } from "./tabs.js";
 import { Text } from "./text.js";

@@ -1,19 +1,20 @@
 /** The Camera tab: frames from a source through a stream, and what comes back shown over them. */
 
-import { namesFor } from "./catalogue.js";
-import { HIGH_WATER_BYTES, connect } from "./client.js";
+import { namesFor } from "./status.js";
+import { HIGH_WATER_BYTES, connect } from "./client/client.js";
 import { Dashboard } from "./dashboard.js";
-import { fillSelect, find, make } from "./document.js";
+import { fillSelect, find, make } from "./dom.js";
 import { workingSize } from "./layout.js";
-import { Notice } from "./notice.js";
-import { MAX_WINDOW } from "./protocol.js";
+import { Notice } from "./banner.js";
+import { MAX_WINDOW } from "./client/protocol.js";
+import { SERVER_URL } from "./server_url.js";
 import { openFile, openSample, openWebcam } from "./sources.js";
-import { Stage } from "./stage.js";
-import { cameraWords } from "./words.js";
+import { Stage } from "./viewer.js";
+import { cameraWords } from "./messages.js";
 
 /**
  * @typedef {import("./sources.js").Source} Source
- * @typedef {import("./client.js").Stream} Stream
+ * @typedef {import("./client/client.js").Stream} Stream
  */
 
 /** How often the numbers change: faster could not be read. */
@@ -65,7 +66,7 @@ export class Camera {
     this.#show(null);
   }
 
-  /** @param {import("./catalogue.js").Model[]} models */
+  /** @param {import("./status.js").Model[]} models */
   offerModels(models) {
     const select = find("camera-model", HTMLSelectElement);
     fillSelect(select, namesFor(models, ["image", "bytes"], select.value));
@@ -144,7 +145,7 @@ export class Camera {
     this.#stream?.close();
     this.#captured = 0;
     this.#dashboard.reset();
-    const stream = connect(location.origin, {
+    const stream = connect(SERVER_URL, {
       model: find("camera-model", HTMLSelectElement).value,
       policy: "latest",
       window: Number(find("window", HTMLSelectElement).value),
@@ -178,7 +179,7 @@ export class Camera {
     return this.#work.convertToBlob({ type: "image/jpeg", quality: JPEG_QUALITY });
   }
 
-  /** @param {import("./client.js").Answer} answer */
+  /** @param {import("./client/client.js").Answer} answer */
   #answer(answer) {
     this.#dashboard.answer(performance.now(), answer);
     if (answer.type !== "result") return;

@@ -1,13 +1,13 @@
 /** The camera's live numbers: counts, rates, times, who holds things up, and the chart. Shows what it is told. */
 
 import { Chart } from "./chart.js";
-import { find, make } from "./document.js";
-import { Rates, Recent, STAGE_NAMES, holdUp, quantile, stagesOf } from "./numbers.js";
+import { find, make } from "./dom.js";
+import { Rates, Recent, STAGE_NAMES, holdUp, quantile, stagesOf } from "./stats.js";
 
 /**
- * @typedef {import("./ledger.js").Answer} Answer
- * @typedef {import("./numbers.js").Times} Times
- * @typedef {import("./numbers.js").Stage} Stage
+ * @typedef {import("./client/pending_items.js").Answer} Answer
+ * @typedef {import("./stats.js").Times} Times
+ * @typedef {import("./stats.js").Stage} Stage
  */
 
 /** Long enough that a p99 has some values above it, short enough to follow a change. */

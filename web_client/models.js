@@ -1,10 +1,10 @@
 /** The Models tab: what the server serves, and how it fares. */
 
-import { find, make } from "./document.js";
+import { find, make } from "./dom.js";
 
-/** @typedef {import("./catalogue.js").Model} Model */
+/** @typedef {import("./status.js").Model} Model */
 
-/** @param {import("./catalogue.js").Catalogue} catalogue */
+/** @param {import("./status.js").Catalogue} catalogue */
 export function showModels({ health, models, statistics }) {
   const rows = models.map((model) => row(model, statistics.get(model.name)));
   find("model-rows", HTMLTableSectionElement).replaceChildren(...rows);
@@ -12,7 +12,7 @@ export function showModels({ health, models, statistics }) {
     health === "gone" ? "The server does not answer; this is what it said last." : "";
 }
 
-/** @param {Model} model @param {import("./catalogue.js").Statistics | undefined} known */
+/** @param {Model} model @param {import("./status.js").Statistics | undefined} known */
 function row(model, known) {
   const name = make("th", { scope: "row" }, make("span", { class: "name" }, model.name));
   if (model.description) name.append(make("small", {}, model.description));
@@ -30,7 +30,7 @@ function row(model, known) {
   return make("tr", { "data-model": model.name }, name, ...cells.map(cell));
 }
 
-/** @param {import("./catalogue.js").Statistics} known */
+/** @param {import("./status.js").Statistics} known */
 function lost({ superseded, expired, errors }) {
   const dropped = superseded + expired;
   return `${dropped.toLocaleString("en")} dropped, ${errors.toLocaleString("en")} errors`;

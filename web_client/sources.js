@@ -63,7 +63,7 @@ export async function openFile(file) {
 
 /** Open the portrait that comes with the page. @returns {Promise<Source>} */
 export async function openSample() {
-  const response = await fetch("/sample.jpg");
+  const response = await fetch(new URL("sample.jpg", import.meta.url));
   if (!response.ok) throw new Error("the server has no sample");
   return stillSource(await createImageBitmap(await response.blob()));
 }

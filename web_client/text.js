@@ -1,9 +1,10 @@
 /** The Text tab: what is typed goes to a text model as it changes, and the newest text wins. */
 
-import { namesFor } from "./catalogue.js";
-import { connect } from "./client.js";
-import { fillSelect, find, make } from "./document.js";
-import { Notice } from "./notice.js";
+import { namesFor } from "./status.js";
+import { connect } from "./client/client.js";
+import { fillSelect, find, make } from "./dom.js";
+import { Notice } from "./banner.js";
+import { SERVER_URL } from "./server_url.js";
 
 /** Long enough that a fast typist's keys come as one, short enough to feel immediate. */
 const DEBOUNCE_MS = 80;
@@ -26,7 +27,7 @@ const percent = new Intl.NumberFormat("en", { style: "percent", minimumFractionD
 export class Text {
   #words = find("words", HTMLTextAreaElement);
   #model = find("text-model", HTMLSelectElement);
-  /** @type {import("./client.js").Stream | null} */ #stream = null;
+  /** @type {import("./client/client.js").Stream | null} */ #stream = null;
   #timer = 0;
   #notice = new Notice("text", () => this.#stream?.retry());
 
@@ -51,7 +52,7 @@ export class Text {
     if (this.#stream === null) this.#connect();
   }
 
-  /** @param {import("./catalogue.js").Model[]} models */
+  /** @param {import("./status.js").Model[]} models */
   offerModels(models) {
     const names = namesFor(models, ["text"], this.#model.value);
     const before = this.#model.value;
@@ -68,7 +69,7 @@ export class Text {
   #connect() {
     this.#stream?.close();
     // one unanswered, and the newest text waits: what was typed before it is of no use
-    this.#stream = connect(location.origin, { model: this.#model.value, window: 1, onState: () => this.#tick() });
+    this.#stream = connect(SERVER_URL, { model: this.#model.value, window: 1, onState: () => this.#tick() });
   }
 
   async #ask() {
@@ -86,7 +87,7 @@ export class Text {
     }
   }
 
-  /** @param {import("./client.js").Answer} answer */
+  /** @param {import("./client/client.js").Answer} answer */
   #answer(answer) {
     if (answer.type === "result") {
       const { outputs } = answer;

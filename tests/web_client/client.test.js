@@ -1,8 +1,8 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { StreamClosed, TooManyWaiting } from "../../web_client/client.js";
-import { play, settled } from "./surroundings.js";
+import { StreamClosed, TooManyWaiting } from "../../web_client/client/client.js";
+import { play, settled } from "./environment.js";
 
 const frame = (n) => new Uint8Array([n]);
 const texts = (socket) => socket.said.map((text) => JSON.parse(text).text);

@@ -4,8 +4,8 @@ import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { test } from "node:test";
 
-import { streamUrl } from "../../web_client/protocol.js";
-import { READY, RESULT, play, settled } from "./surroundings.js";
+import { streamUrl } from "../../web_client/client/protocol.js";
+import { READY, RESULT, play, settled } from "./environment.js";
 
 const conversations = JSON.parse(readFileSync(new URL("../vectors/conversations.json", import.meta.url), "utf8"));
 const DEFAULTS = { ready: READY, result: RESULT, error: { message: "", retryable: false } };

@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { test } from "node:test";
 
-import { ProtocolError, readServerMessage, streamUrl, writeMessages } from "../../web_client/protocol.js";
+import { ProtocolError, readServerMessage, streamUrl, writeMessages } from "../../web_client/client/protocol.js";
 
 const vectors = JSON.parse(readFileSync(new URL("../vectors/server_messages.json", import.meta.url), "utf8"));
 const items = JSON.parse(readFileSync(new URL("../vectors/client_messages.json", import.meta.url), "utf8"));

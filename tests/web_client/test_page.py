@@ -18,6 +18,7 @@ from tests import browser
 from tests.conftest import RunningServer
 from tests.web_client import moving_portrait
 from tests.web_client.models import MARKUP
+from tests.web_client.prefix_proxy import run_proxy
 
 PICTURE = Path(__file__).parents[2] / "docs" / "page.png"
 PATIENCE_MS = 20_000  # for what takes well under one second on an idle machine
@@ -252,6 +253,23 @@ async def test_drops_are_counted_where_they_happen(start_server: StartServer, ch
         assert counts["sent"] >= counts["results"] + counts["superseded"]
         assert counts["superseded"] > 10
         assert counts["errors"] == 0
+
+
+async def test_page_works_under_path_prefix_of_proxy(server: RunningServer, chromium: str) -> None:
+    async with run_proxy(server.url) as proxy, open_page(chromium, proxy.url) as page:
+        await expect(page.locator("#health")).to_have_text("Ready")
+        await page.get_by_role("button", name="Sample").click()
+        await expect(page.locator("#faces")).to_have_text("1")
+        await page.get_by_role("tab", name="Text").click()
+        await page.get_by_role("button", name="A pushy offer").click()
+        await expect(page.locator("#label")).to_have_text("spam")
+        await page.get_by_role("tab", name="Models").click()
+        await expect(page.locator("[data-model=faces] [data-label=Age]")).to_contain_text("p99")
+        ground = await page.evaluate("getComputedStyle(document.body).backgroundColor")
+        assert ground == "rgb(245, 246, 248)"
+    assert proxy.outside == []
+    streams = {"/v2/models/faces/stream", "/v2/models/spam/stream"}
+    assert streams | {"/sample.jpg", "/style.css", "/icon.svg", "/client/client.js"} <= proxy.inside
 
 
 async def test_files_stream(server: RunningServer, chromium: str, tmp_path: Path) -> None:

@@ -1,11 +1,13 @@
 /** What the server says of itself over plain HTTP: its models and its health, asked for while the page is visible. */
 
+import { SERVER_URL } from "./server_url.js";
+
 /**
  * @typedef {object} Model
  * @property {string} name
  * @property {string | null} version
- * @property {import("./protocol.js").InputKind | null} input
- * @property {import("./protocol.js").Policy | null} policy
+ * @property {import("./client/protocol.js").InputKind | null} input
+ * @property {import("./client/protocol.js").Policy | null} policy
  * @property {number | null} window
  * @property {number | null} max_batch
  * @property {number | null} timeout_ms
@@ -46,7 +48,7 @@ export async function watchCatalogue(onChange, wantsStatistics) {
   let models = [];
   for (;;) {
     if (document.visibilityState === "visible") {
-      const [ready, list] = await Promise.all([ask("/v2/health/ready"), ask("/v2/models")]);
+      const [ready, list] = await Promise.all([ask("v2/health/ready"), ask("v2/models")]);
       models = list?.models ?? models;
       const statistics = await statisticsOf(wantsStatistics() ? models : []);
       onChange({ health: healthOf(ready), models, statistics });
@@ -58,7 +60,7 @@ export async function watchCatalogue(onChange, wantsStatistics) {
 /** @param {Model[]} models @returns {Promise<Map<string, Statistics>>} */
 async function statisticsOf(models) {
   const known = models.filter(({ version }) => version !== null); // what never loaded has counted nothing
-  const answers = await Promise.all(known.map(({ name }) => ask(`/v2/models/${name}/stats`)));
+  const answers = await Promise.all(known.map(({ name }) => ask(`v2/models/${name}/stats`)));
   return new Map(answers.filter((answer) => answer?.age_ms).map((answer) => [answer.model, answer]));
 }
 
@@ -66,7 +68,7 @@ async function statisticsOf(models) {
  * The models that a tab offers.
  *
  * @param {Model[]} models
- * @param {import("./protocol.js").InputKind[]} kinds
+ * @param {import("./client/protocol.js").InputKind[]} kinds
  * @param {string} chosen  Stays on offer while its kind is unknown, because it has not loaded: trying it tells why.
  */
 export function namesFor(models, kinds, chosen) {
@@ -77,7 +79,7 @@ export function namesFor(models, kinds, chosen) {
 /** @param {string} path @returns {Promise<any>} Null when nobody answers. */
 async function ask(path) {
   try {
-    const response = await fetch(path, { cache: "no-store", signal: AbortSignal.timeout(TIMEOUT_MS) });
+    const response = await fetch(new URL(path, SERVER_URL), { cache: "no-store", signal: AbortSignal.timeout(TIMEOUT_MS) });
     return await response.json();
   } catch {
     return null;

@@ -7,9 +7,9 @@
  *     const stream = connect(location.origin, { model: "faces", onAnswer: (answer) => console.log(answer) });
  *     stream.offer(() => canvas.convertToBlob({ type: "image/jpeg" }));
  *
- * @typedef {import("./ledger.js").Answer} Answer
- * @typedef {import("./ledger.js").Counters} Counters
- * @typedef {import("./link.js").State} State
+ * @typedef {import("./pending_items.js").Answer} Answer
+ * @typedef {import("./pending_items.js").Counters} Counters
+ * @typedef {import("./connection.js").State} State
  * @typedef {import("./protocol.js").Meta} Meta
  * @typedef {import("./protocol.js").Ready} Ready
  * @typedef {import("./protocol.js").End} End
@@ -30,13 +30,13 @@
  * @property {(ready: Readonly<Ready>) => void} [onReady]
  * @property {(answer: Readonly<Answer>) => void} [onAnswer]
  * @property {(state: Readonly<State>) => void} [onState]
- * @property {Partial<import("./link.js").Surroundings>} [surroundings]
+ * @property {Partial<import("./connection.js").Surroundings>} [surroundings]
  *
  * @typedef {Blob | ArrayBuffer | ArrayBufferView | string | object | number | boolean | null} Item
  */
 
-import { Ledger, Turn } from "./ledger.js";
-import { Link } from "./link.js";
+import { Ledger, Turn } from "./pending_items.js";
+import { Link } from "./connection.js";
 import { END, MAX_WINDOW, ProtocolError, streamUrl, writeMessages } from "./protocol.js";
 
 /** The stream has ended, was refused or closed, so this item was not sent. */
@@ -198,7 +198,7 @@ export class Stream {
     } else if (message.type === "end") {
       this.#end = message;
     } else if (message.type !== "goaway") {
-      const outcome = /** @type {import("./ledger.js").Outcome} */ (message);
+      const outcome = /** @type {import("./pending_items.js").Outcome} */ (message);
       const answer = this.#ledger.answer(outcome, this.#around.now());
       if (answer === null)
         throw new ProtocolError(`the server answered item ${outcome.seq}, which waits for no answer`);

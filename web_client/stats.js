@@ -61,7 +61,7 @@ export function quantile(values, q) {
 
 /**
  * @typedef {"turn" | "encode" | "network" | "queue" | "inference"} Stage
- * @typedef {Pick<import("./ledger.js").Result,
+ * @typedef {Pick<import("./client/pending_items.js").Result,
  *   "turn_ms" | "encode_ms" | "round_trip_ms" | "freshness_ms" | "age_ms" | "infer_ms">} Times  Of one answer.
  * @typedef {Record<Stage, number>} Stages  Mean milliseconds of a frame's way, from capture to answer.
  */

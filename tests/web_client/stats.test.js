@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { Rates, Recent, holdUp, quantile, stagesOf } from "../../web_client/numbers.js";
+import { Rates, Recent, holdUp, quantile, stagesOf } from "../../web_client/stats.js";
 
 test("a rate spans the last seconds and no more", () => {
   const rates = new Rates(3_000);

@@ -30,7 +30,7 @@ export function cameraWords(error, location) {
 /**
  * What is wrong with a stream; empty when all is well.
  *
- * @param {import("./link.js").State} state
+ * @param {import("./client/connection.js").State} state
  */
 export function streamWords({ name, reason }) {
   if (name === "draining") return "The server is shutting down: it answers what it has and takes nothing new.";
@@ -42,7 +42,7 @@ export function streamWords({ name, reason }) {
 /**
  * When the next try is; empty when there is none to wait for.
  *
- * @param {import("./link.js").State} state
+ * @param {import("./client/connection.js").State} state
  * @param {number} now  By the stream's clock, in milliseconds.
  */
 export function retryWords({ retryAt }, now) {

@@ -1,7 +1,7 @@
 /** One place of the page that says in plain words what is wrong, and when the next try is. */
 
-import { find } from "./document.js";
-import { retryWords, streamWords } from "./words.js";
+import { find } from "./dom.js";
+import { retryWords, streamWords } from "./messages.js";
 
 export class Notice {
   #root;
@@ -27,7 +27,7 @@ export class Notice {
     this.#root.hidden = words === "";
   }
 
-  /** @param {import("./link.js").State} state @param {number} now */
+  /** @param {import("./client/connection.js").State} state @param {number} now */
   tell(state, now) {
     this.say(streamWords(state), retryWords(state, now));
   }

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { cameraWords, retryWords, streamWords } from "../../web_client/words.js";
+import { cameraWords, retryWords, streamWords } from "../../web_client/messages.js";
 
 const named = (name) => Object.assign(new Error("details"), { name });
 const http = { protocol: "http:", port: "8080" };

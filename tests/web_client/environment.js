@@ -3,9 +3,9 @@
 import assert from "node:assert/strict";
 import { afterEach } from "node:test";
 
-import { connect } from "../../web_client/client.js";
+import { connect } from "../../web_client/client/client.js";
 
-/** @type {{stream: import("../../web_client/client.js").Stream, seen: Seen}[]} */
+/** @type {{stream: import("../../web_client/client/client.js").Stream, seen: Seen}[]} */
 const opened = [];
 
 /** A socket whose server is the test: `said`, `says`, `hangsUp`. */
