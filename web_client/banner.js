@@ -1,34 +1,34 @@
-/** One place of the page that says in plain words what is wrong, and when the next try is. */
+/** A banner that shows what is wrong with a source or a stream, and when the client reconnects. */
 
 import { find } from "./dom.js";
-import { retryWords, streamWords } from "./messages.js";
+import { retryMessage, streamMessage } from "./messages.js";
 
-export class Notice {
+export class Banner {
   #root;
-  #words;
+  #message;
   #countdown;
   #retry;
 
-  /** @param {string} name  Its elements' ids begin with this. @param {() => void} onRetry */
+  /** @param {string} name  Prefix of its elements' ids. @param {() => void} onRetry */
   constructor(name, onRetry) {
-    this.#root = find(`${name}-notice`, HTMLElement);
-    this.#words = find(`${name}-words`, HTMLElement);
+    this.#root = find(`${name}-banner`, HTMLElement);
+    this.#message = find(`${name}-message`, HTMLElement);
     this.#countdown = find(`${name}-countdown`, HTMLElement);
     this.#retry = find(`${name}-retry`, HTMLElement);
     this.#retry.onclick = onRetry;
   }
 
-  /** @param {string} words @param {string} [countdown] */
-  say(words, countdown = "") {
-    // what is read aloud at each change must not be set again unchanged
-    if (this.#words.textContent !== words) this.#words.textContent = words;
+  /** @param {string} message @param {string} [countdown] */
+  show(message, countdown = "") {
+    // screen readers announce each assignment, even of the same text
+    if (this.#message.textContent !== message) this.#message.textContent = message;
     this.#countdown.textContent = countdown;
     this.#retry.hidden = countdown === "";
-    this.#root.hidden = words === "";
+    this.#root.hidden = message === "";
   }
 
   /** @param {import("./client/connection.js").State} state @param {number} now */
-  tell(state, now) {
-    this.say(streamWords(state), retryWords(state, now));
+  showState(state, now) {
+    this.show(streamMessage(state), retryMessage(state, now));
   }
 }

@@ -1,6 +1,6 @@
-/** The page's live numbers: rates, quantiles, and who holds things up. Pure: `now` in milliseconds is an argument. */
+/** Live statistics: rates, quantiles and the bottleneck. Pure: `now`, in milliseconds, is an argument. */
 
-/** Rates of counters over the last seconds: long enough to read, short enough to follow. */
+/** Rates of counters over the last seconds: long enough to be steady, short enough to follow changes. */
 export class Rates {
   /** @type {{at: number, counts: Record<string, number>}[]} */ #samples = [];
 
@@ -9,14 +9,14 @@ export class Rates {
     this.spanMs = spanMs;
   }
 
-  /** @param {number} now @param {Record<string, number>} counts  Counters, which never fall. */
+  /** @param {number} now @param {Record<string, number>} counts  Monotonic counters. */
   add(now, counts) {
     this.#samples.push({ at: now, counts });
-    // the newest sample that is old enough stays, so that the rate spans the whole time
+    // keep the newest of the samples older than the span, so that the rate covers all of it
     while ((this.#samples[1]?.at ?? Infinity) <= now - this.spanMs) this.#samples.shift();
   }
 
-  /** How often a counter rises each second. @param {string} name */
+  /** A counter's increase per second. @param {string} name */
   perSecond(name) {
     const first = this.#samples[0];
     const last = this.#samples[this.#samples.length - 1];
@@ -29,16 +29,16 @@ export class Rates {
 export class Recent {
   /** @type {{at: number, value: T}[]} */ #values = [];
 
-  /** @param {number} spanMs @param {number} most  Values that are kept at any rate of arrival. */
-  constructor(spanMs, most = 1_000) {
+  /** @param {number} spanMs @param {number} maxCount  Bounds the memory at high rates. */
+  constructor(spanMs, maxCount = 1_000) {
     this.spanMs = spanMs;
-    this.most = most;
+    this.maxCount = maxCount;
   }
 
   /** @param {number} now @param {T} value */
   add(now, value) {
     this.#values.push({ at: now, value });
-    if (this.#values.length > this.most) this.#values.shift();
+    if (this.#values.length > this.maxCount) this.#values.shift();
   }
 
   /** @param {number} now @returns {T[]} */
@@ -49,7 +49,7 @@ export class Recent {
 }
 
 /**
- * The nearest-rank quantile; null of nothing.
+ * The nearest-rank quantile; null if there are no values.
  *
  * @param {number[]} values @param {number} q  From 0 to 1.
  */
@@ -60,15 +60,15 @@ export function quantile(values, q) {
 }
 
 /**
- * @typedef {"turn" | "encode" | "network" | "queue" | "inference"} Stage
+ * @typedef {"wait" | "encode" | "network" | "queue" | "inference"} Stage
  * @typedef {Pick<import("./client/pending_items.js").Result,
- *   "turn_ms" | "encode_ms" | "round_trip_ms" | "freshness_ms" | "age_ms" | "infer_ms">} Times  Of one answer.
- * @typedef {Record<Stage, number>} Stages  Mean milliseconds of a frame's way, from capture to answer.
+ *   "wait_ms" | "encode_ms" | "round_trip_ms" | "freshness_ms" | "age_ms" | "infer_ms">} Times  Of one answer.
+ * @typedef {Record<Stage, number>} Stages  Mean milliseconds, from capture to answer.
  */
 
 /** @type {Record<Stage, string>} */
 export const STAGE_NAMES = {
-  turn: "window",
+  wait: "window",
   encode: "browser",
   network: "network",
   queue: "server queue",
@@ -76,58 +76,58 @@ export const STAGE_NAMES = {
 };
 
 /**
- * Split the way of answered frames into its stages; they add up to the freshness.
+ * Split the freshness of answered frames into stages, which add up to it.
  *
  * @param {Times[]} times
- * @returns {Stages | null} Null where there is none.
+ * @returns {Stages | null} Null if there are no times.
  */
-export function stagesOf(times) {
+export function meanStages(times) {
   if (times.length === 0) return null;
   const mean = (/** @type {(each: Times) => number} */ of) =>
     times.reduce((sum, each) => sum + of(each), 0) / times.length;
   return {
-    turn: mean((t) => t.turn_ms),
+    wait: mean((t) => t.wait_ms),
     encode: mean((t) => t.encode_ms),
     network: mean((t) => Math.max(0, t.round_trip_ms - t.age_ms)),
-    // whatever the server does besides inferring is waiting, be it for a worker or for the answer before
+    // all server time outside the worker is waiting: for a worker, or for the answer of an earlier frame
     queue: mean((t) => Math.max(0, t.age_ms - t.infer_ms)),
     inference: mean((t) => t.infer_ms),
   };
 }
 
-/** The part of all frames that counts as all of them: cameras and screens jitter, and replace one now and then. */
+/** Fraction of frames answered that counts as keeping up: jitter of cameras and screens replaces a few. */
 const KEEPING_UP = 0.95;
 
 /**
- * Say who holds things up.
+ * Find the stage that limits the rate of answers.
  *
  * @param {Stages} stages
- * @param {number} capturedPerSecond @param {number} answeredPerSecond  Frames that got a result.
- * @param {boolean} isHeldBack  Whether the socket holds so much unsent that the client waits for it.
- * @returns {{culprit: Stage | null, sentence: string}} No culprit where frames are answered as they come.
+ * @param {number} capturedPerSecond @param {number} resultsPerSecond
+ * @param {boolean} socketIsFull  Whether the client waits for the socket to drain.
+ * @returns {{bottleneck: Stage | null, sentence: string}} Null if frames are answered as fast as they are captured.
  */
-export function holdUp(stages, capturedPerSecond, answeredPerSecond, isHeldBack) {
+export function findBottleneck(stages, capturedPerSecond, resultsPerSecond, socketIsFull) {
   const total = Object.values(stages).reduce((sum, ms) => sum + ms, 0);
   const ms = (/** @type {number} */ value) => `${Math.round(value)} ms`;
-  // waiting for the window is what the other stages cause, so it is none of them
+  // waiting for the window is an effect of the other stages, never the cause
   const causes = /** @type {Stage[]} */ (["encode", "network", "queue", "inference"]);
   const slowest = causes.reduce((a, b) => (stages[b] > stages[a] ? b : a));
-  if (answeredPerSecond >= KEEPING_UP * capturedPerSecond) {
+  if (resultsPerSecond >= KEEPING_UP * capturedPerSecond) {
     return {
-      culprit: null,
-      sentence: `Nothing holds things up: frames are answered as they come, ${ms(total)} after capture.`,
+      bottleneck: null,
+      sentence: `None. Frames are answered as they arrive, ${ms(total)} after capture.`,
     };
   }
-  // what lies in the socket has not left this machine, so the round trip alone tells of it too late
-  const culprit = isHeldBack ? "network" : slowest;
-  const share = `${ms(stages[culprit])} of the ${ms(total)} from capture to answer`;
-  return { culprit, sentence: `${SUBJECTS[culprit]} holds things up: ${share}.` };
+  // the round trip shows unsent bytes in the socket too late, as it is known only after the answer
+  const bottleneck = socketIsFull ? "network" : slowest;
+  const share = `${ms(stages[bottleneck])} of the ${ms(total)} from capture to answer`;
+  return { bottleneck, sentence: `${DESCRIPTIONS[bottleneck]}: ${share}.` };
 }
 
 /** @type {Record<Stage, string>} */
-const SUBJECTS = {
-  turn: "The window",
-  encode: "This browser, encoding frames,",
+const DESCRIPTIONS = {
+  wait: "The window",
+  encode: "Encoding in this browser",
   network: "The network",
   queue: "The server's queue",
   inference: "Inference",

@@ -1,4 +1,4 @@
-/** What the server says of itself over plain HTTP: its models and its health, asked for while the page is visible. */
+/** The server's health and models, polled over HTTP while the page is visible. */
 
 import { SERVER_URL } from "./server_url.js";
 
@@ -15,14 +15,14 @@ import { SERVER_URL } from "./server_url.js";
  * @property {"ready" | "loading" | "unavailable"} state
  * @property {string | null} reason
  *
- * @typedef {"ready" | "not ready" | "draining" | "gone"} Health
+ * @typedef {"ready" | "not ready" | "draining" | "unreachable"} Health
  *
- * @typedef {object} Catalogue
+ * @typedef {object} ServerStatus
  * @property {Health} health
- * @property {Model[]} models  As last heard of.
- * @property {Map<string, Statistics>} statistics  By model, where they were asked for.
+ * @property {Model[]} models  As of the last response.
+ * @property {Map<string, ModelStats>} stats  By model; empty unless requested.
  *
- * @typedef {object} Statistics  What the server counts of a model; ages are of the last half minute to a minute.
+ * @typedef {object} ModelStats  The server's counters of a model; ages cover the last 30 to 60 seconds.
  * @property {number} open_streams
  * @property {number} waiting
  * @property {number} running
@@ -33,53 +33,54 @@ import { SERVER_URL } from "./server_url.js";
  * @property {{count: number, p50: number, p99: number}} age_ms
  */
 
-/** Often enough to see a model come up, seldom enough to cost nothing. */
+/** Short enough to see a model become ready, long enough that the load does not matter. */
 const PERIOD_MS = 2_000;
 
-/** Longest wait for either answer; a server that is there answers in milliseconds. */
+/** Longest wait for a response, which usually takes milliseconds. */
 const TIMEOUT_MS = 5_000;
 
 /**
- * @param {(catalogue: Catalogue) => void} onChange  Told each time the server was asked.
- * @param {() => boolean} wantsStatistics  Whether anybody looks at them.
+ * @param {(status: ServerStatus) => void} onStatus  Called after each poll.
+ * @param {() => boolean} wantsStats  Whether to request the models' stats too.
  */
-export async function watchCatalogue(onChange, wantsStatistics) {
+export async function watchStatus(onStatus, wantsStats) {
   /** @type {Model[]} */
   let models = [];
   for (;;) {
     if (document.visibilityState === "visible") {
-      const [ready, list] = await Promise.all([ask("v2/health/ready"), ask("v2/models")]);
+      const [ready, list] = await Promise.all([getJson("v2/health/ready"), getJson("v2/models")]);
       models = list?.models ?? models;
-      const statistics = await statisticsOf(wantsStatistics() ? models : []);
-      onChange({ health: healthOf(ready), models, statistics });
+      const stats = await statsOf(wantsStats() ? models : []);
+      onStatus({ health: healthOf(ready), models, stats });
     }
     await new Promise((resolve) => setTimeout(resolve, PERIOD_MS));
   }
 }
 
-/** @param {Model[]} models @returns {Promise<Map<string, Statistics>>} */
-async function statisticsOf(models) {
-  const known = models.filter(({ version }) => version !== null); // what never loaded has counted nothing
-  const answers = await Promise.all(known.map(({ name }) => ask(`v2/models/${name}/stats`)));
+/** @param {Model[]} models @returns {Promise<Map<string, ModelStats>>} */
+async function statsOf(models) {
+  const loaded = models.filter(({ version }) => version !== null); // others have no stats
+  const answers = await Promise.all(loaded.map(({ name }) => getJson(`v2/models/${name}/stats`)));
   return new Map(answers.filter((answer) => answer?.age_ms).map((answer) => [answer.model, answer]));
 }
 
 /**
- * The models that a tab offers.
+ * The names of the models that a tab can use.
  *
  * @param {Model[]} models
  * @param {import("./client/protocol.js").InputKind[]} kinds
- * @param {string} chosen  Stays on offer while its kind is unknown, because it has not loaded: trying it tells why.
+ * @param {string} selected  Kept while its input kind is unknown because it has not loaded: the stream reports why.
  */
-export function namesFor(models, kinds, chosen) {
-  const fits = (/** @type {Model} */ { name, input }) => (input === null ? name === chosen : kinds.includes(input));
+export function modelNames(models, kinds, selected) {
+  const fits = (/** @type {Model} */ { name, input }) => (input === null ? name === selected : kinds.includes(input));
   return models.filter(fits).map(({ name }) => name);
 }
 
-/** @param {string} path @returns {Promise<any>} Null when nobody answers. */
-async function ask(path) {
+/** @param {string} path @returns {Promise<any>} Null if the request failed. */
+async function getJson(path) {
   try {
-    const response = await fetch(new URL(path, SERVER_URL), { cache: "no-store", signal: AbortSignal.timeout(TIMEOUT_MS) });
+    const options = /** @type {const} */ ({ cache: "no-store", signal: AbortSignal.timeout(TIMEOUT_MS) });
+    const response = await fetch(new URL(path, SERVER_URL), options);
     return await response.json();
   } catch {
     return null;
@@ -88,7 +89,7 @@ async function ask(path) {
 
 /** @param {{ready: boolean, draining?: boolean} | null} ready @returns {Health} */
 function healthOf(ready) {
-  if (ready === null) return "gone";
+  if (ready === null) return "unreachable";
   if (ready.draining) return "draining";
   return ready.ready ? "ready" : "not ready";
 }

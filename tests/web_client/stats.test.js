@@ -1,9 +1,9 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { Rates, Recent, holdUp, quantile, stagesOf } from "../../web_client/stats.js";
+import { Rates, Recent, findBottleneck, meanStages, quantile } from "../../web_client/stats.js";
 
-test("a rate spans the last seconds and no more", () => {
+test("rate covers the last seconds only", () => {
   const rates = new Rates(3_000);
   assert.equal(rates.perSecond("sent"), 0);
   for (let second = 0; second <= 10; second++) rates.add(second * 1_000, { sent: second <= 5 ? second * 30 : 150 });
@@ -13,7 +13,7 @@ test("a rate spans the last seconds and no more", () => {
   assert.equal(rates.perSecond("lost"), 0);
 });
 
-test("recent values leave by age and by number", () => {
+test("recent values are limited by age and by count", () => {
   const recent = new Recent(1_000, 3);
   for (const at of [0, 100, 200, 300]) recent.add(at, at);
   assert.deepEqual(recent.values(300), [100, 200, 300]);
@@ -21,7 +21,7 @@ test("recent values leave by age and by number", () => {
   assert.deepEqual(recent.values(9_000), []);
 });
 
-test("quantiles are by nearest rank", () => {
+test("quantiles use the nearest rank", () => {
   const values = Array.from({ length: 100 }, (_, n) => 100 - n);
   assert.equal(quantile(values, 0.5), 50);
   assert.equal(quantile(values, 0.99), 99);
@@ -30,46 +30,46 @@ test("quantiles are by nearest rank", () => {
   assert.equal(quantile([], 0.5), null);
 });
 
-const times = (about = {}) => ({
-  turn_ms: 5,
+const times = (fields = {}) => ({
+  wait_ms: 5,
   encode_ms: 4,
   round_trip_ms: 20,
   freshness_ms: 29,
   age_ms: 15,
   infer_ms: 12,
-  ...about,
+  ...fields,
 });
 
-test("the stages add up to the freshness", () => {
-  const stages = stagesOf([times(), times({ turn_ms: 7, freshness_ms: 31 })]);
-  assert.deepEqual(stages, { turn: 6, encode: 4, network: 5, queue: 3, inference: 12 });
+test("stages add up to the freshness", () => {
+  const stages = meanStages([times(), times({ wait_ms: 7, freshness_ms: 31 })]);
+  assert.deepEqual(stages, { wait: 6, encode: 4, network: 5, queue: 3, inference: 12 });
   assert.equal(
     Object.values(stages).reduce((a, b) => a + b),
     30,
   );
-  assert.equal(stagesOf([]), null);
+  assert.equal(meanStages([]), null);
 });
 
-test("nothing holds things up while frames are answered as they come", () => {
-  const { culprit, sentence } = holdUp(stagesOf([times()]), 30, 29, false);
-  assert.equal(culprit, null);
-  assert.equal(sentence, "Nothing holds things up: frames are answered as they come, 29 ms after capture.");
+test("there is no bottleneck while frames are answered as they arrive", () => {
+  const { bottleneck, sentence } = findBottleneck(meanStages([times()]), 30, 29, false);
+  assert.equal(bottleneck, null);
+  assert.equal(sentence, "None. Frames are answered as they arrive, 29 ms after capture.");
 });
 
-for (const [name, about, subject] of [
-  ["encode", { encode_ms: 50 }, "This browser, encoding frames,"],
+for (const [name, fields, description] of [
+  ["encode", { encode_ms: 50 }, "Encoding in this browser"],
   ["network", { round_trip_ms: 80 }, "The network"],
   ["queue", { round_trip_ms: 80, age_ms: 75 }, "The server's queue"],
   ["inference", { round_trip_ms: 80, age_ms: 75, infer_ms: 70 }, "Inference"],
-  ["inference", { turn_ms: 90 }, "Inference"],
+  ["inference", { wait_ms: 90 }, "Inference"],
 ]) {
-  test(`the slowest of the causes is to blame: ${name} where ${JSON.stringify(about)}`, () => {
-    const { culprit, sentence } = holdUp(stagesOf([times(about)]), 30, 12, false);
-    assert.equal(culprit, name);
-    assert.ok(sentence.startsWith(`${subject} holds things up: `), sentence);
+  test(`bottleneck is the slowest cause: ${name} with ${JSON.stringify(fields)}`, () => {
+    const { bottleneck, sentence } = findBottleneck(meanStages([times(fields)]), 30, 12, false);
+    assert.equal(bottleneck, name);
+    assert.ok(sentence.startsWith(`${description}: `), sentence);
   });
 }
 
-test("a socket that does not drain is the network's, whatever the answers before it took", () => {
-  assert.equal(holdUp(stagesOf([times()]), 30, 2, true).culprit, "network");
+test("bottleneck is the network while the socket does not drain, whatever earlier answers took", () => {
+  assert.equal(findBottleneck(meanStages([times()]), 30, 2, true).bottleneck, "network");
 });

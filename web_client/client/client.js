@@ -1,8 +1,8 @@
 /**
- * The reusable client: one stream of items to a server, exactly one answer to each. Touches no document.
+ * The reusable client: sends a stream of items to a server and gets exactly one answer for each. Uses no DOM.
  *
- * `connect` gives a {@link Stream}. Its `offer` is for cameras: it keeps a window of frames unanswered and one waiting,
- * which a newer one replaces. Its `send` is for texts and data: it keeps order and loses nothing.
+ * `connect` returns a {@link Stream}. Use `offer` for cameras: while the window is full, one frame waits, and a newer
+ * one replaces it. Use `send` for texts and data: every item is sent, in order.
  *
  *     const stream = connect(location.origin, { model: "faces", onAnswer: (answer) => console.log(answer) });
  *     stream.offer(() => canvas.convertToBlob({ type: "image/jpeg" }));
@@ -17,289 +17,287 @@
  * @typedef {object} ConnectOptions
  * @property {string} model
  * @property {string} [version]
- * @property {import("./protocol.js").Policy} [policy]  The model's own by default.
- * @property {number} [window]  Unanswered items, 1 to 64; the policy's own by default.
+ * @property {import("./protocol.js").Policy} [policy]  Default: the model's.
+ * @property {number} [window]  Unanswered items, 1 to 64; default: the policy's.
  * @property {number} [maxAgeMs]  Items older than this are dropped as expired.
- * @property {number} [weight]  Share of the workers relative to other streams, from 0.01 to what the server allows; 1 by
- *   default.
- * @property {number} [ahead]  Unanswered items that this client keeps, where it is to differ from the server's window: more
- *   of them make a server with policy `latest` supersede frames.
- * @property {boolean} [reconnect]  Try again when the connection is lost; true by default.
- * @property {number} [silenceMs]  Longest silence while an answer is due, 30,000 by default; a model whose answer may take
- *   longer needs more.
+ * @property {number} [weight]  Share of the workers relative to other streams, 0.01 to the server's limit; default: 1.
+ * @property {number} [maxUnanswered]  Overrides the window that the server announces: with more items in flight, a
+ *   server with policy `latest` supersedes frames.
+ * @property {boolean} [reconnect]  Reconnect when the connection is lost; default: true.
+ * @property {number} [silenceMs]  Longest silence while an answer is due; default: 30,000. Raise it for slower models.
  * @property {(ready: Readonly<Ready>) => void} [onReady]
  * @property {(answer: Readonly<Answer>) => void} [onAnswer]
  * @property {(state: Readonly<State>) => void} [onState]
- * @property {Partial<import("./connection.js").Surroundings>} [surroundings]
+ * @property {Partial<import("./connection.js").Environment>} [environment]  Replaced by tests.
  *
  * @typedef {Blob | ArrayBuffer | ArrayBufferView | string | object | number | boolean | null} Item
  */
 
-import { Ledger, Turn } from "./pending_items.js";
-import { Link } from "./connection.js";
+import { Connection } from "./connection.js";
+import { PendingItem, PendingItems } from "./pending_items.js";
 import { END, MAX_WINDOW, ProtocolError, streamUrl, writeMessages } from "./protocol.js";
 
-/** The stream has ended, was refused or closed, so this item was not sent. */
+/** The item was not sent, because the stream ended, was refused or was closed. */
 export class StreamClosed extends Error {}
 
-/** More items were given to `send` than wait there: await some answers first. */
+/** The queue of `send` is full: await some answers first. */
 export class TooManyWaiting extends Error {}
 
-/** Above this a socket is left alone: about one large frame, and what lies in it cannot be replaced by a newer one. */
+/** Above this, frames wait here, where a newer one can replace them, and not in the socket: about one large frame. */
 export const HIGH_WATER_BYTES = 65_536;
 
-/** How often it is looked at then, since it tells nobody when it has drained: a fraction of a frame's time. */
+/** How often `bufferedAmount` is polled then, since no event reports a drain: a fraction of a frame's time. */
 const DRAIN_POLL_MS = 8;
 
-/** Items that `send` keeps: some windows full, so that a loop without await fails before the memory is gone. */
+/** Most items waiting in `send`: some windows' worth, so that a loop without `await` fails before memory runs out. */
 const MAX_WAITING = 16 * MAX_WINDOW;
 
 /**
- * Open a stream. It connects at once and says in `onState` how that goes.
+ * Open a stream. It connects immediately and reports its state in `onState`.
  *
- * @param {string} url  Where the server is, such as `location.origin` or "ws://127.0.0.1:8080".
+ * @param {string} url  The server's address, such as `location.origin` or "ws://127.0.0.1:8080".
  * @param {ConnectOptions} options
  */
 export function connect(url, options) {
   return new Stream(streamUrl(url, options), options);
 }
 
-/** One client's flow of items. Callbacks run in order, after the stream's own state is settled. */
+/** One client's flow of items. Callbacks run in order, as microtasks, when the stream's state is consistent. */
 export class Stream {
   #options;
-  #around;
-  #link;
-  #ledger = new Ledger();
+  #env;
+  #connection;
+  #items = new PendingItems();
   /** @type {Readonly<Ready> | null} */ #ready = null;
-  /** @type {PromiseWithResolvers<End> | null} */ #ending = null;
-  /** @type {End | null} */ #end = null;
+  /** @type {PromiseWithResolvers<End> | null} */ #endPromise = null;
+  /** @type {End | null} */ #endMessage = null;
   /** @type {any} */ #drainTimer = null;
   #seq = 0;
 
-  /** @param {string} url  The stream's own address. @param {ConnectOptions} options */
+  /** @param {string} url  The stream's websocket address. @param {ConnectOptions} options */
   constructor(url, options) {
     this.#options = options;
-    this.#around = {
+    this.#env = {
       WebSocket: globalThis.WebSocket,
       now: () => performance.now(),
       setTimeout: globalThis.setTimeout.bind(globalThis),
       clearTimeout: globalThis.clearTimeout.bind(globalThis),
       random: Math.random,
-      ...options.surroundings,
+      ...options.environment,
     };
-    this.#link = new Link(url, options, this.#around, {
-      receive: (message) => this.#receive(message),
-      lose: (message) => this.#lose(message),
-      enter: (state) => this.#enter(state),
-      owedSince: () => this.#ledger.oldestSent,
+    this.#connection = new Connection(url, options, this.#env, {
+      onMessage: (message) => this.#onMessage(message),
+      onDisconnect: (message) => this.#onDisconnect(message),
+      onState: (state) => this.#onState(state),
+      oldestSent: () => this.#items.oldestSent,
     });
-    this.#link.open();
+    this.#connection.open();
   }
 
   get state() {
-    return this.#link.state;
+    return this.#connection.state;
   }
 
-  /** What the server said of the stream; null unless connected. */
+  /** The server's first message; null unless connected. */
   get ready() {
     return this.#ready;
   }
 
   get counters() {
-    return this.#ledger.counters;
+    return this.#items.counters;
   }
 
-  /** Bytes given to the socket that it has not passed on. */
+  /** Bytes that the socket has not sent yet. */
   get bufferedBytes() {
-    return this.#link.bufferedBytes;
+    return this.#connection.bufferedBytes;
   }
 
   /**
-   * Give the newest frame; it replaces one that still waits.
+   * Submit the newest frame; it replaces one that is still waiting.
    *
-   * @param {Item | (() => Item | Promise<Item>)} frame  A function is called when it is the frame's turn, so that nothing
-   *   is encoded in vain; what it gives is sent, and null is not.
-   * @param {Meta & {captured?: number}} [about]  `captured` by the client's clock, now by default.
-   * @returns {Promise<Answer | null>} Its answer, or null when it was never sent. Rejects on an item of the wrong kind.
+   * @param {Item | (() => Item | Promise<Item>)} frame  A function is called when the frame can be sent, so that
+   *   replaced frames are never encoded; if it returns null, nothing is sent.
+   * @param {Meta & {captured?: number}} [meta]  `captured` by the client's clock; default: now.
+   * @returns {Promise<Answer | null>} Null if the frame was not sent. Rejects if the model does not accept it.
    */
-  offer(frame, about = {}) {
-    const turn = this.#turn(frame, about, true);
+  offer(frame, meta = {}) {
+    const pending = this.#newItem(frame, meta, true);
     if (this.#isClosed()) {
-      this.#ledger.refuse(turn, null);
+      this.#items.reject(pending, null);
     } else {
-      this.#ledger.offer(turn);
+      this.#items.add(pending);
       this.#wake();
     }
-    return turn.answer.promise;
+    return pending.answer.promise;
   }
 
   /**
-   * Send an item after those given before it.
+   * Send an item after all earlier ones.
    *
-   * @param {Item | (() => Item | Promise<Item>)} item  Bytes, a string or JSON data, as the model takes.
-   * @param {Meta & {captured?: number}} [about]
-   * @returns {Promise<Answer>} Dropped and failed items are answers too. Rejects with `StreamClosed`, `TooManyWaiting`, or
-   *   a TypeError or RangeError on an item that this model cannot take.
+   * @param {Item | (() => Item | Promise<Item>)} item  Bytes, a string or JSON data, as the model expects.
+   * @param {Meta & {captured?: number}} [meta]
+   * @returns {Promise<Answer>} A result, a drop or an error. Rejects with `StreamClosed` or `TooManyWaiting`, and with
+   *   a TypeError or RangeError if the model does not accept the item.
    */
-  send(item, about = {}) {
-    const turn = this.#turn(item, about, false);
+  send(item, meta = {}) {
+    const pending = this.#newItem(item, meta, false);
     if (this.#isClosed()) {
-      this.#ledger.refuse(turn, new StreamClosed("the stream takes no more items"));
-    } else if (this.#ledger.waiting >= MAX_WAITING) {
-      this.#ledger.refuse(turn, new TooManyWaiting(`${MAX_WAITING} items wait already; await some answers`));
+      this.#items.reject(pending, new StreamClosed("the stream accepts no more items"));
+    } else if (this.#items.waiting >= MAX_WAITING) {
+      this.#items.reject(pending, new TooManyWaiting(`${MAX_WAITING} items are waiting; await some answers first`));
     } else {
-      this.#ledger.offer(turn);
+      this.#items.add(pending);
       this.#wake();
     }
-    return /** @type {Promise<Answer>} */ (turn.answer.promise);
+    return /** @type {Promise<Answer>} */ (pending.answer.promise);
   }
 
   /**
-   * Say that no more items come, once those that wait are sent.
+   * End the stream after the waiting items are sent.
    *
-   * @returns {Promise<End>} The server's count, after every answer. Rejects with `StreamClosed`.
+   * @returns {Promise<End>} The server's counts, after the last answer. Rejects with `StreamClosed`.
    */
   end() {
-    if (this.#ending === null) {
-      this.#ending = Promise.withResolvers();
-      // who does not look at the promise has not forgotten to handle its error
-      this.#ending.promise.catch(() => {});
-      if (this.#link.isFinal) this.#ending.reject(new StreamClosed(`the stream is ${this.state.name}`));
+    if (this.#endPromise === null) {
+      this.#endPromise = Promise.withResolvers();
+      // a caller that ignores the promise must not cause an unhandled rejection
+      this.#endPromise.promise.catch(() => {});
+      if (this.#connection.isFinal) this.#endPromise.reject(new StreamClosed(`the stream is ${this.state.name}`));
       this.#wake();
     }
-    return this.#ending.promise;
+    return this.#endPromise.promise;
   }
 
-  /** Leave at once; what is unanswered gets an error `connection_lost`. */
+  /** Close immediately; unanswered items get the error `connection_lost`. */
   close() {
-    this.#link.close();
+    this.#connection.close();
   }
 
-  /** Do not wait for the next try. */
+  /** Reconnect now instead of at the next scheduled attempt. */
   retry() {
-    this.#link.retry();
+    this.#connection.retry();
   }
 
   #isClosed() {
-    return this.#ending !== null || this.#link.isFinal;
+    return this.#endPromise !== null || this.#connection.isFinal;
   }
 
-  /** @param {any} item @param {Meta & {captured?: number}} about @param {boolean} replaceable */
-  #turn(item, { id, maxAgeMs, captured = this.#around.now() }, replaceable) {
-    return new Turn(item, { id, maxAgeMs }, captured, replaceable);
+  /** @param {any} item @param {Meta & {captured?: number}} meta @param {boolean} replaceable */
+  #newItem(item, { id, maxAgeMs, captured = this.#env.now() }, replaceable) {
+    return new PendingItem(item, { id, maxAgeMs }, captured, replaceable);
   }
 
   /** @param {import("./protocol.js").ServerMessage} message */
-  #receive(message) {
+  #onMessage(message) {
     if (message.type === "ready") {
       this.#ready = Object.freeze(message);
       this.#seq = 0;
-      this.#call(this.#options.onReady, this.#ready);
+      this.#notify(this.#options.onReady, this.#ready);
     } else if (message.type === "end") {
-      this.#end = message;
+      this.#endMessage = message;
     } else if (message.type !== "goaway") {
       const outcome = /** @type {import("./pending_items.js").Outcome} */ (message);
-      const answer = this.#ledger.answer(outcome, this.#around.now());
-      if (answer === null)
-        throw new ProtocolError(`the server answered item ${outcome.seq}, which waits for no answer`);
-      this.#link.recovered();
-      this.#call(this.#options.onAnswer, answer);
+      const answer = this.#items.answer(outcome, this.#env.now());
+      if (answer === null) throw new ProtocolError(`the server answered item ${outcome.seq}, which is not pending`);
+      this.#connection.resetBackoff();
+      this.#notify(this.#options.onAnswer, answer);
     }
     this.#pump();
   }
 
   /**
-   * What the connection leaves unanswered is answered here; what was not sent waits for the next one.
+   * Answer what was sent with an error; items not sent yet wait for the next connection.
    *
    * @param {string} message
    */
-  #lose(message) {
-    this.#around.clearTimeout(this.#drainTimer);
+  #onDisconnect(message) {
+    this.#env.clearTimeout(this.#drainTimer);
     this.#drainTimer = this.#ready = null;
-    this.#ledger.putBack();
-    for (const answer of this.#ledger.lose(message, this.#around.now())) this.#call(this.#options.onAnswer, answer);
+    this.#items.putBack();
+    const failed = this.#items.failUnanswered(message, this.#env.now());
+    for (const answer of failed) this.#notify(this.#options.onAnswer, answer);
   }
 
   /** @param {State} state */
-  #enter(state) {
-    if (this.#link.isFinal) {
+  #onState(state) {
+    if (this.#connection.isFinal) {
       const error = new StreamClosed(state.reason?.message ?? `the stream is ${state.name}`);
-      this.#ledger.clear(error);
-      if (state.name === "ended") this.#ending?.resolve(/** @type {End} */ (this.#end));
-      else this.#ending?.reject(error);
+      this.#items.clearWaiting(error);
+      if (state.name === "ended") this.#endPromise?.resolve(/** @type {End} */ (this.#endMessage));
+      else this.#endPromise?.reject(error);
     }
-    this.#call(this.#options.onState, state);
+    this.#notify(this.#options.onState, state);
     if (state.name === "idle") this.#wake();
   }
 
   #wake() {
     if (this.state.name !== "idle") this.#pump();
-    else if (this.#ledger.waiting > 0 || this.#ending) this.#link.open();
+    else if (this.#items.waiting > 0 || this.#endPromise) this.#connection.open();
   }
 
-  /** Send what may be sent now. The one place that decides so. */
+  /** Send what may be sent now. Only this method decides that. */
   #pump() {
-    while (this.#ready && this.#link.isOpen && !this.#ledger.taken) {
-      if (this.#ledger.unanswered >= (this.#options.ahead ?? this.#ready.window)) return;
-      if (this.#link.bufferedBytes > HIGH_WATER_BYTES) {
+    while (this.#ready && this.#connection.isOpen && !this.#items.preparing) {
+      if (this.#items.unanswered >= (this.#options.maxUnanswered ?? this.#ready.window)) return;
+      if (this.#connection.bufferedBytes > HIGH_WATER_BYTES) {
         this.#pumpLater();
         return;
       }
-      const turn = this.#ledger.take(this.#around.now());
-      if (turn) {
-        this.#make(turn, this.#ready);
+      const pending = this.#items.take(this.#env.now());
+      if (pending) {
+        this.#prepare(pending, this.#ready);
       } else {
-        if (!this.#ending) return;
-        this.#link.sendEnd(END);
+        if (!this.#endPromise) return;
+        this.#connection.sendEnd(END);
       }
     }
   }
 
   #pumpLater() {
-    this.#drainTimer ??= this.#around.setTimeout(() => {
+    this.#drainTimer ??= this.#env.setTimeout(() => {
       this.#drainTimer = null;
       this.#pump();
     }, DRAIN_POLL_MS);
   }
 
-  /** @param {Turn} turn @param {Readonly<Ready>} ready */
-  #make(turn, ready) {
-    if (typeof turn.item !== "function") {
-      this.#transmit(turn, turn.item, ready);
+  /** @param {PendingItem} pending @param {Readonly<Ready>} ready */
+  #prepare(pending, ready) {
+    if (typeof pending.item !== "function") {
+      this.#transmit(pending, pending.item, ready);
       return;
     }
-    const settle = (/** @type {() => void} */ book) => {
-      // a connection lost meanwhile has put it back, perhaps to be made anew on the next one
-      if (this.#ledger.taken !== turn || this.#ready !== ready) return;
-      book();
+    const finish = (/** @type {() => void} */ action) => {
+      // if the connection was lost meanwhile, the item was put back and may already be prepared again
+      if (this.#items.preparing !== pending || this.#ready !== ready) return;
+      action();
       this.#pump();
     };
-    new Promise((resolve) => resolve(turn.item())).then(
-      (item) => settle(() => this.#transmit(turn, item, ready)),
-      (error) => settle(() => this.#ledger.discard(error)),
+    new Promise((resolve) => resolve(pending.item())).then(
+      (item) => finish(() => this.#transmit(pending, item, ready)),
+      (error) => finish(() => this.#items.discard(error)),
     );
   }
 
-  /** @param {Turn} turn @param {unknown} item @param {Readonly<Ready>} ready */
-  #transmit(turn, item, ready) {
-    if (item === null && turn.replaceable) {
-      this.#ledger.discard(null);
+  /** @param {PendingItem} pending @param {unknown} item @param {Readonly<Ready>} ready */
+  #transmit(pending, item, ready) {
+    if (item === null && pending.replaceable) {
+      this.#items.discard(null);
       return;
     }
     let messages;
     try {
-      messages = writeMessages(item, turn.meta, ready);
+      messages = writeMessages(item, pending.meta, ready);
     } catch (error) {
-      this.#ledger.discard(/** @type {Error} */ (error));
+      this.#items.discard(/** @type {Error} */ (error));
       return;
     }
-    this.#ledger.send(++this.#seq, item, this.#around.now());
-    this.#link.send(messages);
+    this.#items.markSent(++this.#seq, item, this.#env.now());
+    this.#connection.send(messages);
   }
 
   /** @template T @param {((value: T) => void) | undefined} callback @param {T} value */
-  #call(callback, value) {
-    // one that throws must not leave the stream half-way, and one that calls back must find it settled
+  #notify(callback, value) {
+    // as a microtask: a callback may throw or call the stream without finding it in an inconsistent state
     if (callback) queueMicrotask(() => callback(value));
   }
 }

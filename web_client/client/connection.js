@@ -1,77 +1,77 @@
 /**
- * The connection under a stream: it connects, notices silence, and tries again with backoff. Knows nothing of items.
+ * The connection of a stream: connects, detects a silent server, reconnects with backoff. Knows nothing of items.
  *
  * @typedef {import("./protocol.js").ServerMessage} ServerMessage
  *
  * @typedef {object} State
  * @property {"connecting" | "ready" | "draining" | "waiting" | "idle" | "lost" | "refused" | "ended" | "closed"} name
- *   `waiting` for the next try; `idle` until the next item, since a server may close a silent stream; the last four are
- *   final.
- * @property {{code: string, message: string} | null} reason  Why, in the server's words or the client's.
- * @property {number | null} retryAt  While waiting: when the next try is, by the client's clock.
+ *   `waiting`: for the next attempt. `idle`: the server closed a silent stream; the next item reconnects. The last four
+ *   are final.
+ * @property {{code: string, message: string} | null} reason  From the server, or from this client.
+ * @property {number | null} retryAt  While waiting: the time of the next attempt, by the client's clock.
  *
- * @typedef {object} Surroundings  What a test replaces.
+ * @typedef {object} Environment  What a test replaces.
  * @property {typeof WebSocket} WebSocket
- * @property {() => number} now  Milliseconds of a clock that never goes back.
+ * @property {() => number} now  Milliseconds of a monotonic clock.
  * @property {(f: () => void, ms: number) => any} setTimeout
  * @property {(timer: any) => void} clearTimeout
- * @property {() => number} random  From 0 up to 1.
+ * @property {() => number} random  In [0, 1).
  *
- * @typedef {object} Owner  Whose connection it is.
- * @property {(message: ServerMessage) => void} receive  May throw a `ProtocolError`, which ends the connection.
- * @property {(message: string) => void} lose  The connection is gone: what it owed will not come.
- * @property {(state: State) => void} enter
- * @property {() => number | null} owedSince  When the oldest item was sent that has no answer.
+ * @typedef {object} Owner  The stream that uses the connection.
+ * @property {(message: ServerMessage) => void} onMessage  A `ProtocolError` thrown here ends the connection.
+ * @property {(message: string) => void} onDisconnect  Unanswered items will get no answer.
+ * @property {(state: State) => void} onState
+ * @property {() => number | null} oldestSent  When the oldest unanswered item was sent.
  */
 
 import { ProtocolError, SUBPROTOCOL, readServerMessage } from "./protocol.js";
 
-/** Longest from connecting to `ready`: a browser alone waits minutes for a host that swallows packets. */
+/** Longest wait for `ready`: without it, a browser waits minutes for a host that discards packets. */
 const READY_MS = 10_000;
 
-/** Longest silence while an answer is due, by default: three times what a server gives a model by default. */
+/** Default for the longest silence while an answer is due: three times the server's default timeout of a model. */
 const SILENCE_MS = 30_000;
 
 /** Full jitter (Brooker, "Exponential Backoff And Jitter", 2015): a random part of a ceiling that doubles. */
 const RETRY_BASE_MS = 500;
 const RETRY_CAP_MS = 30_000;
 
-/** Closes after which trying again cannot help: wrong kind, too big, bad option, no leave, no such model. */
+/** Closes after which a retry cannot succeed: wrong kind, too big, bad option, unauthorized, forbidden, not found. */
 const FINAL_CLOSES = new Set([1003, 1009, 4400, 4401, 4403, 4404]);
 const IDLE_CLOSE = 4408;
 
 const FINAL_STATES = new Set(["lost", "refused", "ended", "closed"]);
 
-export class Link {
+export class Connection {
   #url;
   #reconnect;
   #silenceMs;
-  #around;
+  #env;
   #owner;
   /** @type {WebSocket | null} */ #socket = null;
   /** @type {any} */ #timer = null;
   /** @type {any} */ #silenceTimer = null;
-  #tries = 0;
-  // of this connection alone
-  #heard = 0;
+  #attempts = 0;
+  // reset for each socket
+  #lastReceived = 0;
   #retryAfter = 0;
-  #endAsked = false;
-  #endHeard = false;
+  #endSent = false;
+  #endReceived = false;
   /** @type {Pick<import("./protocol.js").ServerError, "code" | "message" | "retryable" | "retry_after_ms"> | null} */
-  #fault = null;
+  #error = null;
   /** @type {State} */ state = { name: "connecting", reason: null, retryAt: null };
 
   /**
    * @param {string} url
    * @param {{reconnect?: boolean, silenceMs?: number}} options
-   * @param {Surroundings} around
+   * @param {Environment} env
    * @param {Owner} owner
    */
-  constructor(url, { reconnect = true, silenceMs = SILENCE_MS }, around, owner) {
+  constructor(url, { reconnect = true, silenceMs = SILENCE_MS }, env, owner) {
     this.#url = url;
     this.#reconnect = reconnect;
     this.#silenceMs = silenceMs;
-    this.#around = around;
+    this.#env = env;
     this.#owner = owner;
   }
 
@@ -81,7 +81,7 @@ export class Link {
 
   /** Whether items may be sent. */
   get isOpen() {
-    return this.state.name === "ready" && !this.#endAsked;
+    return this.state.name === "ready" && !this.#endSent;
   }
 
   get bufferedBytes() {
@@ -89,55 +89,55 @@ export class Link {
   }
 
   open() {
-    const { WebSocket, setTimeout, clearTimeout } = this.#around;
+    const { WebSocket, setTimeout, clearTimeout } = this.#env;
     clearTimeout(this.#timer);
     const socket = new WebSocket(this.#url, SUBPROTOCOL);
     this.#socket = socket;
-    this.#heard = this.#retryAfter = 0;
-    this.#endAsked = this.#endHeard = false;
-    this.#fault = null;
-    this.#timer = setTimeout(() => this.#abandon("the server does not answer"), READY_MS);
-    // a socket given up for lost may still speak
+    this.#lastReceived = this.#retryAfter = 0;
+    this.#endSent = this.#endReceived = false;
+    this.#error = null;
+    this.#timer = setTimeout(() => this.#abandon("the server did not respond"), READY_MS);
+    // an abandoned socket may still fire events
     socket.addEventListener("message", (event) => socket === this.#socket && this.#receive(event.data));
-    socket.addEventListener("close", (event) => socket === this.#socket && this.#closed(event.code));
+    socket.addEventListener("close", (event) => socket === this.#socket && this.#onClose(event.code));
     this.#enter("connecting");
   }
 
-  /** Do not wait for the next try. */
+  /** Connect now instead of at the next scheduled attempt. */
   retry() {
     if (this.state.name === "waiting" || this.state.name === "idle") this.open();
   }
 
   close() {
-    if (!this.isFinal) this.#leave("closed", null, "the stream was closed here");
+    if (!this.isFinal) this.#leave("closed", null, "the stream was closed by the client");
   }
 
-  /** Send the messages of an item, and expect to hear something. @param {(string | Blob | ArrayBuffer)[]} messages */
+  /** Send the messages of an item. @param {(string | Blob | ArrayBuffer)[]} messages */
   send(messages) {
     for (const message of messages) this.#socket?.send(message);
-    this.#listen();
+    this.#watchSilence();
   }
 
-  /** Send that no more items come; the connection that ends after it has not been lost. @param {string} message */
+  /** Send the last message, after which the server ends the stream. @param {string} message */
   sendEnd(message) {
-    this.#endAsked = true;
+    this.#endSent = true;
     this.#socket?.send(message);
   }
 
-  /** A server that accepts and then falls over must not be asked ever faster: only one that answers has recovered. */
-  recovered() {
-    this.#tries = 0;
+  /** Reset the backoff. Only an answer does: a server that accepts and then crashes must not be retried ever faster. */
+  resetBackoff() {
+    this.#attempts = 0;
   }
 
   /** @param {string} text */
   #receive(text) {
-    this.#heard = this.#around.now();
+    this.#lastReceived = this.#env.now();
     try {
       const message = readServerMessage(text);
-      // an error without a `seq` is the reason for a close only when nothing comes between them
-      this.#fault = message?.type === "error" && message.seq === null ? message : null;
-      this.#retryAfter = this.#fault?.retry_after_ms ?? this.#retryAfter;
-      if (message && !this.#fault) this.#handle(message);
+      // an error without `seq` explains a close only if it is the last message before it
+      this.#error = message?.type === "error" && message.seq === null ? message : null;
+      this.#retryAfter = this.#error?.retry_after_ms ?? this.#retryAfter;
+      if (message && !this.#error) this.#handle(message);
     } catch (error) {
       if (!(error instanceof ProtocolError)) throw error;
       this.#leave("refused", { code: "protocol", message: error.message }, error.message);
@@ -147,43 +147,43 @@ export class Link {
   /** @param {ServerMessage} message */
   #handle(message) {
     if (message.type === "ready") {
-      this.#around.clearTimeout(this.#timer);
+      this.#env.clearTimeout(this.#timer);
       this.#enter("ready");
     } else if (message.type === "goaway") {
       this.#retryAfter = message.retry_after_ms;
       this.#enter("draining", { code: "draining", message: "the server is shutting down" });
     } else if (message.type === "end") {
-      this.#endHeard = true;
+      this.#endReceived = true;
     }
-    this.#owner.receive(message);
+    this.#owner.onMessage(message);
   }
 
   /** @param {number} code */
-  #closed(code) {
+  #onClose(code) {
     const lost = { code: "connection_lost", message: `the connection was lost (${code})`, retryable: true };
-    const fault = this.#fault ?? lost;
-    this.#disconnect("the connection was lost before the answer came");
-    if (this.#endAsked && this.#endHeard) this.#enter("ended");
-    else if (FINAL_CLOSES.has(code) || !fault.retryable) this.#enter("refused", fault);
-    else if (!this.#reconnect) this.#enter("lost", fault);
-    else if (code === IDLE_CLOSE) this.#enter("idle", fault);
-    else this.#retryLater(fault);
+    const error = this.#error ?? lost;
+    this.#disconnect("the connection was lost before the answer arrived");
+    if (this.#endSent && this.#endReceived) this.#enter("ended");
+    else if (FINAL_CLOSES.has(code) || !error.retryable) this.#enter("refused", error);
+    else if (!this.#reconnect) this.#enter("lost", error);
+    else if (code === IDLE_CLOSE) this.#enter("idle", error);
+    else this.#scheduleRetry(error);
   }
 
-  /** @param {{code: string, message: string}} fault */
-  #retryLater(fault) {
-    const { now, random, setTimeout } = this.#around;
-    const ceiling = Math.min(RETRY_CAP_MS, RETRY_BASE_MS * 2 ** this.#tries++);
+  /** @param {{code: string, message: string}} error */
+  #scheduleRetry(error) {
+    const { now, random, setTimeout } = this.#env;
+    const ceiling = Math.min(RETRY_CAP_MS, RETRY_BASE_MS * 2 ** this.#attempts++);
     const delay = this.#retryAfter + random() * ceiling;
     this.#timer = setTimeout(() => this.open(), delay);
-    this.#enter("waiting", fault, now() + delay);
+    this.#enter("waiting", error, now() + delay);
   }
 
-  /** Let go of a socket that says nothing any more. @param {string} message */
+  /** Treat a silent socket as lost. @param {string} message */
   #abandon(message) {
     const socket = this.#socket;
-    this.#fault ??= { code: "connection_lost", message, retryable: true };
-    this.#closed(1006);
+    this.#error ??= { code: "connection_lost", message, retryable: true };
+    this.#onClose(1006);
     socket?.close();
   }
 
@@ -197,27 +197,27 @@ export class Link {
 
   /** @param {string} message */
   #disconnect(message) {
-    this.#around.clearTimeout(this.#timer);
-    this.#around.clearTimeout(this.#silenceTimer);
+    this.#env.clearTimeout(this.#timer);
+    this.#env.clearTimeout(this.#silenceTimer);
     this.#silenceTimer = this.#socket = null;
-    this.#owner.lose(message);
+    this.#owner.onDisconnect(message);
   }
 
   /** @param {State["name"]} name @param {State["reason"]} [reason] @param {number | null} [retryAt] */
   #enter(name, reason = null, retryAt = null) {
     this.state = Object.freeze({ name, reason: reason && { code: reason.code, message: reason.message }, retryAt });
-    this.#owner.enter(this.state);
+    this.#owner.onState(this.state);
   }
 
-  /** A network that went away closes no socket, so silence is the only sign of it. */
-  #listen() {
-    const { now, setTimeout } = this.#around;
-    const silentFor = () => now() - Math.max(this.#heard, this.#owner.owedSince() ?? now());
+  /** Abandon the socket after a long silence: a network failure fires no event. */
+  #watchSilence() {
+    const { now, setTimeout } = this.#env;
+    const silentFor = () => now() - Math.max(this.#lastReceived, this.#owner.oldestSent() ?? now());
     this.#silenceTimer ??= setTimeout(() => {
       this.#silenceTimer = null;
-      if (this.#owner.owedSince() === null) return;
-      if (silentFor() >= this.#silenceMs) this.#abandon("the server has fallen silent");
-      else this.#listen();
+      if (this.#owner.oldestSent() === null) return;
+      if (silentFor() >= this.#silenceMs) this.#abandon("the server stopped responding");
+      else this.#watchSilence();
     }, this.#silenceMs - silentFor());
   }
 }

@@ -1,7 +1,7 @@
 /**
- * The accounts of one stream: what waits, what is sent and unanswered, how each item ended. No I/O, no clock.
+ * The items of one stream, from submission to answer, and their counters. No I/O, no clock.
  *
- * At every moment:
+ * Invariants:
  *     sent == results + dropped + errors + unanswered
  *     offered == sent + replaced + unsent + waiting
  *
@@ -11,22 +11,22 @@
  * @typedef {object} Timing  What the client adds to each answer, in milliseconds of its own clock.
  * @property {unknown} item  What was sent.
  * @property {number} captured  When it was captured.
- * @property {number} turn_ms  From capture until its turn: a free window, a draining socket.
- * @property {number} encode_ms  From its turn until it was handed to the socket.
- * @property {number} round_trip_ms  From there to the answer.
- * @property {number} freshness_ms  From capture to the answer.
+ * @property {number} wait_ms  From capture until the window and the socket had room.
+ * @property {number} encode_ms  From then until it was handed to the socket.
+ * @property {number} round_trip_ms  From then until the answer.
+ * @property {number} freshness_ms  From capture until the answer.
  *
  * @typedef {import("./protocol.js").Result & Timing} Result
  * @typedef {import("./protocol.js").Dropped & Timing} Dropped
- * @typedef {ServerError & {seq: number} & Timing} Failed  Code `connection_lost` is the client's own.
+ * @typedef {ServerError & {seq: number} & Timing} Failed  The code `connection_lost` is the client's own.
  * @typedef {Result | Dropped | Failed} Answer
  * @typedef {import("./protocol.js").Result | import("./protocol.js").Dropped | (ServerError & {seq: number})} Outcome
  *
  * @typedef {object} Counters
  * @property {number} offered  Given to `offer` and `send`.
- * @property {number} replaced  Frames never sent, because a newer one came.
- * @property {number} unsent  Items never sent for another reason: bad ones, frames that came to nothing, a final state.
- * @property {number} waiting  Items that wait for their turn.
+ * @property {number} replaced  Frames not sent because a newer one arrived.
+ * @property {number} unsent  Items not sent for another reason: invalid, null, failed to encode, stream closed.
+ * @property {number} waiting
  * @property {number} sent
  * @property {number} answered  `results + dropped + errors`.
  * @property {number} results
@@ -38,16 +38,16 @@
  * @typedef {{superseded: number, expired: number, draining: number, other: number}} DroppedBy
  */
 
-/** One item on its way: from being given to the client, through its turn, to its answer. */
-export class Turn {
+/** One item that was submitted and has no answer yet. */
+export class PendingItem {
   taken = 0;
   sent = 0;
 
   /**
-   * @param {any} item  What to send, or a function that makes it.
+   * @param {any} item  What to send, or a function that returns it.
    * @param {Meta} meta
    * @param {number} captured
-   * @param {boolean} replaceable  Whether a newer one takes its place while it waits.
+   * @param {boolean} replaceable  Whether a newer item replaces it while it waits.
    */
   constructor(item, meta, captured, replaceable) {
     this.item = item;
@@ -59,13 +59,13 @@ export class Turn {
   }
 }
 
-export class Ledger {
+export class PendingItems {
   #counts = { offered: 0, replaced: 0, unsent: 0, sent: 0, results: 0, errors: 0 };
   /** @type {DroppedBy} */ #droppedBy = { superseded: 0, expired: 0, draining: 0, other: 0 };
-  /** @type {Turn[]} */ #queue = [];
-  /** @type {Turn | null} */ #pending = null;
-  /** @type {Turn | null} */ #taken = null;
-  /** @type {Map<number, Turn>} */ #unanswered = new Map();
+  /** @type {PendingItem[]} */ #queue = [];
+  /** @type {PendingItem | null} */ #latest = null;
+  /** @type {PendingItem | null} */ #preparing = null;
+  /** @type {Map<number, PendingItem>} */ #unanswered = new Map();
 
   /** @returns {Readonly<Counters>} */
   get counters() {
@@ -82,138 +82,138 @@ export class Ledger {
   }
 
   get waiting() {
-    return this.#queue.length + (this.#pending ? 1 : 0) + (this.#taken ? 1 : 0);
+    return this.#queue.length + (this.#latest ? 1 : 0) + (this.#preparing ? 1 : 0);
   }
 
   get unanswered() {
     return this.#unanswered.size;
   }
 
-  /** The item being made ready to send. */
-  get taken() {
-    return this.#taken;
+  /** The item being prepared for sending. */
+  get preparing() {
+    return this.#preparing;
   }
 
-  /** When the oldest unanswered item was sent; null when there is none. */
+  /** When the oldest unanswered item was sent; null if there is none. */
   get oldestSent() {
-    for (const turn of this.#unanswered.values()) return turn.sent;
+    for (const pending of this.#unanswered.values()) return pending.sent;
     return null;
   }
 
-  /** @param {Turn} turn */
-  offer(turn) {
+  /** @param {PendingItem} pending */
+  add(pending) {
     this.#counts.offered++;
-    if (!turn.replaceable) {
-      this.#queue.push(turn);
+    if (!pending.replaceable) {
+      this.#queue.push(pending);
       return;
     }
-    if (this.#pending) this.#replaced(this.#pending);
-    this.#pending = turn;
+    if (this.#latest) this.#replaced(this.#latest);
+    this.#latest = pending;
   }
 
-  /** Refuse an item instead of letting it wait. @param {Turn} turn @param {Error | null} error */
-  refuse(turn, error) {
+  /** Count an item and end it unsent. @param {PendingItem} pending @param {Error | null} error */
+  reject(pending, error) {
     this.#counts.offered++;
-    this.#unsent(turn, error);
+    this.#unsent(pending, error);
   }
 
-  /** Take the next item that waits: at most one at a time is being made ready. @param {number} now */
+  /** Take the next waiting item to prepare it: at most one at a time, to keep the order. @param {number} now */
   take(now) {
-    const turn = this.#queue.shift() ?? this.#pending;
-    if (turn === null) return null;
-    if (turn === this.#pending) this.#pending = null;
-    turn.taken = now;
-    this.#taken = turn;
-    return turn;
+    const pending = this.#queue.shift() ?? this.#latest;
+    if (pending === null) return null;
+    if (pending === this.#latest) this.#latest = null;
+    pending.taken = now;
+    this.#preparing = pending;
+    return pending;
   }
 
-  /** The taken item is handed to the socket. @param {number} seq @param {unknown} item @param {number} now */
-  send(seq, item, now) {
-    const turn = /** @type {Turn} */ (this.#taken);
-    this.#taken = null;
+  /** The prepared item was handed to the socket. @param {number} seq @param {unknown} item @param {number} now */
+  markSent(seq, item, now) {
+    const pending = /** @type {PendingItem} */ (this.#preparing);
+    this.#preparing = null;
     this.#counts.sent++;
-    turn.item = item;
-    turn.sent = now;
-    this.#unanswered.set(seq, turn);
+    pending.item = item;
+    pending.sent = now;
+    this.#unanswered.set(seq, pending);
   }
 
-  /** The taken item comes to nothing. @param {Error | null} error */
+  /** End the item being prepared unsent. @param {Error | null} error */
   discard(error) {
-    const turn = /** @type {Turn} */ (this.#taken);
-    this.#taken = null;
-    this.#unsent(turn, error);
+    const pending = /** @type {PendingItem} */ (this.#preparing);
+    this.#preparing = null;
+    this.#unsent(pending, error);
   }
 
-  /** The taken item waits again, or is replaced where a newer one has come. */
+  /** Return the item being prepared to waiting, unless a newer one has replaced it. */
   putBack() {
-    const turn = this.#taken;
-    this.#taken = null;
-    if (turn === null) return;
-    if (!turn.replaceable) this.#queue.unshift(turn);
-    else if (this.#pending) this.#replaced(turn);
-    else this.#pending = turn;
+    const pending = this.#preparing;
+    this.#preparing = null;
+    if (pending === null) return;
+    if (!pending.replaceable) this.#queue.unshift(pending);
+    else if (this.#latest) this.#replaced(pending);
+    else this.#latest = pending;
   }
 
   /**
-   * Book an answer.
+   * Count an answer and resolve the item's promise with it.
    *
    * @param {Outcome} outcome
    * @param {number} now
-   * @returns {Readonly<Answer> | null} Null when no item of that number waits for one.
+   * @returns {Readonly<Answer> | null} Null if no item with this `seq` is unanswered.
    */
   answer(outcome, now) {
-    const turn = this.#unanswered.get(outcome.seq);
-    if (turn === undefined) return null;
+    const pending = this.#unanswered.get(outcome.seq);
+    if (pending === undefined) return null;
     this.#unanswered.delete(outcome.seq);
     if (outcome.type === "result") this.#counts.results++;
     else if (outcome.type === "error") this.#counts.errors++;
     else this.#droppedBy[dropReason(outcome.reason)]++;
     const answer = Object.freeze({
       ...outcome,
-      item: turn.item,
-      captured: turn.captured,
-      turn_ms: turn.taken - turn.captured,
-      encode_ms: turn.sent - turn.taken,
-      round_trip_ms: now - turn.sent,
-      freshness_ms: now - turn.captured,
+      item: pending.item,
+      captured: pending.captured,
+      wait_ms: pending.taken - pending.captured,
+      encode_ms: pending.sent - pending.taken,
+      round_trip_ms: now - pending.sent,
+      freshness_ms: now - pending.captured,
     });
-    turn.answer.resolve(answer);
+    pending.answer.resolve(answer);
     return answer;
   }
 
-  /** Answer everything that is unanswered with `connection_lost`. @param {string} message @param {number} now */
-  lose(message, now) {
+  /** Answer all unanswered items with the error `connection_lost`. @param {string} message @param {number} now */
+  failUnanswered(message, now) {
     const lost = { type: /** @type {const} */ ("error"), code: "connection_lost", message, retryable: true };
     return [...this.#unanswered].map(
-      ([seq, turn]) => /** @type {Answer} */ (this.answer({ ...lost, seq, id: turn.meta.id ?? null }, now)),
+      ([seq, pending]) => /** @type {Answer} */ (this.answer({ ...lost, seq, id: pending.meta.id ?? null }, now)),
     );
   }
 
-  /** Give up everything that waits. @param {Error} error  What rejects the promises of `send`. */
-  clear(error) {
+  /** End all waiting items unsent. @param {Error} error  Rejects the promises of `send`. */
+  clearWaiting(error) {
     this.putBack();
-    const left = this.#pending ? [...this.#queue, this.#pending] : this.#queue;
+    const waiting = this.#latest ? [...this.#queue, this.#latest] : this.#queue;
     this.#queue = [];
-    this.#pending = null;
-    for (const turn of left) this.#unsent(turn, turn.replaceable ? null : error);
+    this.#latest = null;
+    for (const pending of waiting) this.#unsent(pending, pending.replaceable ? null : error);
   }
 
-  /** @param {Turn} turn */
-  #replaced(turn) {
+  /** @param {PendingItem} pending */
+  #replaced(pending) {
     this.#counts.replaced++;
-    turn.answer.resolve(null);
+    pending.answer.resolve(null);
   }
 
-  /** @param {Turn} turn @param {Error | null} error */
-  #unsent(turn, error) {
+  /** @param {PendingItem} pending @param {Error | null} error */
+  #unsent(pending, error) {
     this.#counts.unsent++;
-    if (error) turn.answer.reject(error);
-    else turn.answer.resolve(null);
+    if (error) pending.answer.reject(error);
+    else pending.answer.resolve(null);
   }
 }
 
 /** @param {string} reason @returns {keyof DroppedBy} */
 function dropReason(reason) {
-  // a later server may know more reasons, and its words must not become our counters' names
+  // a newer server may send other reasons, which must not become counter names
   return reason === "superseded" || reason === "expired" || reason === "draining" ? reason : "other";
 }
