@@ -20,7 +20,7 @@ const COUNTERS = {
   superseded: "Dropped, superseded",
   expired: "Dropped, expired",
   draining: "Dropped, draining",
-  replaced: "Replaced before sending",
+  replaced: "Replaced, unsent",
   errors: "Errors",
 };
 
