@@ -36,7 +36,7 @@ CONTENT_TYPES = {
     ".js": "text/javascript; charset=utf-8",
     ".svg": "image/svg+xml",
 }
-"""What the page is made of; files of other kinds in its folder are not served."""
+"""The kinds of files that make up the page; others in its folders are not served."""
 
 HEADERS = {
     "Content-Security-Policy": (
@@ -73,7 +73,7 @@ def make_app(settings: Settings, engine: Engine) -> web.Application:
 
 
 def page() -> dict[str, Handler]:
-    """Read the page's files, once: what is served is fixed from here on, and no request names a file."""
+    """Read the page's files once, subfolders included: a request never names a file to open."""
 
     def serve(body: bytes, content_type: str) -> Handler:
         async def handler(_: web.Request) -> web.Response:
@@ -83,10 +83,14 @@ def page() -> dict[str, Handler]:
         return handler
 
     handlers = {}
-    for file in resources.files("web_client").iterdir():
-        content_type = CONTENT_TYPES.get(file.name[file.name.rfind(".") :])
-        if content_type:
-            handlers[f"/{file.name}"] = serve(file.read_bytes(), content_type)
+    folders = [("/", resources.files("web_client"))]
+    for prefix, folder in folders:
+        for file in folder.iterdir():
+            content_type = CONTENT_TYPES.get(file.name[file.name.rfind(".") :])
+            if file.is_dir():
+                folders.append((f"{prefix}{file.name}/", file))
+            elif content_type:
+                handlers[prefix + file.name] = serve(file.read_bytes(), content_type)
     handlers["/"] = handlers["/index.html"]
     return handlers
 
