@@ -18,7 +18,7 @@ from stream_server.errors import (
     BadOption,
     Malformed,
     WrongKind,
-    meaning,
+    error_info,
 )
 
 SUBPROTOCOL = "stream-inference.v1"
@@ -250,17 +250,17 @@ def write_failed(failed: items.Failed, id_: str | None) -> str:
 
 def write_error(error: BaseException) -> str:
     """Write an error of the conversation itself, with its code out of the table in `errors`."""
-    means = meaning(error)
+    info = error_info(error)
     # a defect's own words may hold paths and names that are nobody else's business
-    message = "the server failed" if means.code == "internal" else str(error)
+    message = "the server failed" if info.code == "internal" else str(error)
     body: dict[str, Any] = {
         "type": "error",
-        "code": means.code,
+        "code": info.code,
         "message": message,
-        "retryable": means.retryable,
+        "retryable": info.retryable,
     }
-    if means.retry_after_ms:
-        body["retry_after_ms"] = means.retry_after_ms
+    if info.retry_after_ms:
+        body["retry_after_ms"] = info.retry_after_ms
     return json.dumps(body)
 
 

@@ -17,7 +17,7 @@ from aiohttp import WSMsgType, web
 
 from inference.engine import Engine
 from inference.items import Item, Outcome
-from stream_server.errors import Broken, Idle, StreamServerError, meaning
+from stream_server.errors import Broken, Idle, StreamServerError, error_info
 from stream_server.protocol.server_side import write_error
 from stream_server.server.config import Timeouts
 from stream_server.server.metrics import Metrics
@@ -279,4 +279,4 @@ async def refuse(
             await ws.send_str(write_error(error))
     except (TimeoutError, ConnectionError):
         transport.abort()
-    await close(ws, transport, meaning(error).close or 1011, timeouts.close_s)
+    await close(ws, transport, error_info(error).close or 1011, timeouts.close_s)

@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 from inference import items
 from inference.model import InputKind, ModelCard
 from stream_server.errors import (
-    MEANINGS,
+    STREAM_ERRORS,
     BadOption,
     Broken,
     Malformed,
     StreamServerError,
     WrongKind,
-    meaning,
+    error_info,
 )
 from stream_server.protocol import client_side as answers
 from stream_server.protocol import server_side as protocol
@@ -61,7 +61,7 @@ def test_client_messages(case: dict[str, Any]) -> None:
     if "fails" in case:
         with pytest.raises((Malformed, WrongKind)) as caught:
             protocol.read_client_message(case["text"], case["input"])
-        assert meaning(caught.value).code == case["fails"]
+        assert error_info(caught.value).code == case["fails"]
     else:
         assert read(protocol.read_client_message(case["text"], case["input"])) == case["reads"]
 
@@ -72,7 +72,7 @@ def test_options(case: dict[str, Any]) -> None:
     if "fails" in case:
         with pytest.raises(BadOption) as caught:
             protocol.read_options(query)
-        assert meaning(caught.value).code == case["fails"]
+        assert error_info(caught.value).code == case["fails"]
     else:
         assert protocol.read_options(query) == StreamOptions(**case["reads"])
 
@@ -232,13 +232,13 @@ def test_an_items_error_reads_back(
     assert answers.read_server_message(written) == answers.Error(seq, id_, code, message, retryable)
 
 
-@pytest.mark.parametrize("cls", [cls for cls in MEANINGS if cls is not Broken])
+@pytest.mark.parametrize("cls", [cls for cls in STREAM_ERRORS if cls is not Broken])
 def test_an_error_of_the_stream_reads_back(cls: type[StreamServerError]) -> None:
-    means = MEANINGS[cls]
-    expected = answers.Error(None, None, means.code, 'say "why"\n', means.retryable, means.retry_after_ms)
+    info = STREAM_ERRORS[cls]
+    expected = answers.Error(None, None, info.code, 'say "why"\n', info.retryable, info.retry_after_ms)
     written = protocol.write_error(cls('say "why"\n'))
     assert answers.read_server_message(written) == expected
-    assert ("retry_after_ms" in json.loads(written)) is (means.retry_after_ms is not None)
+    assert ("retry_after_ms" in json.loads(written)) is (info.retry_after_ms is not None)
 
 
 @pytest.mark.parametrize("error", [Broken("/etc/secret"), RuntimeError("/etc/secret")])
@@ -272,7 +272,7 @@ def write(told: dict[str, Any]) -> str:
             failed = items.Failed(item(seq), told["code"], told["message"], told["retryable"])
             return protocol.write_failed(failed, told["id"])
         case {"type": "error", "code": code, "message": message}:
-            (cls,) = (cls for cls, means in MEANINGS.items() if means.code == code)
+            (cls,) = (cls for cls, info in STREAM_ERRORS.items() if info.code == code)
             return protocol.write_error(cls(message))
         case {"type": "goaway", "grace_ms": grace_ms, "retry_after_ms": retry_after_ms}:
             return protocol.write_goaway(grace_ms, retry_after_ms)
