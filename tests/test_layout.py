@@ -87,7 +87,6 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "stream_server.protocol": (
         "inference.items",
         "inference.model",
-        "inference.wire.strict_json",
         "stream_server.errors",
     ),
     "stream_server.client": ("inference.model", "stream_server.errors", "stream_server.protocol"),

@@ -14,6 +14,7 @@ from math import ceil
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Protocol
 
+from msgspec import structs
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
@@ -85,7 +86,7 @@ class Report:
         """Write that the last item was not sent after all."""
         number, item, _ = self._pending.pop()
         self.unsent += 1
-        answer = Error(None, None, "too_large", why, retryable=False)
+        answer = Error("too_large", why, retryable=False)
         if self._witness:
             self._witness.answered(number, answer)
         self._write({"seq": None, "item": item.name, "type": "error", "code": answer.code, "message": why})
@@ -176,7 +177,7 @@ class Report:
         if agree(stream):
             self._console.print("every item has its one answer, and the server's counts agree", style="green")
         else:
-            theirs = asdict(stream.ended) if stream.ended else "none, the stream did not end"
+            theirs = structs.asdict(stream.ended) if stream.ended else "none, the stream did not end"
             self._console.print(
                 f"not every item is accounted for; here {asdict(counts)}, server {theirs}", style="red"
             )
@@ -196,7 +197,7 @@ def agree(stream: Stream) -> bool:
 
 def _line(answer: Answer, name: str, trip_ms: float) -> dict[str, Any]:
     line = {"seq": answer.seq, "item": name, "type": type(answer).__name__.lower()}
-    fields = asdict(answer)
+    fields = structs.asdict(answer)
     for known in ("seq", "id", "model", "version", "retry_after_ms"):
         fields.pop(known, None)
     return line | fields | {"round_trip_ms": round(trip_ms, 3)}
