@@ -61,7 +61,7 @@ def allowed(wanted: int) -> int:
 def roomy(streams: int) -> Iterator[Program]:
     """Run a server of the null model that lets so many streams in, all from one address."""
     most = streams + SPARE
-    limits = ("--set", f"limits.max_streams={most}", "--set", f"limits.max_streams_per_peer={most}")
+    limits = ("--set", f"limits.max_streams={most}", "--set", f"limits.max_streams_per_principal={most}")
     with serving("echo", *limits) as server:
         yield server
 

@@ -130,7 +130,7 @@ def target(say: Say, options: Options, default: str, *args: str) -> Iterator[Tar
 
 def limits() -> Sequence[str]:
     """Give the settings of a server that lets one address have all streams."""
-    names = ("max_streams", "max_streams_per_peer")
+    names = ("max_streams", "max_streams_per_principal")
     return [part for name in names for part in ("--set", f"limits.{name}={STREAMS_MOST}")]
 
 

@@ -167,7 +167,7 @@ def growth(say: Say, rounds: int, seconds: float) -> Section:
     """Measure what a frame costs by the number of streams."""
     costs: dict[int, list[float]] = {streams: [] for streams in STREAMS}
     runs: list[Run] = []
-    with serving("echo", "--set", f"limits.max_streams_per_peer={max(STREAMS)}") as server:
+    with serving("echo", "--set", f"limits.max_streams_per_principal={max(STREAMS)}") as server:
         for number in range(rounds):
             say(f"growth, round {number + 1} of {rounds}: {', '.join(map(str, STREAMS))} streams")
             for streams, into in costs.items():

@@ -119,10 +119,12 @@ PURE = (
     "inference.scheduling",
     "inference.wire.features",
     "inference.wire.strict_json",
+    "inference.own_names",
     "stream_server.errors",
     "stream_server.protocol",
     "stream_server.recording.compare",
     "stream_server.server.config",
+    "stream_server.server.config_file",
     "stream_server.server.origins",
     "stream_server.server.session",
 )

@@ -17,7 +17,8 @@ from inference.engine import Engine
 from inference.items import Failed, Outcome, Result
 from inference.model import ModelError, ModelSource
 from stream_server.commands.serve import assign
-from stream_server.server.config import SHIPPED, read_settings
+from stream_server.server.config import SHIPPED
+from stream_server.server.config_file import read_settings
 
 EPILOG = """\
 examples:

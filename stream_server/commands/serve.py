@@ -14,7 +14,8 @@ from typing import Any
 
 from inference.model import NAME
 from stream_server.errors import ConfigError
-from stream_server.server.config import SHIPPED, Settings, read_settings
+from stream_server.server.config import SHIPPED, Settings
+from stream_server.server.config_file import read_settings
 from stream_server.server.server import Server, serve
 
 EPILOG = """\
@@ -23,7 +24,7 @@ examples:
   stream-server serve --host 0.0.0.0 --port 80 --workers 8
   stream-server serve --model faces --model mypackage.mymodule:MyModel
   stream-server serve --group rare=spam,echo:1       # they share one worker, faces has the others
-  stream-server serve --set models.faces.long_side=320 --set limits.max_streams=50
+  stream-server serve --set models.faces.options.long_side=320 --set limits.max_streams=50
 
 A settings file has the tables [server], [limits], [timeouts], [models.NAME] and [groups.NAME]; flags win over it.
 SIGTERM or Ctrl-C answers what was accepted and stops; a second one stops at once. SIGHUP replaces the workers one
@@ -59,7 +60,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="any key of the settings file, e.g. models.faces.long_side=320; may be repeated",
+        help="any key of the settings file, e.g. models.faces.options.long_side=320; may be repeated",
     )
     add("--allow-origin", action="append", metavar="URL", help="let pages of this origin use the server")
     add("--allow-host", action="append", metavar="NAME", help="answer to this host name too")

@@ -77,37 +77,45 @@ def _inside(one: inspect.Type, step: str) -> Iterator[inspect.Type]:
             yield from _flat(value)
 
 
+def allowed(cls: type[msgspec.Struct], name: str) -> str:
+    """Say what a field of a struct allows."""
+    types = _inside(inspect.type_info(cls), name)
+    return " or ".join(dict.fromkeys(filter(None, map(describe, types))))
+
+
 def describe(one: inspect.Type) -> str:
     """Say what a type allows; a hint that stands in its metadata follows in brackets."""
-    allowed = ""
+    text = ""
     match one:
         case inspect.Metadata(inner, extra_json_schema=extra):
             hint = (extra or {}).get("description")
-            allowed = f"{describe(inner)} ({hint})" if hint else describe(inner)
+            text = f"{describe(inner)} ({hint})" if hint else describe(inner)
         case inspect.BoolType():
-            allowed = "true or false"
+            text = "true or false"
         case inspect.IntType():
-            allowed = "a whole number" + _range(one)
+            text = "a whole number" + _range(one)
         case inspect.FloatType():
-            allowed = "a number" + _range(one)
+            text = "a number" + _range(one)
         case inspect.StrType(min_length, max_length):
-            allowed = "a string"
+            text = "a string"
             if max_length is not None:
-                allowed += f" of {min_length or 0} to {max_length} characters"
+                text += f" of {min_length or 0} to {max_length} characters"
         case inspect.LiteralType(values):
             *most, last = map(str, values)
-            allowed = f"{', '.join(most)} or {last}" if most else last
+            text = f"{', '.join(most)} or {last}" if most else last
         case inspect.VarTupleType(inspect.StrType()) | inspect.ListType(inspect.StrType()):
-            allowed = "a list of strings"
+            text = "a list of strings"
         case inspect.VarTupleType() | inspect.ListType():
-            allowed = "a list"
-    return allowed
+            text = "a list"
+    return text
 
 
 def _range(one: inspect.IntType | inspect.FloatType) -> str:
     if one.ge is not None and one.le is not None:
         return f" from {_plain(one.ge)} to {_plain(one.le)}"
     above = f" above {_plain(one.gt)}" if one.gt is not None else ""
+    if one.ge is not None:
+        above = f" of at least {_plain(one.ge)}"
     return above + (f", at most {_plain(one.le)}" if one.le is not None else "")
 
 

@@ -168,8 +168,8 @@ def admit(request: web.Request, session: Session) -> None:
     limits, connections = request.app[SETTINGS].limits, request.app[CONNECTIONS]
     if connections.draining:
         raise Draining("the server is shutting down; try again in a moment")
-    if connections.of_peer(request.remote or "") >= limits.max_streams_per_peer:
-        most = limits.max_streams_per_peer
+    if connections.of_peer(request.remote or "") >= limits.max_streams_per_principal:
+        most = limits.max_streams_per_principal
         raise TooManyStreams(f"your address has its {most} streams; close one, or try again later")
     if len(connections) >= limits.max_streams:
         raise TooManyStreams(f"the server has its {limits.max_streams} streams; try again later")

@@ -161,7 +161,7 @@ def test_several_runs_of_a_number_are_one_point_with_its_spread() -> None:
 def test_a_server_that_refuses_cameras_is_searched_to_the_end(
     start_server: Callable[..., RunningServer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    server = start_server("--model", "echo", "--workers", "1", "--set", "limits.max_streams_per_peer=5")
+    server = start_server("--model", "echo", "--workers", "1", "--set", "limits.max_streams_per_principal=5")
     monkeypatch.setattr("benchmarks.search.CLOSED_S", 0.3)
     # what a busy machine makes late or void is sustained here: the server's limit alone is to be found
     monkeypatch.setattr("benchmarks.search.fails", lambda *_: "")

@@ -17,7 +17,8 @@ from inference.pool.groups import Group
 from stream_server.cli import main, make_parser
 from stream_server.commands.serve import assign, document, read_group
 from stream_server.errors import ConfigError
-from stream_server.server.config import Settings, read_settings
+from stream_server.server.config import Settings
+from stream_server.server.config_file import read_settings
 from tests.conftest import START_TIMEOUT, RunningServer
 
 SAMPLES = "tests.inference.sample_models"
@@ -40,9 +41,9 @@ def test_every_flag_is_a_setting() -> None:
         *("--group", "rare=faces:2", "--group", "own=mine"),
         *(
             "--set",
-            "models.faces.long_side=320",
+            "models.faces.options.long_side=320",
             "--set",
-            "models.mine.name=a b",
+            "models.mine.options.name=a b",
             "--set",
             "limits.max_streams=5",
         ),
@@ -164,22 +165,28 @@ def test_a_value_is_no_table() -> None:
     [
         (["--model", "nothing"], "or name one that ships: faces, spam, echo"),
         (["--model", "echo", "--model", "echo"], "two models have the same name"),
-        (["--port", "70000"], "port = 70000; use 0 to 65,535"),
-        (["--workers", "0"], "workers = 0"),
-        (["--group", "rare=spam:0"], "workers in [groups.rare] = 0; use 1 to 1,024"),
+        (["--port", "70000"], "must be a whole number from 0 to 65,535 (0 takes a free one), not 70000"),
+        (["--workers", "0"], "must be a whole number from 1 to 1,024 (one per core is best), not 0"),
+        (
+            ["--group", "rare=spam:0"],
+            "workers in [groups.rare] must be a whole number from 1 to 1,024, not 0",
+        ),
         (["--group", "rare=ham"], "group rare has no model 'ham' to hold"),
         (["--group", "rare=spam", "--group", "own=spam"], "model spam is in two groups"),
         (["--group", "rare=spam:"], "write it as NAME=MODEL,MODEL:N"),
         (["--set", "groups=5", "--group", "rare=spam"], "groups "),
-        (["--set", "server.spares=-1"], "spares = -1; use 0 to 16"),
+        (["--set", "server.spares=-1"], "spares in [server] must be a whole number from 0 to 16"),
         (["--set", "limits.max_stream=1"], "unknown key 'max_stream' in [limits]"),
         (["--set", "limit.max_streams=1"], "unknown table [limit]"),
         (["--set", "limits.max_streams"], "write it as KEY=VALUE"),
         (["--set", "server=5"], "server must be a table"),
         (["--set", "server=5", "--port", "0"], "server must be a table"),
-        (["--set", "server.port=0x"], "port in [server] must be int"),
+        (["--set", "server.port=0x"], "port in [server] must be a whole number"),
         (["--config", "no/such/file.toml"], "cannot read no/such/file.toml: No such file or directory"),
-        (["--workers", "4", "--model", "spam", "--group", "own=spam"], "here is none: give groups theirs"),
+        (
+            ["--workers", "4", "--model", "spam", "--group", "own=spam"],
+            "every model is in one: give the groups theirs",
+        ),
         (["--config", "."], "cannot read ."),
         (["--host", "no.such.host.invalid"], "cannot listen on no.such.host.invalid"),
     ],

@@ -41,8 +41,8 @@ HANDSHAKE = {
 
 PROMISES = (
     "--model=promises=tests.stream_server.sample_models:Promise",
-    "--set=models.promises.min_rate=4",
-    "--set=models.promises.seconds=0.1",
+    "--set=models.promises.options.min_rate=4",
+    "--set=models.promises.options.seconds=0.1",
 )
 """A model whose every stream needs 0.4 of a worker."""
 
@@ -248,7 +248,7 @@ async def test_the_subprotocol_is_chosen_among_others_and_nothing_is_compressed(
         assert not ws.compress
 
 
-@pytest.mark.parametrize("limit", ["max_streams", "max_streams_per_peer"])
+@pytest.mark.parametrize("limit", ["max_streams", "max_streams_per_principal"])
 async def test_a_stream_too_many_is_refused_until_another_ends(
     limit: str, start_server: Callable[..., RunningServer]
 ) -> None:
@@ -289,7 +289,7 @@ async def test_a_stream_that_would_break_a_promise_is_refused_until_another_ends
 async def test_streams_that_come_at_once_do_not_slip_in_together(
     limit: tuple[str, ...], start_server: Callable[..., RunningServer]
 ) -> None:
-    server = start_server("--workers=1", "--set=models.promises.min_rate=0", *limit)
+    server = start_server("--workers=1", "--set=models.promises.options.min_rate=0", *limit)
     url = server.url + "/v2/models/promises/stream"
     connector = aiohttp.TCPConnector(limit=0)
     async with (
@@ -342,7 +342,7 @@ async def test_the_largest_weight_is_the_operators(start_server: Callable[..., R
 async def test_the_streams_of_one_address_are_not_those_of_another(
     start_server: Callable[..., RunningServer],
 ) -> None:
-    server = start_server("--workers=1", "--model=echo", "--set=limits.max_streams_per_peer=1")
+    server = start_server("--workers=1", "--model=echo", "--set=limits.max_streams_per_principal=1")
     url = server.url + "/v2/models/echo/stream"
     elsewhere = aiohttp.TCPConnector(local_addr=("127.0.0.2", 0))
     async with (

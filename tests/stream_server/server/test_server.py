@@ -26,7 +26,7 @@ import pytest
 from aiohttp import web
 
 from stream_server import End, Result, connect
-from stream_server.server.config import read_settings
+from stream_server.server.config_file import read_settings
 from stream_server.server.http_api import CALLERS, CONNECTIONS
 from stream_server.server.server import FULL_COLLECTION, Server, settle
 from tests.conftest import WAIT, RunningServer
