@@ -108,6 +108,21 @@ def test_each_floor_imports_only_what_is_below(name: str) -> None:
     assert not {imported for imported in ours if not within(imported, *allowed)}
 
 
+COMMANDS = {
+    name
+    for name in NAMES
+    if within(name, "stream_server.commands")
+    and any(isinstance(node, ast.FunctionDef) and node.name == "run" for node in MODULES[name].body)
+}
+"""The modules that are commands; what they share is in the others of their folder."""
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if within(name, "stream_server.commands")])
+def test_no_command_imports_another_one(name: str) -> None:
+    assert len(COMMANDS) >= 7
+    assert not imports(name) & (COMMANDS - {name})
+
+
 PURE = (
     "benchmarks.arrivals",
     "benchmarks.latencies",
