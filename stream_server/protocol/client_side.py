@@ -6,6 +6,7 @@ No I/O, no clock.
 from __future__ import annotations
 
 import json
+import math
 from collections import deque
 from dataclasses import dataclass
 from typing import Any, TypeAlias, get_args
@@ -15,8 +16,8 @@ import msgspec
 
 from inference.model import InputKind, Policy
 from stream_server.errors import ConfigError, ConnectFailed, TooLarge
-from stream_server.protocol.decoding import decode
-from stream_server.protocol.server_side import MAX_AGE_MS, SUBPROTOCOL, Meta, StreamOptions
+from stream_server.protocol.decoding import decode, words
+from stream_server.protocol.server_side import MAX_AGE_MS, MIN_WEIGHT, SUBPROTOCOL, Meta, StreamOptions
 
 END = '{"type": "end"}'
 """What says that no more items come."""
@@ -59,6 +60,36 @@ def stream_address(url: str, model: str, version: str | None, options: StreamOpt
     return f"{address}?{query}" if query else address
 
 
+def check_options(options: StreamOptions) -> None:
+    """Check what a program asks for, before anything is sent; what is only too much is for the server to refuse.
+
+    Raises:
+        TypeError: an option is of a wrong type.
+        ValueError: it is out of range.
+    """
+    if options.policy not in (None, *get_args(Policy)):
+        raise ValueError(f"policy must be {words(Policy)}, not {options.policy!r}")
+    _check_whole("window", options.window, None)
+    _check_whole("max_age_ms", options.max_age_ms, MAX_AGE_MS)
+    weight = options.weight
+    if weight is None:
+        return
+    # bool is an int to isinstance
+    if isinstance(weight, bool) or not isinstance(weight, (int, float)):
+        raise TypeError(f"weight must be a number, not {weight!r}")
+    if not MIN_WEIGHT <= weight < math.inf:
+        raise ValueError(f"weight must be a number of at least {MIN_WEIGHT}, not {weight}")
+
+
+def _check_whole(name: str, value: Any, most: int | None) -> None:
+    allowed = "of at least 1" if most is None else f"from 1 to {most:,}"
+    sentence = f"{name} must be a whole number {allowed}, not {value!r}"
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
+        raise TypeError(sentence)
+    if value is not None and not 1 <= value <= (value if most is None else most):
+        raise ValueError(sentence)
+
+
 def _with_meta(body: dict[str, Any], meta: Meta) -> str:
     if meta.id is not None:
         body["id"] = meta.id
@@ -83,8 +114,7 @@ def encode_item(item: Any, ready: Ready, max_age_ms: int | None) -> str | bytes:
         TypeError, ValueError: not what the model takes, or what JSON cannot hold.
         TooLarge: over the server's limit.
     """
-    if max_age_ms is not None and not 1 <= max_age_ms <= MAX_AGE_MS:
-        raise ValueError(f"max_age_ms must be a whole number from 1 to {MAX_AGE_MS:,}, not {max_age_ms}")
+    _check_whole("max_age_ms", max_age_ms, MAX_AGE_MS)
     message: str | bytes
     if ready.input in ("image", "bytes"):
         if not isinstance(item, (bytes, bytearray, memoryview)):

@@ -317,7 +317,7 @@ def test_the_command_line_does_not_import_what_a_server_must_not() -> None:
 
 def test_the_help_explains_every_source(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
-        make_parser().parse_args(["stream", "--help"])
+        make_parser("stream").parse_args(["stream", "--help"])
     assert ended.value.code == 0
     text = capsys.readouterr().out
     for word in ("webcam:1", "sample", "standard input", "folder", "video", "Exit status 0", "--draw"):

@@ -215,3 +215,44 @@ def test_whatever_happens_every_item_has_one_answer_in_order(steps: list[str]) -
         assert now.unanswered == ledger.unanswered
     assert given_out == list(range(1, len(given_out) + 1))
     assert len(given_out) + ledger.unanswered == ledger.sent
+
+
+@pytest.mark.parametrize("value", [33.3, 33.0, True, "33", float("nan"), b"1"])
+def test_an_age_that_is_not_a_whole_number_is_a_type_error(value: Any) -> None:
+    for kind, item in (("image", b"x"), ("text", "x"), ("data", 1)):
+        with pytest.raises(TypeError, match="max_age_ms must be a whole number from 1 to 3,600,000, not"):
+            answers.encode_item(item, ready(kind), value)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "sentence"),
+    [
+        ({"max_age_ms": 33.3}, TypeError, "max_age_ms must be a whole number from 1 to 3,600,000, not 33.3"),
+        ({"max_age_ms": True}, TypeError, "max_age_ms must be a whole number"),
+        ({"max_age_ms": "33"}, TypeError, "max_age_ms must be a whole number from 1 to 3,600,000, not '33'"),
+        ({"max_age_ms": float("nan")}, TypeError, "max_age_ms must be a whole number"),
+        ({"max_age_ms": 0}, ValueError, "max_age_ms must be a whole number from 1 to 3,600,000, not 0"),
+        ({"max_age_ms": 3_600_001}, ValueError, "max_age_ms must be a whole number"),
+        ({"window": True}, TypeError, "window must be a whole number of at least 1, not True"),
+        ({"window": "4"}, TypeError, "window must be a whole number"),
+        ({"window": 4.0}, TypeError, "window must be a whole number"),
+        ({"window": 0}, ValueError, "window must be a whole number of at least 1, not 0"),
+        ({"weight": True}, TypeError, "weight must be a number, not True"),
+        ({"weight": "1"}, TypeError, "weight must be a number, not '1'"),
+        ({"weight": float("nan")}, ValueError, "weight must be a number of at least 0.01, not nan"),
+        ({"weight": float("inf")}, ValueError, "weight must be a number of at least 0.01, not inf"),
+        ({"weight": 0.001}, ValueError, "weight must be a number of at least 0.01, not 0.001"),
+        ({"policy": "newest"}, ValueError, "policy must be latest or queue, not 'newest'"),
+        ({"policy": ["latest"]}, ValueError, "policy must be latest or queue"),
+    ],
+)
+def test_an_option_that_cannot_be_is_said_before_anything_is_sent(
+    options: dict[str, Any], error: type[Exception], sentence: str
+) -> None:
+    with pytest.raises(error, match=sentence):
+        answers.check_options(StreamOptions(**options))
+
+
+def test_what_is_only_too_much_is_left_to_the_server() -> None:
+    answers.check_options(StreamOptions("latest", 65, 1, 100))
+    answers.check_options(StreamOptions())
