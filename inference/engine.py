@@ -1,4 +1,4 @@
-"""The scheduler and the pool put together: items in, outcomes out. It knows no transport and decides nothing.
+"""The scheduler and the pools put together: items in, outcomes out. It knows no network and decides nothing.
 
 async with Engine([ModelSource.parse("mypackage.mymodule:MyModel")], workers=2) as engine:
     outcome = await engine.infer("mymodel", payload)
@@ -10,21 +10,45 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Self, TypeAlias
+from typing import Protocol, Self, TypeAlias
 
-from inference.items import Batch, Item, Outcome
-from inference.model import ModelCard, ModelError, ModelSource, Policy
-from inference.pool.groups import Group, divide
-from inference.pool.pool import ModelState, Pool, WorkerOptions
+from inference.intake import (
+    DEFAULT_WINDOW,
+    ByteBudget,
+    ModelUnavailableError,
+    OverloadedError,
+    Refusal,
+    StreamRequest,
+    UnknownModelError,
+)
+from inference.items import Batch, Dropped, Failed, Item, Outcome, Result
+from inference.model import ModelCard, ModelError, ModelId, ModelSource, Policy
+from inference.pool.groups import Group
+from inference.pool.groups import divide as resolve_groups
+from inference.pool.pool import ModelState, Pool, PoolStatus, WorkerOptions
 from inference.scheduling.scheduler import Scheduler
-from inference.scheduling.statistics import ModelStatistics, Statistics, Tally
-from inference.wire.features import worst
+from inference.scheduling.state import FairBy
+from inference.scheduling.statistics import ModelStatistics, Statistics, StreamStatistics, Tally
 
 log = logging.getLogger(__name__)
 
-Deliver: TypeAlias = Callable[[Outcome], None]
+Observe: TypeAlias = Callable[[ModelId, Outcome, float], None]
+"""Called with the version, the outcome and the time of every delivery: for metrics."""
+
+MAX_UNANSWERED_BYTES = 512 << 20
+"""Payload bytes of all streams before each is held to one item: ten thousand frames of a camera."""
+
+
+class StreamOwner(Protocol):
+    """Who a stream's outcomes go to. Both methods are called on the event loop."""
+
+    def deliver(self, outcome: Outcome) -> None:
+        """Take an item's outcome. Its item comes without the payload."""
+
+    def fail(self, error: Exception) -> None:
+        """The stream is closed, because `deliver` raised."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,48 +56,127 @@ class ModelStatus:
     """What is known of a model now.
 
     Attributes:
-        card: None until a worker has loaded it.
+        card: of the current version, with the settings that it is served with; None until a worker has loaded it.
+        state: whether the model can answer.
         reason: why it is unavailable, else None.
+        versions: those that live workers hold, oldest first.
+        group: the group of workers that it belongs to.
     """
 
     name: str
     card: ModelCard | None
     state: ModelState
     reason: str | None
+    versions: tuple[str, ...] = ()
+    group: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class PoolStatus:
-    """The workers now, of all groups.
+@dataclass(slots=True, eq=False)
+class _Model:
+    """A model that is served."""
+
+    source: ModelSource
+    group: str
+    pool: Pool
+    current: ModelCard | None = None
+    known: set[ModelId] = field(default_factory=set)  # versions that the scheduler knows
+
+
+class Stream:
+    """An open stream: the one way in for its items.
 
     Attributes:
-        slots: places of workers that get work.
-        ready: of these, those that can work.
-        deaths, recycled: workers that ended unasked, and those that were replaced, since the start.
-        serving: the processes of those that can work.
-        pids: all processes, spares and those that load included.
-        sandbox: its features, each with "on" or what is wrong with it in some group; empty when it is off or no
-            worker has told.
-        spares: workers that are ready to take a lost one's place.
-        resident_mb: resident memory of all of them together, in MiB.
+        number: the engine's number for it.
+        name: its model's name.
+        pinned: whether another version may never answer it.
+        policy, window, weight: as agreed.
+        capacity: the most items that run at once (`latest`) or wait (`queue`). That is one more than a queue's
+            window: a client that keeps its window is read all the time, its pongs and its close too.
+        card: of the version that it was opened on.
+        model: the version that it is bound to now.
+        bytes: of its items that wait or run.
     """
 
-    slots: int
-    ready: int
-    deaths: int
-    pids: tuple[int, ...]
-    sandbox: Mapping[str, str] = field(default_factory=dict)
-    spares: int = 0
-    recycled: int = 0
-    resident_mb: int = 0
-    serving: tuple[int, ...] = ()
+    def __init__(self, engine: Engine, number: int, request: StreamRequest, card: ModelCard) -> None:
+        self._engine = engine
+        self.number = number
+        self.name = request.model
+        self.pinned = request.version is not None
+        self.policy: Policy = request.policy or card.policy
+        self.window = request.window or DEFAULT_WINDOW[self.policy]
+        self.weight = request.weight
+        self.model = card.id
+        self.capacity = self.window if self.policy == "latest" else self.window + 1
+        self.max_age_ms = request.max_age_ms
+        self.card = card
+        self._max_bytes = request.max_bytes
+        self.bytes = 0
+        self._sizes: dict[int, int] = {}
+        self._seq = 0
+        self._final: Tally | None = None
+
+    @property
+    def may_offer(self) -> bool:
+        """Whether its bytes, and those of all streams, are few enough for another item. One may always come."""
+        return not self._sizes or (self.bytes <= self._max_bytes and not self._engine.budget.exceeded)
+
+    def offer(self, payload: bytes, *, max_age_ms: int | None = None, refusal: Refusal | None = None) -> None:
+        """Take an item in. Whatever becomes of it, its outcome is delivered once.
+
+        Args:
+            payload: the encoded item.
+            max_age_ms: how long it may wait; None for the stream's own limit.
+            refusal: why it cannot run, if it cannot.
+
+        Raises:
+            StreamFull: a queue stream offers more than its window.
+        """
+        now = self._engine.now()
+        limit = max_age_ms or self.max_age_ms
+        item = Item(self.number, self._seq + 1, payload, now, now + limit / 1e3 if limit else None)
+        if refusal is None:
+            self._engine.offer(self, item)
+        else:
+            self._engine.refuse(self, refusal.outcome(item))
+
+    def answered_by(self, outcome: Outcome) -> ModelId:
+        """The version that a result names, else the one that the stream is bound to."""
+        return ModelId(self.name, outcome.version) if isinstance(outcome, Result) else self.model
+
+    def admit(self, item: Item) -> None:
+        """Account for an item that is taken in."""
+        self._seq = item.seq
+        self._sizes[item.seq] = size = len(item.payload)
+        self.bytes += size
+        self._engine.budget.used += size
+
+    def settle(self, seq: int) -> None:
+        """Release the bytes of an item that has its outcome."""
+        size = self._sizes.pop(seq, 0)
+        self.bytes -= size
+        self._engine.budget.used -= size
+
+    def tally(self) -> Tally:
+        """What became of its items so far; of a closed stream, until it was closed."""
+        return self._final or self._engine.tally(self.number)
+
+    def close(self) -> None:
+        """Deliver nothing more, and drop what waits. It may be called twice."""
+        if self._final is None:
+            self._final = self._engine.tally(self.number)
+            self._engine.close(self)
+            for seq in list(self._sizes):
+                self.settle(seq)
 
 
 class Engine:
     """Runs models in worker processes.
 
-    Every item offered gets exactly one outcome, by its stream's `deliver`, unless the stream is closed
+    Every item offered gets exactly one outcome, delivered to its stream's owner, unless the stream is closed
     first. Outcomes come as they are done; a stream that needs its order keeps it itself.
+
+    A stream is bound to a version of its model when it is opened. When a newer version has loaded, the streams that
+    asked for none are bound to that; one that is pinned has an error for each item once its version is gone.
 
     It belongs to the event loop it is made on.
 
@@ -82,6 +185,12 @@ class Engine:
         workers: how many processes; every one holds all models that are in no group.
         options: how the workers are kept.
         groups: models that have workers of their own.
+        fair_by: among whom the workers are shared.
+        max_unanswered_bytes: see `ByteBudget`.
+
+    Attributes:
+        budget: the bytes of all items that wait or run.
+        observe: called at every delivery.
 
     Raises:
         ModelError: two models have one name, or a group is wrong.
@@ -93,27 +202,29 @@ class Engine:
         workers: int,
         options: WorkerOptions | None = None,
         groups: Sequence[Group] = (),
+        *,
+        fair_by: FairBy = "stream",
+        max_unanswered_bytes: int = MAX_UNANSWERED_BYTES,
     ) -> None:
         self._loop = asyncio.get_running_loop()
-        self._names = [source.name for source in sources]
-        self._scheduler = Scheduler()
-        self._pools: list[Pool] = []
-        self._pool_of: dict[str, Pool] = {}
-        self._group_of: dict[str, str] = {}
-        for group in divide(sources, workers, groups):
-            members = [source for source in sources if source.name in group.models]
-            pool = Pool(members, group.workers, self, options or WorkerOptions())
-            self._pools.append(pool)
-            self._pool_of.update(dict.fromkeys(group.models, pool))
-            self._group_of.update(dict.fromkeys(group.models, group.name))
+        self._scheduler = Scheduler(fair_by)
+        self._pools: dict[str, Pool] = {}
+        self._models: dict[str, _Model] = {}
+        by_name = {source.name: source for source in sources}
+        for group in resolve_groups(sources, workers, groups):
+            members = [by_name[name] for name in group.models]
+            pool = self._pools[group.name] = Pool(members, group.workers, self, options or WorkerOptions())
+            self._models |= {source.name: _Model(source, group.name, pool) for source in members}
             self._scheduler.add_group(group.name, group.workers)
-        self._deliver: dict[int, Deliver] = {}
-        self._lost: list[str] = []  # models that were ready once and no worker could load again
-        self._streams = 0
+        self._models = {name: self._models[name] for name in by_name}  # in the order that they were given
+        self._streams: dict[int, tuple[Stream, StreamOwner]] = {}
+        self._opened = 0
         self._dispatching = False
         self._changed = asyncio.Event()
         self._expiry: asyncio.TimerHandle | None = None
         self._expires = math.inf
+        self.budget = ByteBudget(max_unanswered_bytes)
+        self.observe: Observe | None = None
 
     async def __aenter__(self) -> Self:
         self.start()
@@ -125,7 +236,7 @@ class Engine:
 
     def start(self) -> None:
         """Start the workers. Items may be offered once their model is ready."""
-        for pool in self._pools:
+        for pool in self._pools.values():
             pool.start()
 
     async def warm(self) -> None:
@@ -137,7 +248,7 @@ class Engine:
     async def stop(self) -> None:
         """End the workers; whatever still waits or runs gets its outcome first."""
         self.drain()
-        await asyncio.gather(*(pool.stop() for pool in self._pools))
+        await asyncio.gather(*(pool.stop() for pool in self._pools.values()))
         self.drain()  # what came meanwhile
         if self._expiry:
             self._expiry.cancel()
@@ -149,162 +260,255 @@ class Engine:
 
     def renew(self) -> None:
         """Replace every worker by a new one, one after the other and each when it is idle: nothing is lost."""
-        for pool in self._pools:
+        for pool in self._pools.values():
             pool.renew(all_workers=True)
+
+    def add_model(self, source: ModelSource, group: str) -> None:
+        """Serve another model with a group's workers; they are replaced one after the other to load it.
+
+        Raises:
+            ModelError: a model has that name.
+            KeyError: there is no such group.
+        """
+        pool = self._pools[group]
+        if source.name in self._models:
+            raise ModelError(f"model {source.name} is served already")
+        pool.add(source)
+        self._models[source.name] = _Model(source, group, pool)
+
+    def remove_model(self, name: str) -> None:
+        """Serve a model no longer: what waits for it has an error, what runs is answered.
+
+        Raises:
+            UnknownModelError: there is no such model.
+        """
+        model = self._model(name)
+        del self._models[name]
+        model.pool.remove(name)
+        for version in model.known:
+            reason = f"model {name} is no longer served"
+            self._deliver_all(self._scheduler.abandon(version, reason, retryable=False))
+            self._scheduler.remove_model(version)
 
     def models(self) -> list[ModelStatus]:
         """What is known of each model, in the order they were given."""
-        return [
-            ModelStatus(name, self._pool_of[name].card(name), *self._pool_of[name].state(name))
-            for name in self._names
-        ]
+        return [self._status(model) for model in self._models.values()]
+
+    def model(self, name: str) -> ModelStatus:
+        """What is known of one model.
+
+        Raises:
+            UnknownModelError: there is no such model.
+        """
+        return self._status(self._model(name))
+
+    def resolve(self, name: str, version: str | None = None) -> ModelCard:
+        """Find the card of a version that can answer; without one, of the current version.
+
+        Raises:
+            UnknownModelError: no model, or no worker's version, has that name.
+            ModelUnavailableError: the model did not load, or has not yet.
+        """
+        model = self._model(name)
+        state, reason = model.pool.state(name)
+        if model.current is None or state != "ready":
+            raise ModelUnavailableError(f"model {name} is {state}" + (f": {reason}" if reason else ""))
+        if version is None:
+            return model.current
+        cards = {card.version: card for card in model.pool.cards(name)}
+        if version not in cards:
+            served = ", ".join(cards)
+            raise UnknownModelError(f"no version {version!r} of model {name}; it has {served}")
+        return cards[version]
 
     def workers(self) -> PoolStatus:
-        """How the workers are."""
-        slots = [slot for pool in self._pools for slot in pool.slots]
-        serving = [slot for slot in slots if slot.serving]
-        return PoolStatus(
-            slots=len(serving),
-            ready=sum(slot.ready for slot in serving),
-            deaths=sum(slot.deaths for slot in slots),
-            pids=tuple(slot.pid for slot in slots if slot.pid is not None),
-            sandbox=worst(pool.features for pool in self._pools),
-            spares=sum(slot.ready for slot in slots if not slot.serving),
-            recycled=sum(slot.recycled for slot in slots),
-            resident_mb=sum(slot.resident_mb for slot in slots),
-            serving=tuple(slot.pid for slot in serving if slot.ready and slot.pid is not None),
-        )
+        """The workers of all groups."""
+        return PoolStatus.sum([pool.status() for pool in self._pools.values()])
 
     def statistics(self) -> Statistics:
-        """What became of every item, as it stands now."""
+        """What became of every item, as it stands now. The cost does not depend on the number of streams."""
         return self._scheduler.statistics(self.now())
 
-    def model_statistics(self, model: str) -> ModelStatistics:
-        """What became of the items of a model that has a card."""
+    def model_statistics(self, model: ModelId) -> ModelStatistics:
+        """What became of the items of a version.
+
+        Raises:
+            KeyError: no worker has loaded such a version.
+        """
         return self._scheduler.model_statistics(model, self.now())
+
+    def stream_statistics(self, model: ModelId) -> list[StreamStatistics]:
+        """One row for each stream that is bound to a version.
+
+        Raises:
+            KeyError: no worker has loaded such a version.
+        """
+        return self._scheduler.stream_statistics(model)
 
     def tally(self, stream: int) -> Tally:
         """What became of an open stream's items so far."""
         return self._scheduler.tally(stream)
 
-    def admits(self, model: str, weight: float = 1.0) -> bool:
-        """Forecast whether a model that has a card can have one more stream and keep what was promised to all."""
-        return self._scheduler.admits(model, weight, self.now())
-
-    def open(self, model: str, policy: Policy, window: int, deliver: Deliver, *, weight: float = 1.0) -> int:
-        """Open a stream to a model that has a card.
-
-        Args:
-            window: for `latest` the most items running at once, for `queue` the most waiting.
-            deliver: called on the loop with each item's outcome.
-            weight: its share of the workers, relative to others.
-
-        Returns:
-            The stream's number, for its items.
-        """
-        self._streams += 1
-        self._scheduler.open(self._streams, model, policy, window, weight)
-        self._deliver[self._streams] = deliver
-        return self._streams
-
-    def close(self, stream: int) -> None:
-        """Close a stream: nothing more is delivered to it."""
-        self._scheduler.close(stream)
-        del self._deliver[stream]
-
-    def offer(self, item: Item) -> None:
-        """Take an item in, and start on it with whatever else the loop has just read if a worker is free.
+    def open(self, request: StreamRequest, owner: StreamOwner) -> Stream:
+        """Open a stream, if the workers can keep what was promised to all.
 
         Raises:
-            StreamFull: a queue stream offers more than its window.
+            UnknownModelError, ModelUnavailableError: see `resolve`.
+            OverloadedError: they cannot.
         """
-        self._hand_out(self._scheduler.offer(item))
+        card = self.resolve(request.model, request.version)
+        if not self._scheduler.admits(card.id, request.weight, self.now()):
+            raise OverloadedError(
+                "with one stream more, not every stream would get the rate that its model promises"
+            )
+        self._opened += 1
+        stream = Stream(self, self._opened, request, card)
+        self._scheduler.open(
+            stream.number, card.id, stream.policy, stream.capacity, stream.weight, request.principal
+        )
+        self._streams[stream.number] = (stream, owner)
+        return stream
+
+    def close(self, stream: Stream) -> None:
+        """Close a stream; `Stream.close` calls this."""
+        del self._streams[stream.number]
+        self._scheduler.close(stream.number)
+
+    def offer(self, stream: Stream, item: Item) -> None:
+        """Take an item in, and start on it with whatever else the loop has just read; `Stream.offer` calls this."""
+        outcomes = self._scheduler.offer(item)
+        stream.admit(item)
+        self._deliver_all(outcomes)
         if not self._dispatching:  # once for all items that the loop has read at a time: they make batches
             self._dispatching = True
             self._loop.call_soon(self._dispatch)
         self._watch(item.deadline)
-        self._abandon()
+
+    def refuse(self, stream: Stream, outcome: Dropped | Failed) -> None:
+        """Count and answer an item that cannot run; `Stream.offer` calls this."""
+        self._scheduler.refuse(outcome)
+        stream.admit(outcome.item)
+        self._deliver(outcome)
 
     def drain(self) -> None:
         """Drop what waits: there is no time left to run it."""
-        self._hand_out(self._scheduler.drain())
+        self._deliver_all(self._scheduler.drain())
 
-    async def infer(self, model: str, payload: bytes) -> Outcome:
+    async def infer(
+        self,
+        model: str,
+        payload: bytes,
+        *,
+        version: str | None = None,
+        max_age_ms: int | None = None,
+        principal: str = "",
+    ) -> Outcome:
         """Answer one item, for callers without a stream.
 
         Raises:
-            ModelError: the model is not ready.
+            UnknownModelError, ModelUnavailableError, OverloadedError: see `open`.
         """
-        for status in self.models():
-            if status.name == model and status.state == "ready":
-                break
-        else:
-            raise ModelError(f"model {model!r} is not ready; there are {self._names}")
-        done: asyncio.Future[Outcome] = self._loop.create_future()
-
-        def deliver(outcome: Outcome) -> None:
-            if not done.cancelled():  # by a caller who has not yet come to close the stream
-                done.set_result(outcome)
-
-        stream = self.open(model, "queue", 1, deliver)
+        answer = _OneAnswer(self._loop.create_future())
+        request = StreamRequest(model, version, "queue", 1, max_age_ms, principal=principal)
+        stream = self.open(request, answer)
         try:
-            self.offer(Item(stream, 1, payload, self.now()))
-            return await done
+            stream.offer(payload)
+            return await answer.future
         finally:
-            self.close(stream)
+            stream.close()
 
     def models_changed(self) -> None:
-        """The pool reports: a model was loaded, or could not be."""
-        self._lost = []
-        for status in self.models():
-            card = status.card
-            if card:
-                self._scheduler.add_model(
-                    card.name,
-                    card.max_batch,
-                    (card.latency_target_ms or math.inf) / 1e3,
-                    min_rate=card.min_rate,
-                    group=self._group_of[card.name],
-                )
-                if infer_ms := self._pool_of[card.name].infer_ms(card.name):
-                    self._scheduler.expect(card.name, infer_ms / 1e3)
-                if status.state == "unavailable":
-                    self._lost.append(status.name)
-        self._abandon()
+        """The pool reports: what its workers hold has changed, or a model could not be loaded."""
+        for name, model in self._models.items():
+            self._update(name, model)
         self._changed.set()
 
     def worker_free(self) -> None:
         """The pool reports: a worker can take a batch."""
         if not self._scheduler.anything_waits:  # as after most batches, unless there is too much to do
             return
-        for pool in self._pools:
-            free = [slot for slot in pool.slots if slot.free]
-            for number, slot in enumerate(free):
-                if not slot.free:  # any more, since somebody was told of an outcome below
+        for pool in self._pools.values():
+            free = pool.free_workers()
+            for number, worker in enumerate(free):
+                if not worker.free:  # any more, since somebody was told of an outcome below
                     continue
-                batch, dropped = self._scheduler.take(self.now(), slot.cards, len(free) - number)
+                batch, dropped = self._scheduler.take(self.now(), worker.models, len(free) - number)
                 if batch is not None:
-                    slot.submit(batch)
-                # after it: who is told may offer the next item, and find the slot taken
-                self._hand_out(dropped)
-
-    def _dispatch(self) -> None:
-        self._dispatching = False
-        self.worker_free()
+                    worker.submit(batch)
+                # after it: who is told may offer the next item, and find the worker taken
+                self._deliver_all(dropped)
 
     def batch_done(self, batch: Batch, outcomes: Sequence[Outcome], infer_ms: float) -> None:
         """The pool reports: a batch has run."""
-        self._hand_out(self._scheduler.done(batch, outcomes, infer_ms / 1e3, self.now()))
+        self._deliver_all(self._scheduler.done(batch, outcomes, infer_ms / 1e3, self.now()))
 
     def batch_lost(self, batch: Batch, *, timed_out: bool, unread: bool) -> None:
         """The pool reports: a worker ended with a batch, or before it had read it."""
         now = self.now()
         if unread:
-            self._hand_out(self._scheduler.returned(batch))
+            self._deliver_all(self._scheduler.returned(batch))
             for item in batch.items:  # the alarm may have gone off while it ran
                 self._watch(item.deadline)
         else:
-            self._hand_out(self._scheduler.lost(batch, now - batch.started, now, timed_out=timed_out))
+            self._deliver_all(self._scheduler.lost(batch, now - batch.started, now, timed_out=timed_out))
+
+    def _model(self, name: str) -> _Model:
+        model = self._models.get(name)
+        if model is None:
+            raise UnknownModelError(f"no model {name!r}; there are {', '.join(self._models)}")
+        return model
+
+    def _status(self, model: _Model) -> ModelStatus:
+        name = model.source.name
+        state, reason = model.pool.state(name)
+        versions = tuple(card.version for card in model.pool.cards(name))
+        return ModelStatus(name, model.current, state, reason, versions, model.group)
+
+    def _update(self, name: str, model: _Model) -> None:
+        """Fit the scheduler to the versions that a pool's workers hold now; the newest is the current one."""
+        held = model.pool.cards(name)
+        for card in held:
+            self._add_version(model, card)
+        if held and (model.current is None or model.current != held[-1]):
+            model.current = held[-1]
+            self._rebind(name, held[-1].id)
+        gone = model.known - {card.id for card in held}
+        state, _ = model.pool.state(name)
+        for version in gone:
+            if held and version != held[-1].id:
+                reason = f"version {version.version} of model {name} is no longer served"
+                self._deliver_all(self._scheduler.abandon(version, reason, retryable=False))
+                if self._scheduler.remove_model(version):
+                    model.known.discard(version)
+            elif state == "unavailable":
+                reason = f"model {name} was lost, and could not be loaded again"
+                self._deliver_all(self._scheduler.abandon(version, reason, retryable=True))
+
+    def _add_version(self, model: _Model, card: ModelCard) -> None:
+        target = (card.latency_target_ms or math.inf) / 1e3
+        self._scheduler.add_model(
+            card.id,
+            card.max_batch,
+            target,
+            min_rate=card.min_rate,
+            group=model.group,
+            stateful=card.stateful,
+        )
+        if infer_ms := model.pool.infer_ms(card.id):
+            self._scheduler.expect(card.id, infer_ms / 1e3)
+        model.known.add(card.id)
+
+    def _rebind(self, name: str, current: ModelId) -> None:
+        """Bind the streams that asked for no version to the current one: the only place where a binding changes."""
+        for stream, _ in list(self._streams.values()):
+            if stream.name == name and not stream.pinned and stream.model != current:
+                stream.model = current
+                self._deliver_all(self._scheduler.rebind(stream.number, current))
+        self._dispatch()
+
+    def _dispatch(self) -> None:
+        self._dispatching = False
+        self.worker_free()
 
     def _watch(self, deadline: float | None) -> None:
         """See to it that `_expire` is called by then: items expire also while every worker is busy."""
@@ -318,19 +522,41 @@ class Engine:
     def _expire(self) -> None:
         self._expiry = None
         dropped, deadline = self._scheduler.expire(self.now())
-        self._hand_out(dropped)
+        self._deliver_all(dropped)
         self._watch(deadline)
 
-    def _abandon(self) -> None:
-        for model in self._lost:
-            self._hand_out(self._scheduler.abandon(model))
-
-    def _hand_out(self, outcomes: Sequence[Outcome]) -> None:
+    def _deliver_all(self, outcomes: Sequence[Outcome]) -> None:
         for outcome in outcomes:
-            deliver = self._deliver.get(outcome.item.stream)
-            if deliver is None:  # an earlier delivery closed its stream
-                continue
-            try:
-                deliver(outcome)
-            except Exception:  # it may be anything, and must cost its own stream alone
-                log.exception("stream %d: its owner failed to take an outcome", outcome.item.stream)
+            self._deliver(outcome)
+
+    def _deliver(self, outcome: Outcome) -> None:
+        """Release an item's bytes and tell its owner; whatever that raises costs its own stream alone."""
+        item = outcome.item
+        stream, owner = self._streams.get(item.stream, (None, None))
+        if stream is None or owner is None:  # an earlier delivery closed it
+            return
+        stream.settle(item.seq)
+        item.release()  # an owner may keep the outcome until those before it are told
+        try:
+            if self.observe:
+                self.observe(stream.answered_by(outcome), outcome, self.now())
+            owner.deliver(outcome)
+        except Exception as exc:
+            log.exception("stream %d: its owner failed to take an outcome, so it is closed", item.stream)
+            stream.close()
+            owner.fail(exc)
+
+
+class _OneAnswer:
+    """The owner of a stream of one item."""
+
+    def __init__(self, future: asyncio.Future[Outcome]) -> None:
+        self.future = future
+
+    def deliver(self, outcome: Outcome) -> None:
+        if not self.future.done():  # the caller may have been cancelled
+            self.future.set_result(outcome)
+
+    def fail(self, error: Exception) -> None:
+        if not self.future.done():
+            self.future.set_exception(error)

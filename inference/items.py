@@ -36,6 +36,10 @@ class Item:
     received: float
     deadline: float | None = None
 
+    def release(self) -> None:
+        """Give the payload's memory back: the item has its outcome, which may still be kept."""
+        object.__setattr__(self, "payload", b"")
+
 
 @dataclass(frozen=True, slots=True)
 class Result:

@@ -115,10 +115,14 @@ class RunningServer:
         pytest.fail("no worker has stopped")
 
     def metrics(self) -> dict[str, float]:
-        """Every sample of /metrics, by its name with labels."""
+        """Every sample of /metrics by its name with labels; a model's versions are added up."""
         _, _, body = self.get("/metrics")
         lines = [line for line in body.decode().splitlines() if line and not line.startswith("#")]
-        return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines)}
+        samples: dict[str, float] = {}
+        for name, _, value in (line.rpartition(" ") for line in lines):
+            of_all = re.sub(r',version="[^"]*"', "", name)
+            samples[of_all] = samples.get(of_all, 0.0) + float(value)
+        return samples
 
     def assert_law(self) -> None:
         """Law 1, in total: what was received has its outcome, waits or runs."""
@@ -131,7 +135,7 @@ class RunningServer:
             total(
                 f"stream_items_{kind}{{" if kind in ("waiting", "running") else f"stream_items_{kind}_total{{"
             )
-            for kind in ("results", "dropped", "errors", "waiting", "running")
+            for kind in ("results", "dropped", "errors", "waiting", "running", "rebound")
         )
         assert total("stream_items_received_total{") == accounted
 

@@ -68,13 +68,16 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "inference": ("inference",),  # the package itself: what it exports
     "inference.items": ("inference.model",),
     "inference.model": (),
+    "inference.token_bucket": (),
+    "inference.intake": ("inference.items", "inference.model"),
     "inference.scheduling": ("inference.items", "inference.model"),
     "inference.wire": ("inference.items", "inference.model"),
-    "inference.pool": ("inference.items", "inference.model", "inference.wire"),
+    "inference.pool": ("inference.items", "inference.model", "inference.token_bucket", "inference.wire"),
     "inference.worker": ("inference.items", "inference.model", "inference.wire"),
     "inference.models": ("inference.items", "inference.model", "inference.worker.images"),
     "inference.training": ("inference.items", "inference.model", "inference.models"),
     "inference.engine": (
+        "inference.intake",
         "inference.items",
         "inference.model",
         "inference.pool",
@@ -128,10 +131,12 @@ PURE = (
     "benchmarks.latencies",
     "benchmarks.ledger",
     "benchmarks.measures",
+    "inference.intake",
     "inference.items",
     "inference.model",
     "inference.pool.groups",
     "inference.scheduling",
+    "inference.token_bucket",
     "inference.wire.features",
     "inference.wire.strict_json",
     "inference.own_names",
@@ -141,6 +146,7 @@ PURE = (
     "stream_server.server.config",
     "stream_server.server.config_file",
     "stream_server.server.origins",
+    "stream_server.server.principals",
     "stream_server.server.session",
 )
 """Folders and modules without I/O, loop and clock; they import of ours only each other."""

@@ -1,13 +1,18 @@
-/** The page: puts its tabs together and tells them what the server says of itself. */
+/** The page: sets up its tabs and shows the server's status in them. */
 
 import { Camera } from "./camera.js";
-import { watchCatalogue } from "./catalogue.js";
-import { find } from "./document.js";
+import { find } from "./dom.js";
 import { showModels } from "./models.js";
+import { watchStatus } from "./status.js";
 import { makeTabs } from "./tabs.js";
 import { Text } from "./text.js";
 
-const HEALTH_WORDS = { ready: "Ready", "not ready": "Not ready", draining: "Shutting down", gone: "No answer" };
+const HEALTH_LABELS = {
+  ready: "Ready",
+  "not ready": "Not ready",
+  draining: "Shutting down",
+  unreachable: "Unreachable",
+};
 
 const camera = new Camera();
 const text = new Text();
@@ -16,11 +21,14 @@ makeTabs(find("tabs", HTMLElement), (name) => {
   if (name === "text") text.open();
 });
 
-watchCatalogue((catalogue) => {
-  const health = find("health", HTMLElement);
-  health.textContent = HEALTH_WORDS[catalogue.health];
-  health.dataset.state = catalogue.health;
-  camera.offerModels(catalogue.models);
-  text.offerModels(catalogue.models);
-  showModels(catalogue);
-}, () => !find("models", HTMLElement).hidden);
+watchStatus(
+  (status) => {
+    const health = find("health", HTMLElement);
+    health.textContent = HEALTH_LABELS[status.health];
+    health.dataset.state = status.health;
+    camera.setModels(status.models);
+    text.setModels(status.models);
+    showModels(status);
+  },
+  () => !find("models", HTMLElement).hidden,
+);

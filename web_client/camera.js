@@ -1,44 +1,45 @@
-/** The Camera tab: frames from a source through a stream, and what comes back shown over them. */
+/** The Camera tab: sends a source's frames through a stream and shows the answers over them. */
 
-import { namesFor } from "./catalogue.js";
-import { HIGH_WATER_BYTES, connect } from "./client.js";
+import { Banner } from "./banner.js";
+import { HIGH_WATER_BYTES, connect } from "./client/client.js";
+import { MAX_WINDOW } from "./client/protocol.js";
 import { Dashboard } from "./dashboard.js";
-import { fillSelect, find, make } from "./document.js";
-import { workingSize } from "./layout.js";
-import { Notice } from "./notice.js";
-import { MAX_WINDOW } from "./protocol.js";
+import { fillSelect, find, make } from "./dom.js";
+import { frameSize } from "./layout.js";
+import { cameraMessage, fileMessage } from "./messages.js";
+import { SERVER_URL } from "./server_url.js";
 import { openFile, openSample, openWebcam } from "./sources.js";
-import { Stage } from "./stage.js";
-import { cameraWords } from "./words.js";
+import { modelNames } from "./status.js";
+import { Viewer } from "./viewer.js";
 
 /**
  * @typedef {import("./sources.js").Source} Source
- * @typedef {import("./client.js").Stream} Stream
+ * @typedef {import("./client/client.js").Stream} Stream
  */
 
-/** How often the numbers change: faster could not be read. */
-const TICK_MS = 250;
+/** How often the statistics are updated: slow enough to be read. */
+const UPDATE_MS = 250;
 
-/** Frames a little early still count as on time: cameras jitter by some milliseconds. */
+/** How early a frame may be and still be sent: cameras jitter by some milliseconds. */
 const EARLY_MS = 5;
 
 const JPEG_QUALITY = 0.8;
 
 export class Camera {
-  #stage = new Stage(
-    find("stage", HTMLElement),
+  #viewer = new Viewer(
+    find("viewer", HTMLElement),
     find("overlay", HTMLCanvasElement),
     find("answered", HTMLCanvasElement),
   );
   #dashboard = new Dashboard();
-  #work = new OffscreenCanvas(1, 1);
+  #canvas = new OffscreenCanvas(1, 1);
   /** @type {Source | null} */ #source = null;
   /** @type {Stream | null} */ #stream = null;
   #captured = 0;
   #nextFrame = 0;
-  #opening = 0;
-  #trouble = "";
-  #notice = new Notice("camera", () => this.#stream?.retry());
+  #opened = 0;
+  #sourceError = "";
+  #banner = new Banner("camera", () => this.#stream?.retry());
 
   constructor() {
     const file = find("file", HTMLInputElement);
@@ -48,7 +49,7 @@ export class Camera {
     file.onchange = () => {
       const [chosen] = file.files ?? [];
       if (chosen) this.#use("open", () => openFile(chosen));
-      // the same file may be chosen again
+      // without this, choosing the same file again fires no event
       file.value = "";
     };
     find("open", HTMLElement).onclick = () => file.click();
@@ -56,35 +57,35 @@ export class Camera {
     find("stop", HTMLElement).onclick = () => this.#stop();
     find("settings", HTMLFormElement).onsubmit = (event) => event.preventDefault();
     for (const id of ["camera-model", "window", "every"]) find(id, HTMLElement).onchange = () => this.#connect();
-    const exact = find("exact", HTMLInputElement);
-    exact.onchange = () => this.#stage.showAnswered(exact.checked);
+    const answeredOnly = find("answered-only", HTMLInputElement);
+    answeredOnly.onchange = () => this.#viewer.showAnsweredFrames(answeredOnly.checked);
     const mirror = find("mirror", HTMLInputElement);
-    mirror.onchange = () => this.#stage.mirror(mirror.checked);
+    mirror.onchange = () => this.#viewer.setMirrored(mirror.checked);
     addEventListener("online", () => this.#stream?.retry());
-    setInterval(() => this.#tick(), TICK_MS);
+    setInterval(() => this.#update(), UPDATE_MS);
     this.#show(null);
   }
 
-  /** @param {import("./catalogue.js").Model[]} models */
-  offerModels(models) {
+  /** @param {import("./status.js").Model[]} models */
+  setModels(models) {
     const select = find("camera-model", HTMLSelectElement);
-    fillSelect(select, namesFor(models, ["image", "bytes"], select.value));
+    fillSelect(select, modelNames(models, ["image", "bytes"], select.value));
   }
 
   /** @param {string} button @param {() => Promise<Source>} open */
   async #use(button, open) {
     this.#stop();
-    const turn = ++this.#opening;
+    const opened = ++this.#opened;
     this.#press(button);
     try {
       const source = await open();
-      if (turn === this.#opening) this.#show(source);
+      if (opened === this.#opened) this.#show(source);
       else source.stop();
     } catch (error) {
-      if (turn !== this.#opening) return;
+      if (opened !== this.#opened) return;
       this.#stop();
-      const problem = /** @type {Error} */ (error);
-      this.#complain(button === "webcam" ? cameraWords(problem, location) : openWords(problem));
+      const reason = /** @type {Error} */ (error);
+      this.#showSourceError(button === "webcam" ? cameraMessage(reason, location) : fileMessage(reason));
     }
   }
 
@@ -92,7 +93,7 @@ export class Camera {
   async #openWebcam(deviceId) {
     const source = await openWebcam(deviceId, () => {
       this.#stop();
-      this.#complain("The camera is gone: it was unplugged or switched off.");
+      this.#showSourceError("The camera was disconnected.");
     });
     const cameras = (await navigator.mediaDevices.enumerateDevices()).filter(({ kind }) => kind === "videoinput");
     const select = find("device", HTMLSelectElement);
@@ -105,10 +106,10 @@ export class Camera {
   /** @param {Source | null} source */
   #show(source) {
     this.#source = source;
-    this.#stage.show(source);
+    this.#viewer.show(source);
     const mirror = find("mirror", HTMLInputElement);
     mirror.checked = source?.mirrored ?? false;
-    this.#stage.mirror(mirror.checked);
+    this.#viewer.setMirrored(mirror.checked);
     find("stop", HTMLButtonElement).disabled = source === null;
     if (source === null) return;
     this.#connect();
@@ -121,20 +122,20 @@ export class Camera {
   }
 
   #stop() {
-    this.#opening++;
+    this.#opened++;
     this.#press(null);
     this.#source?.stop();
     this.#stream?.close();
     this.#stream = null;
-    this.#complain("");
+    this.#showSourceError("");
     this.#dashboard.stop();
-    this.#forget();
+    this.#clearAnswer();
     this.#show(null);
   }
 
-  /** Take away what was answered last: it is no longer true. */
-  #forget() {
-    this.#stage.forget();
+  /** Remove the last answer, which is out of date. */
+  #clearAnswer() {
+    this.#viewer.clear();
     find("faces", HTMLElement).textContent = "–";
     find("outputs", HTMLElement).hidden = true;
   }
@@ -144,16 +145,16 @@ export class Camera {
     this.#stream?.close();
     this.#captured = 0;
     this.#dashboard.reset();
-    const stream = connect(location.origin, {
+    const stream = connect(SERVER_URL, {
       model: find("camera-model", HTMLSelectElement).value,
       policy: "latest",
       window: Number(find("window", HTMLSelectElement).value),
-      ahead: find("every", HTMLInputElement).checked ? MAX_WINDOW : undefined,
+      maxUnanswered: find("every", HTMLInputElement).checked ? MAX_WINDOW : undefined,
       onAnswer: (answer) => stream === this.#stream && this.#answer(answer),
       onState: ({ name }) => {
         if (stream !== this.#stream) return;
-        if (name !== "ready") this.#forget();
-        this.#tick();
+        if (name !== "ready") this.#clearAnswer();
+        this.#update();
       },
     });
     this.#stream = stream;
@@ -165,55 +166,48 @@ export class Camera {
     if (captured < this.#nextFrame - EARLY_MS) return;
     this.#nextFrame = fps === 0 ? 0 : Math.max(this.#nextFrame + 1_000 / fps, captured);
     this.#captured++;
-    this.#stream?.offer(() => this.#encode(), { captured }).catch((error) => this.#complain(openWords(error)));
+    this.#stream?.offer(() => this.#encode(), { captured }).catch((error) => this.#showSourceError(fileMessage(error)));
   }
 
-  /** Encode what the source shows now: the newest frame there is. @returns {Promise<Blob | null>} */
+  /** Encode the source's current frame. @returns {Promise<Blob | null>} */
   #encode() {
     if (this.#source === null) return Promise.resolve(null);
     const { width, height } = this.#source.size();
-    Object.assign(this.#work, workingSize(width, height, Number(find("width", HTMLSelectElement).value)));
-    const context = /** @type {OffscreenCanvasRenderingContext2D} */ (this.#work.getContext("2d"));
-    context.drawImage(this.#source.element, 0, 0, this.#work.width, this.#work.height);
-    return this.#work.convertToBlob({ type: "image/jpeg", quality: JPEG_QUALITY });
+    Object.assign(this.#canvas, frameSize(width, height, Number(find("width", HTMLSelectElement).value)));
+    const context = /** @type {OffscreenCanvasRenderingContext2D} */ (this.#canvas.getContext("2d"));
+    context.drawImage(this.#source.element, 0, 0, this.#canvas.width, this.#canvas.height);
+    return this.#canvas.convertToBlob({ type: "image/jpeg", quality: JPEG_QUALITY });
   }
 
-  /** @param {import("./client.js").Answer} answer */
+  /** @param {import("./client/client.js").Answer} answer */
   #answer(answer) {
     this.#dashboard.answer(performance.now(), answer);
     if (answer.type !== "result") return;
     const { outputs } = answer;
     const hasFaces = Array.isArray(outputs?.faces);
     find("faces", HTMLElement).textContent = hasFaces ? String(outputs.faces.length) : "–";
-    const other = find("outputs", HTMLElement);
-    other.hidden = hasFaces;
-    if (hasFaces) this.#stage.find(outputs, /** @type {Blob} */ (answer.item));
-    else other.textContent = JSON.stringify(outputs, null, 2);
+    const rawOutputs = find("outputs", HTMLElement);
+    rawOutputs.hidden = hasFaces;
+    if (hasFaces) this.#viewer.showDetections(outputs, /** @type {Blob} */ (answer.item));
+    else rawOutputs.textContent = JSON.stringify(outputs, null, 2);
   }
 
-  #tick() {
+  #update() {
     const stream = this.#stream;
     if (stream === null) return;
     const { droppedBy, ...counters } = stream.counters;
     const now = performance.now();
-    this.#dashboard.tick(
+    this.#dashboard.update(
       now,
       { captured: this.#captured, ...counters, ...droppedBy },
       stream.bufferedBytes > HIGH_WATER_BYTES,
     );
-    if (this.#trouble === "") this.#notice.tell(stream.state, now);
+    if (this.#sourceError === "") this.#banner.showState(stream.state, now);
   }
 
-  /** Say what is wrong with the source; it stays until the next one. @param {string} words */
-  #complain(words) {
-    this.#trouble = words;
-    this.#notice.say(words);
+  /** Show what is wrong with the source, until the next one is opened. @param {string} message */
+  #showSourceError(message) {
+    this.#sourceError = message;
+    this.#banner.show(message);
   }
-}
-
-/** @param {Error} error */
-function openWords(error) {
-  return error.name === "NotSupportedError" || error.name === "InvalidStateError" || error.name === "EncodingError"
-    ? "This browser cannot show that file. Try a JPEG or PNG picture, or an MP4 or WebM video."
-    : `That did not work: ${error.message}`;
 }

@@ -1,6 +1,6 @@
-/** A small chart of the last minute: answers a second and the round trip, each on its own scale. */
+/** A chart of the last minute: answers per second and the round trip, each on its own axis. */
 
-/** @typedef {{answers: number, trip: number | null}} Point  One second. */
+/** @typedef {{answers: number, roundTrip: number | null}} Point  One second. */
 
 const SECONDS = 60;
 
@@ -38,10 +38,10 @@ export class Chart {
     const style = getComputedStyle(this.#canvas);
     const colour = (/** @type {string} */ name) => style.getPropertyValue(name);
     const answers = this.#points.map((point) => point.answers);
-    const trips = this.#points.map((point) => point.trip);
-    const most = ceiling(answers, 10);
-    const longest = ceiling(
-      trips.map((trip) => trip ?? 0),
+    const roundTrips = this.#points.map((point) => point.roundTrip);
+    const maxAnswers = axisMaximum(answers, 10);
+    const maxRoundTrip = axisMaximum(
+      roundTrips.map((roundTrip) => roundTrip ?? 0),
       10,
     );
     const plot = { left: 26, right: width - 30, top: 8, bottom: height - 6 };
@@ -58,49 +58,49 @@ export class Chart {
       context.stroke();
       context.textAlign = "right";
       context.fillStyle = colour("--accent");
-      context.fillText(String(most * part), plot.left - 6, y);
+      context.fillText(String(maxAnswers * part), plot.left - 6, y);
       context.textAlign = "left";
       context.fillStyle = colour("--second");
-      context.fillText(String(longest * part), plot.right + 6, y);
+      context.fillText(String(maxRoundTrip * part), plot.right + 6, y);
     }
     context.lineWidth = 1.75;
     context.lineJoin = "round";
-    trace(context, answers, most, plot);
+    tracePath(context, answers, maxAnswers, plot);
     context.strokeStyle = colour("--accent");
     context.stroke();
-    trace(context, trips, longest, plot);
+    tracePath(context, roundTrips, maxRoundTrip, plot);
     context.strokeStyle = colour("--second");
     context.stroke();
   }
 }
 
 /**
- * The next round number above all values; its half is whole too.
+ * The smallest round number not below any value; half of it is an integer too, for the label in the middle.
  *
- * @param {number[]} values @param {number} least
+ * @param {number[]} values @param {number} minimum
  */
-function ceiling(values, least) {
-  const most = Math.max(least, ...values);
-  const unit = 10 ** Math.floor(Math.log10(most));
-  return [1, 2, 4, 6, 8, 10].map((n) => n * unit).find((n) => n >= most) ?? most;
+function axisMaximum(values, minimum) {
+  const highest = Math.max(minimum, ...values);
+  const unit = 10 ** Math.floor(Math.log10(highest));
+  return [1, 2, 4, 6, 8, 10].map((n) => n * unit).find((n) => n >= highest) ?? highest;
 }
 
 /**
- * Put a series on the path, the newest value at the right edge; a gap where there is none.
+ * Trace a series, with the newest value at the right edge and gaps for null.
  *
- * @param {CanvasRenderingContext2D} context @param {(number | null)[]} values @param {number} most
+ * @param {CanvasRenderingContext2D} context @param {(number | null)[]} values @param {number} maximum
  * @param {{left: number, right: number, top: number, bottom: number}} plot
  */
-function trace(context, values, most, { left, right, top, bottom }) {
+function tracePath(context, values, maximum, { left, right, top, bottom }) {
   context.beginPath();
-  let pen = false;
+  let isDrawing = false;
   values.forEach((value, n) => {
     const x = right - ((values.length - 1 - n) / (SECONDS - 1)) * (right - left);
     if (value !== null) {
-      const y = bottom - (value / most) * (bottom - top);
-      if (pen) context.lineTo(x, y);
+      const y = bottom - (value / maximum) * (bottom - top);
+      if (isDrawing) context.lineTo(x, y);
       else context.moveTo(x, y);
     }
-    pen = value !== null;
+    isDrawing = value !== null;
   });
 }

@@ -1,26 +1,26 @@
-/** The camera's live numbers: counts, rates, times, who holds things up, and the chart. Shows what it is told. */
+/** Shows the camera's live statistics: counters, rates, times, the bottleneck and the chart. */
 
 import { Chart } from "./chart.js";
-import { find, make } from "./document.js";
-import { Rates, Recent, STAGE_NAMES, holdUp, quantile, stagesOf } from "./numbers.js";
+import { find, make } from "./dom.js";
+import { Rates, Recent, STAGE_NAMES, findBottleneck, meanStages, quantile } from "./stats.js";
 
 /**
- * @typedef {import("./ledger.js").Answer} Answer
- * @typedef {import("./numbers.js").Times} Times
- * @typedef {import("./numbers.js").Stage} Stage
+ * @typedef {import("./client/pending_items.js").Answer} Answer
+ * @typedef {import("./stats.js").Times} Times
+ * @typedef {import("./stats.js").Stage} Stage
  */
 
-/** Long enough that a p99 has some values above it, short enough to follow a change. */
+/** Long enough that some values are above the p99, short enough to follow changes. */
 const TIMES_MS = 10_000;
 
-const COUNTS = {
+const COUNTERS = {
   captured: "Captured",
   sent: "Sent",
   results: "Answered",
   superseded: "Dropped, superseded",
   expired: "Dropped, expired",
   draining: "Dropped, draining",
-  replaced: "Replaced in this page",
+  replaced: "Replaced, unsent",
   errors: "Errors",
 };
 
@@ -33,12 +33,12 @@ export class Dashboard {
   /** @type {Map<Stage, {segment: HTMLElement, entry: HTMLElement, value: HTMLElement}>} */ #stages = new Map();
 
   constructor() {
-    for (const [name, label] of Object.entries(COUNTS)) {
+    for (const [name, label] of Object.entries(COUNTERS)) {
       const rate = make("td", {}, "–");
       const total = make("td", { "data-count": name }, "–");
       const row = make("tr", {}, make("th", { scope: "row" }, label), rate, total);
       this.#rows.set(name, { row, rate, total });
-      find("frames", HTMLTableSectionElement).append(row);
+      find("frame-rows", HTMLTableSectionElement).append(row);
     }
     for (const [name, label] of /** @type {[Stage, string][]} */ (Object.entries(STAGE_NAMES))) {
       const segment = make("span", { "data-stage": name });
@@ -50,7 +50,7 @@ export class Dashboard {
     }
   }
 
-  /** Begin anew with a new stream, whose counters begin at 0. */
+  /** Start over for a new stream, whose counters start at 0. */
   reset() {
     this.#rates = new Rates();
     this.#times = new Recent(TIMES_MS);
@@ -58,27 +58,27 @@ export class Dashboard {
     this.#chart.clear();
   }
 
-  /** What was counted stays; what is per second is no more. */
+  /** Clear the rates; the totals stay. */
   stop() {
     for (const { rate } of this.#rows.values()) rate.textContent = "–";
     find("answers", HTMLElement).textContent = "–";
-    find("hold-words", HTMLElement).textContent = "Nothing is streaming.";
+    find("bottleneck-text", HTMLElement).textContent = "No active stream.";
   }
 
   /** @param {number} now @param {Answer} answer */
   answer(now, answer) {
     if (answer.type !== "result") return;
-    // the times alone: an answer holds its frame, and these are kept for seconds
-    const { turn_ms, encode_ms, round_trip_ms, freshness_ms, age_ms, infer_ms } = answer;
-    this.#times.add(now, { turn_ms, encode_ms, round_trip_ms, freshness_ms, age_ms, infer_ms });
+    // keep the times only: an answer references its frame
+    const { wait_ms, encode_ms, round_trip_ms, freshness_ms, age_ms, infer_ms } = answer;
+    this.#times.add(now, { wait_ms, encode_ms, round_trip_ms, freshness_ms, age_ms, infer_ms });
   }
 
   /**
-   * Show where things stand; called some times a second.
+   * Show the current values.
    *
-   * @param {number} now @param {Record<string, number>} counts @param {boolean} isHeldBack
+   * @param {number} now @param {Record<string, number>} counts @param {boolean} socketIsFull
    */
-  tick(now, counts, isHeldBack) {
+  update(now, counts, socketIsFull) {
     this.#rates.add(now, counts);
     const times = this.#times.values(now);
     for (const [name, { row, rate, total }] of this.#rows) {
@@ -89,7 +89,7 @@ export class Dashboard {
     }
     find("answers", HTMLElement).textContent = this.#rates.perSecond("results").toFixed(1);
     showTimes(
-      "trip",
+      "round-trip",
       times.map((each) => each.round_trip_ms),
     );
     showTimes(
@@ -97,33 +97,34 @@ export class Dashboard {
       times.map((each) => each.age_ms),
     );
     showTimes(
-      "fresh",
+      "freshness",
       times.map((each) => each.freshness_ms),
     );
-    this.#showHoldUp(times, isHeldBack);
+    this.#showBottleneck(times, socketIsFull);
     this.#addSecond(now, counts.results ?? 0);
   }
 
-  /** @param {Times[]} times @param {boolean} isHeldBack */
-  #showHoldUp(times, isHeldBack) {
-    const stages = stagesOf(times);
-    const words = find("hold-words", HTMLElement);
+  /** @param {Times[]} times @param {boolean} socketIsFull */
+  #showBottleneck(times, socketIsFull) {
+    const stages = meanStages(times);
+    const text = find("bottleneck-text", HTMLElement);
     if (stages === null) {
-      words.textContent = "No answers at the moment.";
+      text.textContent = `No answers in the last ${TIMES_MS / 1_000} seconds.`;
       return;
     }
     const captured = this.#rates.perSecond("captured");
-    const { culprit, sentence } = holdUp(stages, captured, this.#rates.perSecond("results"), isHeldBack);
-    words.textContent = sentence;
+    const results = this.#rates.perSecond("results");
+    const { bottleneck, sentence } = findBottleneck(stages, captured, results, socketIsFull);
+    text.textContent = sentence;
     const total = Object.values(stages).reduce((sum, ms) => sum + ms, 0);
     for (const [name, { segment, entry, value }] of this.#stages) {
       segment.style.flexGrow = String(total > 0 ? stages[name] / total : 0);
       value.textContent = `${stages[name].toFixed(1)} ms`;
-      entry.classList.toggle("culprit", name === culprit);
+      entry.classList.toggle("bottleneck", name === bottleneck);
     }
   }
 
-  /** @param {number} now @param {number} results  In all. */
+  /** @param {number} now @param {number} results  Total. */
   #addSecond(now, results) {
     const { at, results: before } = this.#second;
     if (now - at < 1_000) return;
@@ -133,7 +134,8 @@ export class Dashboard {
         .values(now)
         .slice(-answered)
         .map((each) => each.round_trip_ms);
-      this.#chart.add({ answers: (answered * 1_000) / (now - at), trip: answered > 0 ? quantile(times, 0.5) : null });
+      const perSecond = (answered * 1_000) / (now - at);
+      this.#chart.add({ answers: perSecond, roundTrip: answered > 0 ? quantile(times, 0.5) : null });
     }
     this.#second = { at: now, results };
   }

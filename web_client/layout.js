@@ -1,10 +1,10 @@
-/** Where a picture of one size lies in a box of another. Pure: no canvas, no document. */
+/** Positions of a picture in a box. Pure: no DOM. */
 
 /**
- * Fit a picture into a box as CSS `object-fit: contain` does: as large as it can be, centred.
+ * Fit a picture into a box like CSS `object-fit: contain`: as large as possible, centred.
  *
  * @param {number} boxWidth @param {number} boxHeight @param {number} width @param {number} height  Of the picture.
- * @returns {{x: number, y: number, scale: number}}  Its top left corner, and box pixels for one of its own.
+ * @returns {{x: number, y: number, scale: number}}  Its top left corner in the box, and box pixels per picture pixel.
  */
 export function fit(boxWidth, boxHeight, width, height) {
   const scale = Math.min(boxWidth / width, boxHeight / height);
@@ -12,23 +12,23 @@ export function fit(boxWidth, boxHeight, width, height) {
 }
 
 /**
- * Make what maps points of a picture to points of the box it is fitted into.
+ * Create a function that maps points of a picture to points of the box that it was fitted into.
  *
  * @param {{x: number, y: number, scale: number}} place  From `fit`.
  * @param {number} width  Of the picture.
- * @param {boolean} mirrored  Whether left and right are exchanged.
+ * @param {boolean} mirrored
  * @returns {(x: number, y: number) => [number, number]}
  */
-export function mapper(place, width, mirrored) {
+export function pointMapper(place, width, mirrored) {
   return (x, y) => [place.x + (mirrored ? width - x : x) * place.scale, place.y + y * place.scale];
 }
 
 /**
- * The size to send a picture at: no wider than asked, and never larger than it is.
+ * The size at which to send a frame: at most `maxWidth` wide, and never enlarged.
  *
- * @param {number} width @param {number} height @param {number} widest
+ * @param {number} width @param {number} height @param {number} maxWidth
  */
-export function workingSize(width, height, widest) {
-  const scale = Math.min(1, widest / width);
+export function frameSize(width, height, maxWidth) {
+  const scale = Math.min(1, maxWidth / width);
   return { width: Math.round(width * scale), height: Math.max(1, Math.round(height * scale)) };
 }

@@ -1,19 +1,19 @@
-/** The Models tab: what the server serves, and how it fares. */
+/** The Models tab: the server's models with their state and stats. */
 
-import { find, make } from "./document.js";
+import { find, make } from "./dom.js";
 
-/** @typedef {import("./catalogue.js").Model} Model */
+/** @typedef {import("./status.js").Model} Model */
 
-/** @param {import("./catalogue.js").Catalogue} catalogue */
-export function showModels({ health, models, statistics }) {
-  const rows = models.map((model) => row(model, statistics.get(model.name)));
+/** @param {import("./status.js").ServerStatus} status */
+export function showModels({ health, models, stats }) {
+  const rows = models.map((model) => row(model, stats.get(model.name)));
   find("model-rows", HTMLTableSectionElement).replaceChildren(...rows);
-  find("models-words", HTMLElement).textContent =
-    health === "gone" ? "The server does not answer; this is what it said last." : "";
+  find("models-message", HTMLElement).textContent =
+    health === "unreachable" ? "The server cannot be reached. This is its last known state." : "";
 }
 
-/** @param {Model} model @param {import("./catalogue.js").Statistics | undefined} known */
-function row(model, known) {
+/** @param {Model} model @param {import("./status.js").ModelStats | undefined} stats */
+function row(model, stats) {
   const name = make("th", { scope: "row" }, make("span", { class: "name" }, model.name));
   if (model.description) name.append(make("small", {}, model.description));
   const state = make("span", { class: "state", "data-state": model.state }, model.state);
@@ -22,16 +22,16 @@ function row(model, known) {
     ["State", state, model.reason ?? ""],
     ["Version", model.version],
     ["Input", model.input, model.policy && `${model.policy}, window ${model.window}`],
-    ["Batch", model.max_batch && `up to ${model.max_batch}`, model.timeout_ms && `${model.timeout_ms / 1_000} s at most`],
-    ["Streams", known?.open_streams, known && `${known.running} run, ${known.waiting} wait`],
-    ["Answered", known?.results.toLocaleString("en"), known && lost(known)],
-    ["Age", ...(known?.age_ms.count ? [ms(known.age_ms.p50), `p99 ${ms(known.age_ms.p99)}`] : [])],
+    ["Batch", model.max_batch && `up to ${model.max_batch}`, model.timeout_ms && `timeout ${model.timeout_ms / 1_000} s`],
+    ["Streams", stats?.open_streams, stats && `${stats.running} running, ${stats.waiting} waiting`],
+    ["Answered", stats?.results.toLocaleString("en"), stats && failures(stats)],
+    ["Age", ...(stats?.age_ms.count ? [ms(stats.age_ms.p50), `p99 ${ms(stats.age_ms.p99)}`] : [])],
   ];
   return make("tr", { "data-model": model.name }, name, ...cells.map(cell));
 }
 
-/** @param {import("./catalogue.js").Statistics} known */
-function lost({ superseded, expired, errors }) {
+/** @param {import("./status.js").ModelStats} stats */
+function failures({ superseded, expired, errors }) {
   const dropped = superseded + expired;
   return `${dropped.toLocaleString("en")} dropped, ${errors.toLocaleString("en")} errors`;
 }
@@ -41,10 +41,10 @@ function ms(milliseconds) {
   return `${milliseconds.toFixed(milliseconds < 10 ? 1 : 0)} ms`;
 }
 
-/** @param {unknown[]} cell */
-function cell([label, value, more]) {
+/** @param {unknown[]} cell  Label, value and an optional second line. */
+function cell([label, value, details]) {
   const content = value instanceof Node ? value : String(value ?? "–");
   const element = make("td", { "data-label": String(label) }, content);
-  if (more) element.append(make("small", {}, String(more)));
+  if (details) element.append(make("small", {}, String(details)));
   return element;
 }

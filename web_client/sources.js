@@ -1,38 +1,38 @@
-/** Where frames come from: a webcam, a file or the sample. A source shows itself and tells of each frame. */
+/** Sources of frames: a webcam, a file or the sample. Each has an element that shows it, and reports each frame. */
 
 /**
  * @typedef {object} Source
- * @property {HTMLVideoElement | HTMLCanvasElement} element  What shows it, and what frames are drawn from.
- * @property {boolean} mirrored  Whether people expect to see it as in a mirror.
+ * @property {HTMLVideoElement | HTMLCanvasElement} element  Shows the source; frames are copied from it.
+ * @property {boolean} mirrored  Whether to mirror it by default, as for a camera that faces the user.
  * @property {() => {width: number, height: number}} size
- * @property {(onFrame: (captured: number) => void) => void} start  Frames come with the time of their capture.
+ * @property {(onFrame: (captured: number) => void) => void} start  Calls back with each frame's capture time.
  * @property {() => void} stop
  */
 
-/** How often a still picture is sent: what a usual webcam gives. */
+/** Frame rate of a still picture: that of a common webcam. */
 const STILL_FPS = 30;
 
-/** Widest canvas for a still picture: no working size is larger. */
+/** Canvas width limit for a still picture: the largest frame width that the page offers. */
 const STILL_WIDTH = 1280;
 
 /**
- * Open a webcam. Throws what `getUserMedia` throws, and a `NotSupportedError` where the browser has none for this page.
+ * Open a webcam. Throws what `getUserMedia` throws, or `NotSupportedError` if this page may not use cameras.
  *
  * @param {string | undefined} deviceId
- * @param {() => void} onGone  Called when it is unplugged.
+ * @param {() => void} onEnded  Called when the camera is disconnected.
  * @returns {Promise<Source & {deviceId: string | undefined}>}
  */
-export async function openWebcam(deviceId, onGone) {
-  if (!navigator.mediaDevices) throw new DOMException("no camera for this page", "NotSupportedError");
-  const wanted = deviceId ? { deviceId: { exact: deviceId } } : { facingMode: "user" };
+export async function openWebcam(deviceId, onEnded) {
+  if (!navigator.mediaDevices) throw new DOMException("no camera access for this page", "NotSupportedError");
+  const selection = deviceId ? { deviceId: { exact: deviceId } } : { facingMode: "user" };
   const media = await navigator.mediaDevices.getUserMedia({
-    video: { ...wanted, width: { ideal: 1280 }, frameRate: { ideal: 30 } },
+    video: { ...selection, width: { ideal: 1280 }, frameRate: { ideal: 30 } },
   });
   const video = makeVideo();
   video.srcObject = media;
   await video.play();
   const [track] = media.getVideoTracks();
-  track?.addEventListener("ended", onGone);
+  track?.addEventListener("ended", onEnded);
   const settings = track?.getSettings();
   const close = () => media.getTracks().forEach((each) => each.stop());
   return {
@@ -42,7 +42,7 @@ export async function openWebcam(deviceId, onGone) {
   };
 }
 
-/** Open a video or a picture. Throws when the browser cannot show it. @param {File} file @returns {Promise<Source>} */
+/** Open a video or a picture. Throws if the browser cannot decode it. @param {File} file @returns {Promise<Source>} */
 export async function openFile(file) {
   if (file.type.startsWith("image/")) return stillSource(await createImageBitmap(file));
   const video = makeVideo();
@@ -61,10 +61,10 @@ export async function openFile(file) {
   });
 }
 
-/** Open the portrait that comes with the page. @returns {Promise<Source>} */
+/** Open the portrait that is part of the page. @returns {Promise<Source>} */
 export async function openSample() {
-  const response = await fetch("/sample.jpg");
-  if (!response.ok) throw new Error("the server has no sample");
+  const response = await fetch(new URL("sample.jpg", import.meta.url));
+  if (!response.ok) throw new Error(`fetching sample.jpg failed with status ${response.status}`);
   return stillSource(await createImageBitmap(await response.blob()));
 }
 
@@ -98,19 +98,19 @@ function videoSource(video, close) {
   };
 }
 
-/** A picture that drifts slowly, so that the numbers live. @param {ImageBitmap} bitmap @returns {Source} */
+/** A picture that moves slowly, so that its answers change. @param {ImageBitmap} bitmap @returns {Source} */
 function stillSource(bitmap) {
   const canvas = document.createElement("canvas");
   const scale = Math.min(1, STILL_WIDTH / bitmap.width);
   canvas.width = Math.round(bitmap.width * scale);
   canvas.height = Math.round(bitmap.height * scale);
   const context = /** @type {CanvasRenderingContext2D} */ (canvas.getContext("2d"));
-  const drifts = !matchMedia("(prefers-reduced-motion: reduce)").matches;
+  const moves = !matchMedia("(prefers-reduced-motion: reduce)").matches;
   let request = 0;
 
   const draw = (/** @type {number} */ now) => {
-    const angle = drifts ? now / 4_000 : 0;
-    const zoom = drifts ? 1.08 : 1;
+    const angle = moves ? now / 4_000 : 0;
+    const zoom = moves ? 1.08 : 1;
     const width = canvas.width * zoom;
     const height = canvas.height * zoom;
     const x = ((canvas.width - width) * (1 + Math.sin(angle))) / 2;
@@ -128,7 +128,7 @@ function stillSource(bitmap) {
       const next = (/** @type {number} */ now) => {
         request = requestAnimationFrame(next);
         if (now < due) return;
-        // half a screen's frame early, or every other one would be missed
+        // 8 ms early, half of a 60 Hz screen's frame: otherwise jitter would skip every other frame
         due = Math.max(due + 1_000 / STILL_FPS, now) - 8;
         draw(now);
         onFrame(now);

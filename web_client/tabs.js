@@ -1,28 +1,28 @@
-/** Tabs as the ARIA Authoring Practices describe them, with the selected one in the address's hash. */
+/** Tabs as in the ARIA Authoring Practices; the URL's hash names the selected one. */
 
 /**
- * @param {HTMLElement} list  The element of role `tablist`; each tab's `aria-controls` names its panel.
- * @param {(name: string) => void} onSelect  Told the selected tab's name: its hash.
+ * @param {HTMLElement} list  The element of role `tablist`; each tab's `aria-controls` is its panel's id.
+ * @param {(name: string) => void} onSelect  Called with the selected tab's name.
  */
 export function makeTabs(list, onSelect) {
   const tabs = /** @type {HTMLButtonElement[]} */ ([...list.querySelectorAll("[role=tab]")]);
 
-  /** @param {HTMLButtonElement} chosen */
-  function select(chosen) {
+  /** @param {HTMLButtonElement} selected */
+  function select(selected) {
     for (const tab of tabs) {
-      const isChosen = tab === chosen;
-      tab.setAttribute("aria-selected", String(isChosen));
-      tab.tabIndex = isChosen ? 0 : -1;
+      const isSelected = tab === selected;
+      tab.setAttribute("aria-selected", String(isSelected));
+      tab.tabIndex = isSelected ? 0 : -1;
       const panel = document.getElementById(tab.getAttribute("aria-controls") ?? "");
-      if (panel) panel.hidden = !isChosen;
+      if (panel) panel.hidden = !isSelected;
     }
-    onSelect(nameOf(chosen));
+    onSelect(nameOf(selected));
   }
 
   function followHash() {
     const named = tabs.find((tab) => `#${nameOf(tab)}` === location.hash);
-    const chosen = named ?? tabs[0];
-    if (chosen) select(chosen);
+    const selected = named ?? tabs[0];
+    if (selected) select(selected);
   }
 
   for (const tab of tabs) {
@@ -32,9 +32,9 @@ export function makeTabs(list, onSelect) {
     });
   }
   list.addEventListener("keydown", (event) => {
-    const here = tabs.indexOf(/** @type {HTMLButtonElement} */ (event.target));
-    const moves = { ArrowRight: here + 1, ArrowLeft: here - 1, Home: 0, End: -1 };
-    if (here < 0 || !(event.key in moves)) return;
+    const index = tabs.indexOf(/** @type {HTMLButtonElement} */ (event.target));
+    const moves = { ArrowRight: index + 1, ArrowLeft: index - 1, Home: 0, End: -1 };
+    if (index < 0 || !(event.key in moves)) return;
     event.preventDefault();
     const next = tabs.at(moves[/** @type {keyof moves} */ (event.key)] % tabs.length);
     next?.focus();

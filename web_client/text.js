@@ -1,14 +1,16 @@
-/** The Text tab: what is typed goes to a text model as it changes, and the newest text wins. */
+/** The Text tab: sends the text to a model as it is typed and shows the answer to the newest text. */
 
-import { namesFor } from "./catalogue.js";
-import { connect } from "./client.js";
-import { fillSelect, find, make } from "./document.js";
-import { Notice } from "./notice.js";
+import { Banner } from "./banner.js";
+import { connect } from "./client/client.js";
+import { fillSelect, find, make } from "./dom.js";
+import { SERVER_URL } from "./server_url.js";
+import { modelNames } from "./status.js";
 
-/** Long enough that a fast typist's keys come as one, short enough to feel immediate. */
+/** Long enough to combine the keystrokes of a fast typist, short enough to feel immediate. */
 const DEBOUNCE_MS = 80;
 
-const TICK_MS = 250;
+/** How often the banner's countdown is updated. */
+const UPDATE_MS = 250;
 
 const EXAMPLES = {
   spam:
@@ -24,36 +26,36 @@ const EXAMPLES = {
 const percent = new Intl.NumberFormat("en", { style: "percent", minimumFractionDigits: 1, maximumFractionDigits: 1 });
 
 export class Text {
-  #words = find("words", HTMLTextAreaElement);
+  #input = find("text-input", HTMLTextAreaElement);
   #model = find("text-model", HTMLSelectElement);
-  /** @type {import("./client.js").Stream | null} */ #stream = null;
+  /** @type {import("./client/client.js").Stream | null} */ #stream = null;
   #timer = 0;
-  #notice = new Notice("text", () => this.#stream?.retry());
+  #banner = new Banner("text", () => this.#stream?.retry());
 
   constructor() {
-    this.#words.oninput = () => {
+    this.#input.oninput = () => {
       clearTimeout(this.#timer);
-      this.#timer = setTimeout(() => this.#ask(), DEBOUNCE_MS);
+      this.#timer = setTimeout(() => this.#submit(), DEBOUNCE_MS);
     };
     this.#model.onchange = () => {
       this.#connect();
-      this.#ask();
+      this.#submit();
     };
     find("example-spam", HTMLElement).onclick = () => this.#set(EXAMPLES.spam);
     find("example-ham", HTMLElement).onclick = () => this.#set(EXAMPLES.ham);
     find("clear", HTMLElement).onclick = () => this.#set("");
     addEventListener("online", () => this.#stream?.retry());
-    setInterval(() => this.#tick(), TICK_MS);
+    setInterval(() => this.#update(), UPDATE_MS);
   }
 
-  /** Connect when the tab is first opened. */
+  /** Connect, on the first call. */
   open() {
     if (this.#stream === null) this.#connect();
   }
 
-  /** @param {import("./catalogue.js").Model[]} models */
-  offerModels(models) {
-    const names = namesFor(models, ["text"], this.#model.value);
+  /** @param {import("./status.js").Model[]} models */
+  setModels(models) {
+    const names = modelNames(models, ["text"], this.#model.value);
     const before = this.#model.value;
     fillSelect(this.#model, names);
     if (this.#model.value !== before && this.#stream) this.#connect();
@@ -61,51 +63,51 @@ export class Text {
 
   /** @param {string} text */
   #set(text) {
-    this.#words.value = text;
-    this.#ask();
+    this.#input.value = text;
+    this.#submit();
   }
 
   #connect() {
     this.#stream?.close();
-    // one unanswered, and the newest text waits: what was typed before it is of no use
-    this.#stream = connect(location.origin, { model: this.#model.value, window: 1, onState: () => this.#tick() });
+    // with a window of 1 a newer text replaces the waiting one: answers to older texts are not needed
+    this.#stream = connect(SERVER_URL, { model: this.#model.value, window: 1, onState: () => this.#update() });
   }
 
-  async #ask() {
-    const text = this.#words.value;
+  async #submit() {
+    const text = this.#input.value;
     if (text.trim() === "") {
       this.#show("–", {});
       return;
     }
     try {
       const answer = await this.#stream?.offer(text);
-      // where a newer text is on its way, its answer is the one to show
-      if (answer && text === this.#words.value) this.#answer(answer);
+      // the answer to an older text is out of date
+      if (answer && text === this.#input.value) this.#answer(answer);
     } catch (error) {
       this.#show(`Not sent: ${/** @type {Error} */ (error).message}`, {});
     }
   }
 
-  /** @param {import("./client.js").Answer} answer */
+  /** @param {import("./client/client.js").Answer} answer */
   #answer(answer) {
     if (answer.type === "result") {
       const { outputs } = answer;
-      const labelled = typeof outputs?.label === "string" && typeof outputs?.scores === "object";
-      if (labelled) this.#show(outputs.label, outputs.scores ?? {});
+      const isClassification = typeof outputs?.label === "string" && typeof outputs?.scores === "object";
+      if (isClassification) this.#show(outputs.label, outputs.scores ?? {});
       else this.#show("", {}, JSON.stringify(outputs, null, 2));
-      find("text-trip", HTMLElement).textContent =
+      find("text-timing", HTMLElement).textContent =
         `${answer.model}@${answer.version} answered in ${answer.round_trip_ms.toFixed(1)} ms, ` +
-        `${answer.infer_ms.toFixed(1)} ms of it inference.`;
+        `of which inference took ${answer.infer_ms.toFixed(1)} ms.`;
     } else if (answer.type === "error" && answer.code === "connection_lost") {
-      // asked again when the connection is back
-      this.#ask();
+      // sent when the client has reconnected
+      this.#submit();
     } else {
       this.#show(answer.type === "error" ? answer.message : `Dropped: ${answer.reason}`, {});
     }
   }
 
-  /** @param {string} label @param {Record<string, number>} scores @param {string} [other] */
-  #show(label, scores, other = "") {
+  /** @param {string} label @param {Record<string, number>} scores @param {string} [rawOutputs] */
+  #show(label, scores, rawOutputs = "") {
     find("label", HTMLElement).textContent = label;
     const sorted = Object.entries(scores).sort(([, a], [, b]) => b - a);
     const rows = sorted.map(([name, score]) => {
@@ -113,12 +115,12 @@ export class Text {
       return make("div", {}, make("dt", {}, name), make("dd", {}, percent.format(score), bar));
     });
     find("scores", HTMLElement).replaceChildren(...rows);
-    find("text-outputs", HTMLElement).textContent = other;
-    find("text-outputs", HTMLElement).hidden = other === "";
-    find("text-trip", HTMLElement).textContent = "";
+    find("text-outputs", HTMLElement).textContent = rawOutputs;
+    find("text-outputs", HTMLElement).hidden = rawOutputs === "";
+    find("text-timing", HTMLElement).textContent = "";
   }
 
-  #tick() {
-    if (this.#stream) this.#notice.tell(this.#stream.state, performance.now());
+  #update() {
+    if (this.#stream) this.#banner.showState(this.#stream.state, performance.now());
   }
 }

@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Literal, Protocol, TypeAlias
 
 from inference.items import Batch, Outcome
-from inference.model import ModelCard, ModelSource
+from inference.model import ModelCard, ModelId, ModelSource
 from inference.pool.slot import STOP_GRACE, Slot
 from inference.wire.channel import Header
-from inference.wire.features import Mode, missing
+from inference.wire.features import Mode, missing, worst
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +52,48 @@ class WorkerOptions:
     spares: int = 0
     recycle_mb: int = 0
     recycle_batches: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class PoolStatus:
+    """The workers now.
+
+    Attributes:
+        slots: places of workers that get work.
+        ready: of these, those that can work.
+        deaths, recycled: workers that ended unasked, and those that were replaced, since the start.
+        serving: the processes of those that can work.
+        pids: all processes, spares and those that load included.
+        sandbox: its features, each with "on" or what is wrong with it in some group; empty when it is off or no
+            worker has told.
+        spares: workers that are ready to take a lost one's place.
+        resident_mb: resident memory of all of them together, in MiB.
+    """
+
+    slots: int
+    ready: int
+    deaths: int
+    pids: tuple[int, ...]
+    sandbox: Mapping[str, str] = field(default_factory=dict)
+    spares: int = 0
+    recycled: int = 0
+    resident_mb: int = 0
+    serving: tuple[int, ...] = ()
+
+    @classmethod
+    def sum(cls, pools: Sequence[PoolStatus]) -> PoolStatus:
+        """The workers of several pools together."""
+        return cls(
+            slots=sum(pool.slots for pool in pools),
+            ready=sum(pool.ready for pool in pools),
+            deaths=sum(pool.deaths for pool in pools),
+            pids=tuple(pid for pool in pools for pid in pool.pids),
+            sandbox=worst(pool.sandbox for pool in pools),
+            spares=sum(pool.spares for pool in pools),
+            recycled=sum(pool.recycled for pool in pools),
+            resident_mb=sum(pool.resident_mb for pool in pools),
+            serving=tuple(pid for pool in pools for pid in pool.serving),
+        )
 
 
 class Owner(Protocol):
@@ -95,6 +137,7 @@ class Pool:
         self.features: dict[str, str] = {}
         self._cards: dict[str, ModelCard] = {}
         self._infer_ms: dict[str, float] = {}
+        self._loaded_order: dict[ModelId, int] = {}
         self._reasons: dict[str, str] = {}
         self._load_deaths = dict.fromkeys(self._sources, 0)
         self._all_gone = asyncio.Event()
@@ -154,13 +197,38 @@ class Pool:
             return "unavailable", self._reasons[model]
         return "loading", None
 
+    def cards(self, model: str) -> list[ModelCard]:
+        """The card of every version that live workers hold, oldest loaded first."""
+        held = {card for slot in self.slots for card in slot.cards.values() if card.name == model}
+        return sorted(held, key=lambda card: self._loaded_order.get(card.id, 0))
+
+    def free_workers(self) -> list[Slot]:
+        """Those that can take a batch now."""
+        return [slot for slot in self.slots if slot.free]
+
+    def status(self) -> PoolStatus:
+        """The workers now."""
+        slots = self.slots
+        serving = [slot for slot in slots if slot.serving]
+        return PoolStatus(
+            slots=len(serving),
+            ready=sum(slot.ready for slot in serving),
+            deaths=sum(slot.deaths for slot in slots),
+            pids=tuple(slot.pid for slot in slots if slot.pid is not None),
+            sandbox=self.features,
+            spares=sum(slot.ready for slot in slots if not slot.serving),
+            recycled=sum(slot.recycled for slot in slots),
+            resident_mb=sum(slot.resident_mb for slot in slots),
+            serving=tuple(slot.pid for slot in serving if slot.ready and slot.pid is not None),
+        )
+
     def card(self, model: str) -> ModelCard | None:
         """A model's card, None until a worker has loaded it; it outlives the workers."""
         return self._cards.get(model)
 
-    def infer_ms(self, model: str) -> float:
+    def infer_ms(self, model: ModelId) -> float:
         """Milliseconds that an inference of a loaded model took when it was warmed up; 0 if that is not known."""
-        return self._infer_ms[model]
+        return self._infer_ms[model.name]
 
     def renew(self, *, all_workers: bool = False) -> None:
         """Replace what is stale and idle: spares at once, a worker that serves when a spare can take its place.
@@ -263,6 +331,7 @@ class Pool:
         """A worker has loaded a model, and one inference takes so long."""
         self.known(card.name)
         self._cards[card.name] = card
+        self._loaded_order[card.id] = max(self._loaded_order.values(), default=0) + 1
         self._infer_ms[card.name] = infer_ms
         self._load_deaths[card.name] = 0
         if self._reasons.pop(card.name, None):

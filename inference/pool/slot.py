@@ -14,7 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from inference.items import RESERVED, Batch, Failed, Outcome, Result
-from inference.model import ModelCard, ModelError
+from inference.model import ModelCard, ModelError, ModelId
 from inference.pool.process import WorkerProcess
 from inference.wire.channel import Channel, Header
 
@@ -118,6 +118,11 @@ class Slot:
         """Its process's number, None while it has none."""
         return self._process.pid if self._process else None
 
+    @property
+    def models(self) -> set[ModelId]:
+        """The versions that its worker holds."""
+        return {card.id for card in self.cards.values()}
+
     def start(self) -> None:
         """Start a worker and tell it what to load."""
         loop = self._pool.loop
@@ -145,8 +150,8 @@ class Slot:
             raise RuntimeError(f"slot {self._number} is not free")
         self._batch = batch
         payloads = [item.payload for item in batch.items]
-        header: Header = {"model": batch.model, "lengths": [len(p) for p in payloads]}
-        timeout = self.cards[batch.model].timeout_ms / 1000
+        header: Header = {"model": batch.model.name, "lengths": [len(p) for p in payloads]}
+        timeout = self.cards[batch.model.name].timeout_ms / 1000
         self._timer = self._pool.loop.call_later(timeout, self._hangs)
         self._channel.send(header, payloads)
 
@@ -264,7 +269,7 @@ class Slot:
         )
 
     def _outcomes(self, batch: Batch, header: Header, body: memoryview, infer_ms: float) -> Iterable[Outcome]:
-        version = self.cards[batch.model].version
+        version = batch.model.version
         at = 0
         for item, answer in zip(batch.items, header["items"], strict=True):
             if isinstance(answer, dict):
@@ -312,6 +317,7 @@ class Slot:
         retired, self._retiring = self._retiring, False
         self._process = self._channel = None
         self.cards = {}
+        self._pool.owner.models_changed()
         self.resident_mb = 0
         if self._pool.stopping:
             self._pool.exited()

@@ -5,15 +5,18 @@ Streams share the workers by start-time fair queueing (Goyal, Vin, Cheng: "Start
 start tag runs first, and the virtual time is the first start tag of what ran last. A finish tag lies an item's
 cost over its stream's weight beyond its start tag. The cost is worker time, estimated from what the stream's
 items took before and corrected when the item is done, so that a stream of large frames pays for them. One
-virtual time spans all models of a group, because they share its workers.
+virtual time spans all models of a group, because they share its workers. With `fair_by` "principal" each
+principal has the weight 1, which its streams that have items divide.
 
 Of a `latest` stream at most one item waits: a newer one replaces it. One exception: an item with which a worker
 ended gives way neither to a newer one nor to its deadline. Its second try, alone, is how a stream whose items end
 workers is told from those that were in the same batch, or in a worker that was ended from outside. There are never
 more of these than its window, and the newest item waits behind them.
 
-The loop that drives it: `offer` what arrives; whenever a worker is free, `take` what it shall run; `done`
-when that has run, `lost` or `returned` when its worker ended; `expire` at an item's deadline, for no worker
+Models are known by name and version. A stream is bound to one version; `rebind` alone changes that.
+
+The loop that drives it: `offer` what arrives, or `refuse` it; whenever a worker is free, `take` what it shall run;
+`done` when that has run, `lost` or `returned` when its worker ended; `expire` at an item's deadline, for no worker
 may be free by then. Whatever outcomes any of these returns must be delivered.
 """
 
@@ -25,16 +28,32 @@ from collections.abc import Container, Iterator, Sequence
 from dataclasses import replace
 
 from inference.items import POISON, Batch, Dropped, DropReason, Failed, Item, Outcome, Result
-from inference.model import DEFAULT_GROUP, Policy
-from inference.scheduling.state import KILL_SPAN, KILLS, MEMORY, Model, Stream, Workers
-from inference.scheduling.statistics import ModelStatistics, Statistics, Tally
+from inference.model import DEFAULT_GROUP, ModelId, Policy
+from inference.scheduling.deadlines import Deadlines
+from inference.scheduling.state import (
+    KILL_SPAN,
+    KILLS,
+    MEMORY,
+    FairBy,
+    Loss,
+    Model,
+    Principal,
+    Stream,
+    Workers,
+)
+from inference.scheduling.statistics import ModelStatistics, Statistics, StreamStatistics, Tally
 
 ITEM_BYTES = 1024
 """What an item of a batch costs besides its payload, in bytes of it: handing it over and answering it takes some
 tens of microseconds, and so does a KiB of text in the spam model."""
 
-FEW = 64
-"""Deadlines that are kept whether or not their items still wait: clearing up is not worth its while before."""
+MAX_BATCH_BYTES = 32 << 20
+"""Bytes of payload after which a batch takes no further item: four of the largest items that a server takes by
+default. A worker holds all of them at once, decoded."""
+
+MAX_RETURNS = 2
+"""How often an item may come back unread before it counts as one with which a worker ended. A worker that is ended
+from outside does not read; one that the kernel ends for the batch's memory does not either, again and again."""
 
 
 class UnknownStream(LookupError):
@@ -42,19 +61,23 @@ class UnknownStream(LookupError):
 
 
 class StreamFull(RuntimeError):
-    """You misused the scheduler: a queue stream's waiting room is full, and `room` said so."""
+    """You misused the scheduler: a queue stream has no capacity left, and `has_capacity` said so."""
 
 
 class Scheduler:
-    """All streams of the groups of workers."""
+    """All streams of the groups of workers.
 
-    def __init__(self) -> None:
+    Args:
+        fair_by: among whom the workers are shared.
+    """
+
+    def __init__(self, fair_by: FairBy = "stream") -> None:
+        self._fair_by = fair_by
         self._groups: dict[str, Workers] = {}
-        self._models: dict[str, Model] = {}
+        self._models: dict[ModelId, Model] = {}
         self._streams: dict[int, Stream] = {}
         self._order = 0
-        self._deadlines: list[tuple[float, int, int]] = []  # a heap, with stream and seq
-        self._most_deadlines = FEW
+        self._deadlines = Deadlines(lambda stream, seq: self._waiting_item(stream, seq) is not None)
 
     def add_group(self, name: str, workers: int) -> None:
         """Make a group of models known, and how many workers they share."""
@@ -62,48 +85,60 @@ class Scheduler:
 
     def add_model(
         self,
-        name: str,
+        model: ModelId,
         max_batch: int,
         target: float = math.inf,
         *,
         min_rate: float = 0.0,
         group: str = DEFAULT_GROUP,
+        stateful: bool = False,
     ) -> None:
-        """Make a model known, or change its largest batch, target or promise.
+        """Make a model version known, or change its settings. Items for it can run (again), see `abandon`.
 
         Args:
             target: seconds that a batch should take at most. Batches then grow from one item as long as they
                 keep to it; without a target they are as large as what waits.
             min_rate: items per second that each of its streams is promised, see `admits`.
+            stateful: an item of a stream runs only when the one before it is done, with the state that it left.
         """
-        model = self._models.get(name)
-        if model is None:
-            model = self._models[name] = Model(name, self._groups.setdefault(group, Workers()))
-        model.min_rate = min_rate
-        if (model.max_batch, model.target) != (max_batch, target):
-            model.max_batch, model.target = max_batch, target
-            model.cap = max_batch if target == math.inf else 1
+        known = self._models.get(model)
+        if known is None:
+            known = self._models[model] = Model(model, self._groups.setdefault(group, Workers()))
+        known.min_rate, known.stateful, known.loss = min_rate, stateful, None
+        if (known.max_batch, known.target) != (max_batch, target):
+            known.max_batch, known.target = max_batch, target
+            known.cap = max_batch if target == math.inf else 1
 
-    def expect(self, name: str, cost: float) -> None:
+    def knows(self, model: ModelId) -> bool:
+        """Whether a version was added and not removed."""
+        return model in self._models
+
+    def remove_model(self, model: ModelId) -> bool:
+        """Forget a version and its counts; whether that is possible: no stream is bound to it, nothing runs."""
+        known = self._models[model]
+        if known.streams or known.tally.present:
+            return False
+        del self._models[model]
+        return True
+
+    def expect(self, model: ModelId, cost: float) -> None:
         """Say what an item of a model takes, in worker seconds, where none has been measured yet."""
-        model = self._models[name]
-        if not model.costs.known:
-            model.cost = cost
+        known = self._models[model]
+        if not known.costs.known:
+            known.cost = cost
 
-    def admits(self, name: str, weight: float, now: float) -> bool:
+    def admits(self, model: ModelId, weight: float, now: float) -> bool:
         """Forecast whether a model can have one more stream, and every stream of its group what it was promised.
 
         A promised rate is kept if a stream's fair share covers it. That share is the least in which all promises
         fit; the streams may take as much of it as they ask for, by what they sent lately, and at least what they
         were promised. The new stream, if it is promised nothing, may take all of it.
         """
-        model = self._models[name]
-        workers = model.workers
+        known = self._models[model]
+        workers = known.workers
         if not any(other.min_rate for other in self._models.values() if other.workers is workers):
-            return (
-                True  # nobody is promised anything, which need not be asked of each of thousands of streams
-            )
-        promise = model.min_rate * model.cost
+            return True  # without a promise there is no need to ask each of thousands of streams
+        promise = known.min_rate * known.cost
         needs = [promise / weight, *(s.promised() / s.weight for s in workers.streams.values() if s.open)]
         share = max(needs)  # of the workers, per weight
         asked = promise or share * weight
@@ -112,19 +147,52 @@ class Scheduler:
                 asked += min(max(stream.demand(now), stream.promised()), share * stream.weight)
         return asked <= workers.count
 
-    def open(self, number: int, model: str, policy: Policy, window: int, weight: float = 1.0) -> None:
-        """Open a stream.
+    def open(
+        self,
+        number: int,
+        model: ModelId,
+        policy: Policy,
+        window: int,
+        weight: float = 1.0,
+        principal: str = "",
+    ) -> None:
+        """Open a stream, bound to a version.
 
         Args:
             number: the caller's name for it, never used twice.
             window: for `latest` the most items running at once, for `queue` the most waiting.
             weight: its share of the workers, relative to others.
+            principal: on whose behalf.
         """
         known = self._models[model]
-        stream = Stream(number, known, policy, window, weight, known.cost)
-        self._streams[number] = known.streams[number] = known.workers.streams[number] = stream
+        workers = known.workers
+        payer = workers.principals.setdefault(principal, Principal(principal))
+        payer.streams += 1
+        stream = Stream(
+            number, known, policy, window, weight, payer, known.cost, self._fair_by == "principal"
+        )
+        self._streams[number] = known.streams[number] = workers.streams[number] = stream
+        known.open_streams += 1
 
-    def room(self, number: int) -> bool:
+    def rebind(self, number: int, model: ModelId) -> list[Outcome]:
+        """Bind an open stream to another version of its model: what waits runs there, what runs stays.
+
+        A stateful stream starts anew, without a state.
+        """
+        stream, new = self._stream(number), self._models[model]
+        old = stream.model
+        if old is new:
+            return []
+        self._leave(stream, anyway=True)
+        self._move_waiting(stream, old, new)
+        del old.streams[number]
+        old.open_streams -= 1
+        stream.model, stream.state = new, b""
+        new.streams[number] = stream
+        new.open_streams += 1
+        return self._go_on(stream)
+
+    def has_capacity(self, number: int) -> bool:
         """Whether a stream may offer another item. A `latest` stream always may."""
         stream = self._stream(number)
         return stream.policy == "latest" or len(stream.waiting) < stream.window
@@ -136,26 +204,31 @@ class Scheduler:
             UnknownStream, StreamFull: the caller's mistake.
         """
         stream = self._stream(item.stream)
-        given_up: list[Outcome] = []
+        superseded: list[Outcome] = []
         if stream.policy == "latest":
             if stream.waiting and stream.waiting[-1].seq not in stream.suspects:
-                given_up.append(self._drop(stream, stream.waiting.pop(), "superseded"))
+                superseded.append(self._drop(stream, stream.waiting.pop(), "superseded"))
         elif len(stream.waiting) >= stream.window:
             raise StreamFull(f"stream {item.stream} has {len(stream.waiting)} items waiting")
         stream.arrive(item)
-        model = stream.model
-        model.present += 1
-        model.peak = max(model.peak, model.present)
         if item.deadline is not None:
-            self._watch(item.deadline, item)
-        return given_up + self._go_on(stream)
+            self._deadlines.add(item.deadline, item.stream, item.seq)
+        return superseded + self._go_on(stream)
+
+    def refuse(self, outcome: Dropped | Failed) -> None:
+        """Count an item that cannot run, with the outcome that it gets."""
+        stream = self._stream(outcome.item.stream)
+        stream.receive()
+        self._count(stream, stream.model, outcome)
 
     @property
     def anything_waits(self) -> bool:
         """Whether there is an item that no worker has."""
-        return any(model.waiting for model in self._models.values())
+        return any(model.tally.waiting for model in self._models.values())
 
-    def take(self, now: float, models: Container[str], free: int = 1) -> tuple[Batch | None, list[Outcome]]:
+    def take(
+        self, now: float, models: Container[ModelId], free: int = 1
+    ) -> tuple[Batch | None, list[Outcome]]:
         """Choose what a free worker that holds `models` runs now: the fairest stream's item, and a batch with it.
 
         A batch takes only what waits already: nothing waits for a batch to fill.
@@ -167,7 +240,8 @@ class Scheduler:
         while (model := self._next_model(models)) is not None:
             items = list(self._fill(model, now, free, dropped))
             if items:
-                return Batch(model.name, tuple(items), now), dropped
+                states = tuple(self._streams[item.stream].state for item in items) if model.stateful else ()
+                return Batch(model.id, tuple(items), now, states), dropped
         return None, dropped
 
     def done(self, batch: Batch, outcomes: Sequence[Outcome], cost: float, now: float) -> list[Outcome]:
@@ -192,15 +266,16 @@ class Scheduler:
         for outcome in outcomes:
             item = outcome.item
             share = cost if size == 1 else per_byte * (ITEM_BYTES + len(item.payload))
-            stream = self._came_back(item, share)
+            stream = self._came_back(item, share, model)
             if item.seq in stream.suspects:
-                del stream.suspects[item.seq]
-                stream.tally.retried += 1
+                self._retried(stream, item, model)
             if isinstance(outcome, Result):
                 stream.cost += MEMORY * (share - stream.cost)
+                if stream.model is model:  # else it has started anew on another version
+                    stream.state = outcome.state
                 model.costs.add(share, now)
                 model.ages.add(now - item.received, now)
-            self._count(stream, outcome)
+            self._count(stream, model, outcome)
             wanted += [outcome] if stream.open else []
             wanted += self._go_on(stream)
         return wanted
@@ -209,7 +284,7 @@ class Scheduler:
         """A batch's worker ended with it: each item runs once more, alone, or has its error.
 
         Which of several items it was shows when each runs alone. What ends a worker alone is held against its
-        stream, which is condemned by its third within `KILL_SPAN` if the two before are proven: by a second try
+        stream, which is blocked by its third within `KILL_SPAN` if the two before are proven: by a second try
         that ended a worker too, or by a timeout. For so long after a proven one all items of the stream run alone:
         others lose no second batch to it.
 
@@ -223,24 +298,26 @@ class Scheduler:
 
         Returns:
             What is told, of streams that are still open: the errors of items that do not run again, and of whatever
-            else waits of a stream that is condemned; and an item that waited while a newer one runs again.
+            else waits of a stream that is blocked; and an item that waited while a newer one runs again.
         """
+        model = self._models[batch.model]
         alone = len(batch.items) == 1
         wanted: list[Outcome] = []
         for item in batch.items:
             stream = self._streams[item.stream]
-            self._came_back(item, cost if alone else min(cost / len(batch.items), stream.cost))
+            self._came_back(item, cost if alone else min(cost / len(batch.items), stream.cost), model)
             again = item.seq in stream.suspects
-            stream.tally.retried += again
+            if again:
+                self._retried(stream, item, model, keep=True)
             if alone and stream.open:
                 stream.blame(item, now, proven=again or timed_out)
             failed = _verdict(stream, item, hopeless=alone and timed_out)
             if failed is None:
                 stream.suspects[item.seq] = now if alone else None
-                wanted += self._wait_again(stream, item)
+                wanted += self._wait_again(stream, item, model)
             else:
                 stream.suspects.pop(item.seq, None)
-                self._count(stream, failed)
+                self._count(stream, model, failed)
                 wanted += [failed] if stream.open else []
             wanted += self._go_on(stream)
         return wanted
@@ -248,14 +325,26 @@ class Scheduler:
     def returned(self, batch: Batch) -> list[Outcome]:
         """A batch's worker ended before it had read it: its items wait on as if nothing had happened.
 
+        What has come back `MAX_RETURNS` times may be why: it runs once more, alone, and then has its error.
+
         Returns:
             The outcomes of those that do not wait on, of streams that are still open: a `latest` stream has a newer
-            item, or the stream was condemned meanwhile.
+            item, the stream was blocked meanwhile, or it was the last return.
         """
+        model = self._models[batch.model]
         wanted: list[Outcome] = []
         for item in batch.items:
-            stream = self._came_back(item, 0.0)
-            wanted += self._wait_again(stream, item)
+            stream = self._came_back(item, 0.0, model)
+            stream.returns[item.seq] = returns = stream.returns.get(item.seq, 0) + 1
+            if returns > MAX_RETURNS and item.seq in stream.suspects:
+                del stream.suspects[item.seq]
+                failed = _worker_lost(item)
+                self._count(stream, model, failed)
+                wanted += [failed] if stream.open else []
+            else:
+                if returns == MAX_RETURNS:
+                    stream.suspects.setdefault(item.seq, None)
+                wanted += self._wait_again(stream, item, model)
             wanted += self._go_on(stream)
         return wanted
 
@@ -263,56 +352,59 @@ class Scheduler:
         """The client has gone: what waits is cancelled at once, what runs is discarded when it arrives."""
         stream = self._stream(number)
         stream.open = False
+        stream.model.open_streams -= 1
         self._give_up(stream, "cancelled")
         self._forget_if_idle(stream)
 
     def expire(self, now: float) -> tuple[list[Outcome], float | None]:
         """Drop what has waited too long while no worker was free; and say when to call again, None for never."""
         dropped: list[Outcome] = []
-        while self._deadlines:
-            deadline, number, seq = self._deadlines[0]
-            late = self._patient(number, seq)
-            if late is not None:
-                if deadline > now:
-                    return dropped, deadline
-                stream = self._streams[number]
-                stream.waiting.remove(late)
-                dropped.append(self._drop(stream, late, "expired"))
-                self._leave(stream)
-            heapq.heappop(self._deadlines)
-        return dropped, None
+        while (late := self._deadlines.pop(now)) is not None:
+            number, seq = late
+            stream, item = self._streams[number], self._waiting_item(number, seq)
+            assert item is not None
+            stream.waiting.remove(item)
+            dropped.append(self._drop(stream, item, "expired"))
+            self._leave(stream)
+        return dropped, self._deadlines.next()
 
     def drain(self) -> list[Outcome]:
         """Drop everything that waits: there is no time left to run it."""
         return [dropped for stream in self._streams.values() for dropped in self._give_up(stream, "draining")]
 
-    def abandon(self, model: str) -> list[Outcome]:
-        """Fail everything that waits for a model that no worker could load again: nothing waits for ever."""
-        reason = f"model {model} was lost, and could not be loaded again"
-        failed: list[Outcome] = []
+    def abandon(self, model: ModelId, message: str, *, retryable: bool) -> list[Outcome]:
+        """Fail what waits for a version that no worker will run, and what comes, until it is added again.
+
+        Args:
+            message, retryable: what the items' errors say.
+        """
         known = self._models[model]
-        # first those that have a place, for it is called after every offer, and then there is one among thousands
-        for streams in ([stream for _, stream in known.heap], known.streams.values()):
-            if known.waiting:
-                for stream in streams:
-                    failed += self._fail_waiting(stream, "model_unavailable", reason, retryable=True)
-        return failed
+        known.loss = Loss(message, retryable)
+        return [failed for stream in known.streams.values() for failed in self._fail_lost(stream, known.loss)]
 
     def tally(self, number: int) -> Tally:
         """What became of an open stream's items so far."""
         return replace(self._stream(number).tally)
 
     def statistics(self, now: float) -> Statistics:
-        """Count everything, as it stands now."""
-        return Statistics({model.name: model.statistics(now) for model in self._models.values()})
+        """Count everything, as it stands now. The cost does not depend on the number of streams."""
+        return Statistics({known.id: known.statistics(now) for known in self._models.values()})
 
-    def model_statistics(self, name: str, now: float) -> ModelStatistics:
-        """Count everything of one model, as it stands now.
+    def model_statistics(self, model: ModelId, now: float) -> ModelStatistics:
+        """Count everything of one version, as it stands now.
 
         Raises:
-            KeyError: there is no such model.
+            KeyError: there is no such version.
         """
-        return self._models[name].statistics(now)
+        return self._models[model].statistics(now)
+
+    def stream_statistics(self, model: ModelId) -> list[StreamStatistics]:
+        """One row for each open stream of a version.
+
+        Raises:
+            KeyError: there is no such version.
+        """
+        return self._models[model].stream_statistics()
 
     def _stream(self, number: int) -> Stream:
         stream = self._streams.get(number)
@@ -320,55 +412,70 @@ class Scheduler:
             raise UnknownStream(f"stream {number}")
         return stream
 
-    def _came_back(self, item: Item, cost: float) -> Stream:
+    def _came_back(self, item: Item, cost: float, model: Model) -> Stream:
         stream = self._streams[item.stream]
-        stream.charge(item, cost)
+        stream.charge(item, cost, model)
         return stream
 
-    def _wait_again(self, stream: Stream, item: Item) -> list[Outcome]:
+    def _retried(self, stream: Stream, item: Item, model: Model, *, keep: bool = False) -> None:
+        """Count a second try that is over."""
+        stream.tally.retried += 1
+        model.tally.retried += 1
+        if not keep:
+            del stream.suspects[item.seq]
+
+    def _wait_again(self, stream: Stream, item: Item, ran_on: Model) -> list[Outcome]:
         """Put an item back where it was taken from; of a `latest` stream the newest stays, and what is suspect."""
-        stream.tally.waiting += 1
-        stream.model.waiting += 1
+        if stream.model is not ran_on:  # the stream was bound to another version meanwhile
+            ran_on.tally.rebound += 1
+            stream.model.tally.received += 1
+        stream.begin_waiting()
         waiting = stream.waiting
         waiting.insert(sum(one.seq < item.seq for one in waiting), item)
         if item.deadline is not None and item.seq not in stream.suspects:
-            self._watch(item.deadline, item)
+            self._deadlines.add(item.deadline, item.stream, item.seq)
         if not stream.open:
             self._give_up(stream, "cancelled")
         elif stream.policy == "latest":
-            given_up = [one for one in waiting if one is not waiting[-1] and one.seq not in stream.suspects]
-            for one in given_up:
+            superseded = [one for one in waiting if one is not waiting[-1] and one.seq not in stream.suspects]
+            for one in superseded:
                 waiting.remove(one)
-            return [self._drop(stream, one, "superseded") for one in given_up]
+            return [self._drop(stream, one, "superseded") for one in superseded]
         return []
 
+    def _move_waiting(self, stream: Stream, old: Model, new: Model) -> None:
+        """Count what waits of a stream on its new version."""
+        waiting = stream.tally.waiting
+        old.tally.waiting -= waiting
+        old.tally.rebound += waiting
+        new.tally.waiting += waiting
+        new.tally.received += waiting
+        new.peak = max(new.peak, new.tally.present)
+
     def _go_on(self, stream: Stream) -> list[Outcome]:
-        """An item of it has come, or come back: give it its place, or fail what waits if it is condemned."""
+        """An item of it has come, or come back: queue the stream, or fail what waits if nothing of it can run."""
         if not stream.open:
             self._forget_if_idle(stream)
-        elif stream.condemned:
+        elif stream.blocked:
             return self._fail_waiting(stream, POISON, _POISONED, fatal=True)
+        elif stream.model.loss:
+            return self._fail_lost(stream, stream.model.loss)
         else:
             self._queue_up(stream)
         return []
 
-    def _watch(self, deadline: float, item: Item) -> None:
-        """Remember an item's deadline; forget those of items that wait no more before they are most of them."""
-        heapq.heappush(self._deadlines, (deadline, item.stream, item.seq))
-        if len(self._deadlines) > self._most_deadlines:
-            self._deadlines = [one for one in set(self._deadlines) if self._patient(*one[1:])]
-            heapq.heapify(self._deadlines)
-            self._most_deadlines = FEW + 2 * len(self._deadlines)
+    def _fail_lost(self, stream: Stream, loss: Loss) -> list[Outcome]:
+        return self._fail_waiting(stream, "model_unavailable", loss.message, retryable=loss.retryable)
 
-    def _patient(self, number: int, seq: int) -> Item | None:
-        """The item, if it waits and may expire; None if it has run, was given up or must run again."""
+    def _waiting_item(self, number: int, seq: int) -> Item | None:
+        """The item, if it waits and may expire; None if it has run, was dropped or must run again."""
         stream = self._streams.get(number)
         if stream is None or not stream.waiting or seq < stream.waiting[0].seq or seq in stream.suspects:
             return None
         return next((item for item in stream.waiting if item.seq == seq), None)
 
     def _queue_up(self, stream: Stream, *, waited: bool = False) -> None:
-        """Give a stream its place; one that has waited all along keeps what its corrected costs left it behind."""
+        """Put a stream into its model's heap; one that has waited all along keeps its corrected finish tag."""
         if stream.entry is None and stream.eligible:
             self._order += 1
             if not waited:
@@ -376,47 +483,46 @@ class Scheduler:
             stream.entry = (stream.finish, self._order)
             heapq.heappush(stream.model.heap, (stream.entry, stream))
 
-    def _leave(self, stream: Stream) -> None:
-        """Give up the place of a stream that has nothing left to run.
+    def _leave(self, stream: Stream, *, anyway: bool = False) -> None:
+        """Take a stream that has nothing left to run, or anyway, out of its model's heap.
 
-        The place stays vacant until its turn comes, or such places are most of them: while no worker holds the
-        model no turn comes.
+        Its entry stays as a stale one until it is first, or until stale entries are most of the heap: while no
+        worker holds the model nothing is taken from it.
         """
-        if stream.entry and not stream.eligible:
+        if stream.entry and (anyway or not stream.eligible):
             stream.entry = None
             model = stream.model
-            model.vacant += 1
-            if 2 * model.vacant > len(model.heap):
-                model.heap = [place for place in model.heap if place[1].entry is place[0]]
+            model.stale += 1
+            if 2 * model.stale > len(model.heap):
+                model.heap = [entry for entry in model.heap if _current(model, entry)]
                 heapq.heapify(model.heap)
-                model.vacant = 0
+                model.stale = 0
 
-    def _next_model(self, models: Container[str]) -> Model | None:
+    def _next_model(self, models: Container[ModelId]) -> Model | None:
         first: Model | None = None
         for model in self._models.values():
-            if (
-                model.name in models
-                and self._head(model)
-                and (first is None or model.heap[0] < first.heap[0])
-            ):
+            if model.id in models and self._head(model) and (first is None or model.heap[0] < first.heap[0]):
                 first = model
         return first
 
     def _head(self, model: Model) -> bool:
-        """Clear away places that are vacant; whether one is left that is not."""
-        while model.heap and model.heap[0][1].entry is not model.heap[0][0]:
+        """Remove stale entries from the top of the heap; whether a current one is left."""
+        while model.heap and not _current(model, model.heap[0]):
             heapq.heappop(model.heap)
-            model.vacant -= 1
+            model.stale -= 1
         return bool(model.heap)
 
     def _fill(self, model: Model, now: float, free: int, dropped: list[Outcome]) -> Iterator[Item]:
-        full = room = model.part(free)
-        while room and self._head(model):
+        """Take the items of a batch from the streams with the lowest start tags."""
+        limit = left = model.part(free)
+        size = 0
+        while left and self._head(model):
             entry, stream = model.heap[0]
             item = stream.waiting[0]
             expired = item.deadline is not None and item.deadline <= now and item.seq not in stream.suspects
-            alone = (stream.suspects or stream.kills) and stream.shunned(now)
-            if alone and room < full and not expired:
+            alone = (stream.suspects or stream.kills) and stream.isolated(now)
+            full = alone or size + len(item.payload) > MAX_BATCH_BYTES
+            if full and left < limit and not expired:
                 return  # it runs with the next worker
             heapq.heappop(model.heap)
             stream.entry = None
@@ -424,29 +530,27 @@ class Scheduler:
             if expired:
                 dropped.append(self._drop(stream, item, "expired"))
             else:
-                if room == full:  # a batch is served as one: its later items must not carry the time ahead
+                if left == limit:  # a batch is served as one: its later items must not carry the time ahead
                     model.workers.virtual = max(model.workers.virtual, entry[0])
                 # onto what `done` corrected while it waited: from the entry's tag, that would be forgotten
                 stream.start(item)
-                stream.tally.waiting -= 1
-                model.waiting -= 1
-                room = 0 if alone else room - 1
+                size += len(item.payload)
+                left = 0 if alone else left - 1
                 yield item
             self._queue_up(stream, waited=True)
 
     def _drop(self, stream: Stream, item: Item, reason: DropReason) -> Outcome:
-        """Give up an item that waits; one that has had its worker is no more one that nobody started on."""
-        stream.tally.waiting -= 1
-        stream.model.waiting -= 1
-        outcome: Outcome = Dropped(item, reason)
+        """Drop an item that waits; one that a worker ended with has an error, for a worker had started on it."""
+        stream.end_waiting()
+        outcome: Dropped | Failed = Dropped(item, reason)
         if item.seq in stream.suspects:
             del stream.suspects[item.seq]
             outcome = _worker_lost(item)
-        self._count(stream, outcome)
+        self._count(stream, stream.model, outcome)
         return outcome
 
     def _give_up(self, stream: Stream, reason: DropReason) -> list[Outcome]:
-        """Drop all of a stream that waits."""
+        """Drop whatever waits of a stream."""
         dropped = [self._drop(stream, stream.waiting.popleft(), reason) for _ in range(len(stream.waiting))]
         self._leave(stream)
         return dropped
@@ -459,31 +563,41 @@ class Scheduler:
             item = stream.waiting.popleft()
             stream.suspects.pop(item.seq, None)
             failed.append(Failed(item, code, message, retryable, fatal))
-            stream.tally.waiting -= 1
-            stream.model.waiting -= 1
-            self._count(stream, failed[-1])
+            stream.end_waiting()
+            self._count(stream, stream.model, failed[-1])
         self._leave(stream)
         return failed
 
-    def _count(self, stream: Stream, outcome: Outcome) -> None:
-        tally = stream.tally
-        stream.model.present -= 1
+    def _count(self, stream: Stream, model: Model, outcome: Outcome) -> None:
+        """Count an outcome, for the stream and for the version where the item waited or ran."""
+        if stream.returns:
+            stream.returns.pop(outcome.item.seq, None)
         match outcome:
             case Result():
-                tally.results += 1
+                kind = "results"
             case Failed():
-                tally.errors += 1
+                kind = "errors"
             case Dropped(reason=reason):
-                setattr(tally, reason, getattr(tally, reason) + 1)
-        if not (stream.open or isinstance(outcome, Dropped)):
-            tally.discarded += 1
+                kind = reason
+        discarded = not (stream.open or isinstance(outcome, Dropped))
+        for tally in (stream.tally, model.tally):
+            setattr(tally, kind, getattr(tally, kind) + 1)
+            tally.discarded += discarded
 
     def _forget_if_idle(self, stream: Stream) -> None:
         if not stream.tally.running:
-            model = stream.model
-            model.closed += stream.tally
-            del self._streams[stream.number], model.streams[stream.number]
-            del model.workers.streams[stream.number]
+            workers, principal = stream.model.workers, stream.principal
+            del self._streams[stream.number], stream.model.streams[stream.number]
+            del workers.streams[stream.number]
+            principal.streams -= 1
+            if not principal.streams:
+                del workers.principals[principal.name]
+
+
+def _current(model: Model, entry: tuple[tuple[float, int], Stream]) -> bool:
+    """Whether an entry of a model's heap is its stream's own; else it is stale."""
+    tag, stream = entry
+    return stream.entry is tag and stream.model is model
 
 
 _POISONED = (
@@ -494,7 +608,7 @@ _POISONED = (
 
 def _verdict(stream: Stream, item: Item, *, hopeless: bool) -> Failed | None:
     """What an item gets whose worker ended with it; None if it is to run once more, alone."""
-    if stream.condemned:
+    if stream.blocked:
         return Failed(item, POISON, _POISONED, fatal=True)
     if hopeless:
         return Failed(item, "timeout", "the model took too long, and its worker was ended")

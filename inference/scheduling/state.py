@@ -5,12 +5,16 @@ from __future__ import annotations
 import math
 from collections import deque
 from dataclasses import dataclass, field, replace
-from typing import TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 from inference.items import Item
-from inference.model import Policy
+from inference.model import ModelId, Policy
 from inference.scheduling.quantiles import RECENT, Recent
 from inference.scheduling.statistics import ModelStatistics, StreamStatistics, Tally
+
+FairBy: TypeAlias = Literal["stream", "principal"]
+"""Among whom the workers are shared: the streams, each with its weight; or the principals, equally, and what each
+gets among its streams."""
 
 FIRST_COST = 0.001
 """Seconds an item is taken to cost before any of its model has been measured."""
@@ -28,57 +32,84 @@ Tag: TypeAlias = tuple[float, int]
 """A start tag, and a number that makes equals first come, first served."""
 
 
+class Loss(NamedTuple):
+    """Why nothing that waits for a model version can run: what its items are told."""
+
+    message: str
+    retryable: bool
+
+
+@dataclass(slots=True, eq=False)
+class Principal:
+    """Whoever streams of one group are opened for.
+
+    Attributes:
+        streams: how many are known: open, or closed with an item that runs.
+        busy: how many of its streams have an item that waits or runs.
+        weight: the sum of their weights.
+    """
+
+    name: str
+    streams: int = 0
+    busy: int = 0
+    weight: float = 0.0
+
+
 @dataclass(slots=True, eq=False)
 class Workers:
     """The workers of one group of models, and the streams that share them.
 
     Attributes:
-        virtual: the virtual time of their fair queueing. It is their own, because other groups' workers run ahead
-            of these or behind.
+        virtual: the virtual time of their fair queueing. Each group has its own: groups do not share workers.
+        principals: those with open streams, by name.
     """
 
     count: int = 1
     virtual: float = 0.0
     streams: dict[int, Stream] = field(default_factory=dict)
+    principals: dict[str, Principal] = field(default_factory=dict)
 
 
 @dataclass(slots=True, eq=False)
 class Model:
-    """One model.
+    """One version of a model.
 
     Attributes:
         target: seconds that a batch should take at most.
         min_rate: items per second that each of its streams is promised; 0 promises nothing.
+        stateful: each item takes the state that its stream's previous result left.
         cap: the largest batch now.
         cost: estimate of worker seconds per item.
-        closed: what became of the items of streams that are no more.
-        waiting: items that wait.
-        present, peak: items that wait or run, and the most there were.
-        heap: its streams that can run, by start tag; and places that were given up, which nobody has any more.
-        vacant: how many of these.
+        tally: what became of its items.
+        peak: the most items that waited or ran at once.
+        loss: why nothing that waits for it can run; None if it can.
+        heap: its streams that can run, by start tag, and stale entries (lazy deletion).
+        stale: how many entries are stale.
     """
 
-    name: str
+    id: ModelId
     workers: Workers
     max_batch: int = 1
     target: float = math.inf
     min_rate: float = 0.0
+    stateful: bool = False
     cap: int = 1
     cost: float = FIRST_COST
-    closed: Tally = field(default_factory=Tally)
-    waiting: int = 0
-    present: int = 0
+    tally: Tally = field(default_factory=Tally)
     peak: int = 0
+    loss: Loss | None = None
+    open_streams: int = 0
     ages: Recent = field(default_factory=lambda: Recent(RECENT))
     costs: Recent = field(default_factory=lambda: Recent(RECENT))
     streams: dict[int, Stream] = field(default_factory=dict)
     heap: list[tuple[Tag, Stream]] = field(default_factory=list)
-    vacant: int = 0
+    stale: int = 0
 
     def part(self, free: int) -> int:
         """How many items a batch takes of what waits, when so many workers are free to share it."""
-        parts = min(free, int(self.waiting * self.cost / PART)) if free > 1 else 1
-        return min(self.cap, -(-self.waiting // parts)) if parts > 1 else self.cap
+        waiting = self.tally.waiting
+        parts = min(free, int(waiting * self.cost / PART)) if free > 1 else 1
+        return min(self.cap, -(-waiting // parts)) if parts > 1 else self.cap
 
     def adapt(self, size: int, cost: float) -> None:
         """Fit the cap to the target: one more while full batches keep to it, a tenth less when one does not.
@@ -93,18 +124,23 @@ class Model:
 
     def statistics(self, now: float) -> ModelStatistics:
         """Count everything, as it stands now."""
-        streams = [stream for stream in self.streams.values() if stream.open]
-        used = sum(stream.worker_s for stream in streams) or 1.0
         return ModelStatistics(
-            tally=sum((stream.tally for stream in self.streams.values()), self.closed + Tally()),
+            tally=replace(self.tally),
             batch_cap=self.cap,
             peak=self.peak,
             ages=self.ages.at(now),
             costs=self.costs.at(now),
-            streams=tuple(
-                StreamStatistics(s.number, replace(s.tally), s.worker_s, s.worker_s / used) for s in streams
-            ),
+            open_streams=self.open_streams,
         )
+
+    def stream_statistics(self) -> list[StreamStatistics]:
+        """One row for each open stream."""
+        streams = [stream for stream in self.streams.values() if stream.open]
+        used = sum(stream.worker_s for stream in streams) or 1.0
+        return [
+            StreamStatistics(s.number, s.principal.name, replace(s.tally), s.worker_s, s.worker_s / used)
+            for s in streams
+        ]
 
 
 @dataclass(slots=True, eq=False)
@@ -113,15 +149,18 @@ class Stream:
 
     Attributes:
         cost: estimate of worker seconds per item.
+        shared: whether its principal's other streams count in its weight.
+        state: what its model's last result left for its next item; empty for None.
         worker_s: worker seconds that its items took.
-        running: the estimate of each item that runs, by `seq`, as its finish tag was moved on by it.
+        running: of each item that runs, by `seq`, the estimate and the weight with which the finish tag was moved.
         finish: its last finish tag.
-        entry: its place in the model's heap, None while it has none.
+        entry: its entry in the model's heap, None while it has none.
         interval: estimate of seconds between its items; infinite before the second.
         suspects: items with which a worker ended, by `seq`, and when, if they were alone in it; each runs once
-            more, alone, which proves it or acquits it.
+            more, alone, which proves that it ends workers or that it does not.
+        returns: how often a worker ended before it had read an item, by `seq`.
         kills: when its items ended workers, as far as that is proven and of the last `KILL_SPAN`.
-        condemned: it has ended too many: nothing of it runs any more.
+        blocked: it has ended too many workers: nothing of it runs any more.
     """
 
     number: int
@@ -129,37 +168,100 @@ class Stream:
     policy: Policy
     window: int
     weight: float
+    principal: Principal
     cost: float
+    shared: bool = False
+    state: bytes = b""
     tally: Tally = field(default_factory=Tally)
     worker_s: float = 0.0
     waiting: deque[Item] = field(default_factory=deque)
-    running: dict[int, float] = field(default_factory=dict)
+    running: dict[int, tuple[float, float]] = field(default_factory=dict)
     finish: float = 0.0
     entry: Tag | None = None
     open: bool = True
     last: float = -math.inf
     interval: float = math.inf
     suspects: dict[int, float | None] = field(default_factory=dict)
+    returns: dict[int, int] = field(default_factory=dict)
     kills: list[float] = field(default_factory=list)
-    condemned: bool = False
+    blocked: bool = False
 
     @property
     def eligible(self) -> bool:
         """Whether an item of it may run now."""
-        return bool(self.waiting) and (self.policy == "queue" or self.tally.running < self.window)
+        if not self.waiting:
+            return False
+        running = self.tally.running
+        if self.model.stateful and running:  # the next item needs the state that this one leaves
+            return False
+        return self.policy == "queue" or running < self.window
+
+    @property
+    def fair_weight(self) -> float:
+        """Its weight in fair queueing; with fairness by principal, its part of its principal's weight of 1."""
+        return self.weight / self.principal.weight if self.shared else self.weight
+
+    def receive(self) -> None:
+        """Count an item that has come."""
+        self.tally.received += 1
+        self.model.tally.received += 1
 
     def arrive(self, item: Item) -> None:
-        """Let an item wait."""
+        """Let a new item wait."""
         gap = item.received - self.last
         if gap < math.inf:
             self.interval = (
                 gap if self.interval == math.inf else self.interval + MEMORY * (gap - self.interval)
             )
         self.last = item.received
+        self.receive()
         self.waiting.append(item)
-        self.tally.received += 1
+        self.begin_waiting()
+
+    def begin_waiting(self) -> None:
+        """Count an item that waits, now or again."""
         self.tally.waiting += 1
-        self.model.waiting += 1
+        model = self.model
+        model.tally.waiting += 1
+        model.peak = max(model.peak, model.tally.waiting + model.tally.running)
+        if self.tally.waiting + self.tally.running == 1:
+            self.principal.busy += 1
+            self.principal.weight += self.weight
+
+    def end_waiting(self) -> None:
+        """Count an item that waits no longer and does not run."""
+        self.tally.waiting -= 1
+        self.model.tally.waiting -= 1
+        self._rest()
+
+    def start(self, item: Item) -> None:
+        """Let an item that waited run; its finish tag moves on by what such an item took before."""
+        weight = self.fair_weight
+        self.running[item.seq] = (self.cost, weight)
+        self.finish += self.cost / weight
+        self.tally.waiting -= 1
+        self.tally.running += 1
+        self.model.tally.waiting -= 1
+        self.model.tally.running += 1
+
+    def charge(self, item: Item, cost: float, model: Model) -> None:
+        """An item runs no more: correct the finish tag by what it took indeed, in worker seconds.
+
+        Args:
+            model: the version that it ran on, which may no longer be the stream's.
+        """
+        estimate, weight = self.running.pop(item.seq)
+        self.finish += (cost - estimate) / weight
+        self.worker_s += cost
+        self.tally.running -= 1
+        model.tally.running -= 1
+        self._rest()
+
+    def _rest(self) -> None:
+        if not (self.tally.waiting or self.tally.running):
+            principal = self.principal
+            principal.busy -= 1
+            principal.weight = principal.weight - self.weight if principal.busy else 0.0
 
     def demand(self, now: float) -> float:
         """Worker seconds per second that it asks for, by what it sends: a silent stream asks for ever less."""
@@ -170,33 +272,21 @@ class Stream:
         """Worker seconds per second that it needs for its model's `min_rate`."""
         return self.model.min_rate * self.cost
 
-    def start(self, item: Item) -> None:
-        """Let an item that waited run; its finish tag moves on by what such an item took before."""
-        self.running[item.seq] = self.cost
-        self.finish += self.cost / self.weight
-        self.tally.running += 1
-
-    def charge(self, item: Item, cost: float) -> None:
-        """An item runs no more: correct the finish tag by what it took indeed, in worker seconds."""
-        self.finish += (cost - self.running.pop(item.seq)) / self.weight
-        self.worker_s += cost
-        self.tally.running -= 1
-
-    def shunned(self, now: float) -> bool:
+    def isolated(self, now: float) -> bool:
         """Whether its items run alone: one of them may have ended a worker, or has done so lately."""
         return bool(self.suspects) or (bool(self.kills) and now - self.kills[-1] <= KILL_SPAN)
 
     def blame(self, item: Item, now: float, *, proven: bool) -> None:
         """An item of it, alone in a worker, ended that worker.
 
-        What nobody has proven yet counts once only, now: whoever ends several workers at once, from outside, ends
-        no stream whose items all do no harm when they run again.
+        An end that is not proven yet counts once only, now: whoever ends several workers at once, from outside,
+        blocks no stream whose items do no harm when they run again.
 
         Args:
             proven: it did so by taking too long, or a worker had ended with it before.
         """
         known = [when for when in (*self.kills, self.suspects.get(item.seq)) if when is not None]
         self.kills = [when for when in known if now - when <= KILL_SPAN]
-        self.condemned = self.condemned or len(self.kills) + 1 >= KILLS
+        self.blocked = self.blocked or len(self.kills) + 1 >= KILLS
         if proven:
             self.kills.append(now)

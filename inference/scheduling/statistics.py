@@ -1,22 +1,25 @@
-"""Snapshots of the scheduler: what metrics, the HTTP API, the page and the tests all read. Plain values."""
+"""Snapshots of the scheduler: what metrics, the HTTP API, the page and the tests read. Plain values."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
+from inference.model import ModelId
 from inference.scheduling.quantiles import Distribution
 
 
 @dataclass(slots=True)
 class Tally:
-    """What became of the items of a stream, a model or the whole engine.
+    """What became of the items of a stream, a model version or the whole engine.
 
-    ``received == results + errors + dropped + waiting + running`` at every moment (law 1).
+    ``received == results + errors + dropped + waiting + running + rebound`` at every moment (law 1).
 
     Attributes:
         cancelled: dropped because the client had gone.
         retried: items that have run once more, because a worker had ended with them. It is no outcome.
         discarded: of the results and errors, those whose client had gone when they came.
+        rebound: items of a model version that were waiting when their stream was bound to another version. They
+            count as received there. 0 for a stream and in total.
     """
 
     received: int = 0
@@ -30,19 +33,31 @@ class Tally:
     running: int = 0
     retried: int = 0
     discarded: int = 0
+    rebound: int = 0
 
     @property
     def dropped(self) -> int:
-        """Items nobody started on, for whatever reason."""
+        """Items that no worker started on, for whatever reason."""
         return self.superseded + self.expired + self.draining + self.cancelled
+
+    @property
+    def present(self) -> int:
+        """Items that wait or run."""
+        return self.waiting + self.running
 
     @property
     def balanced(self) -> bool:
         """Whether law 1 holds."""
-        return self.received == self.results + self.errors + self.dropped + self.waiting + self.running
+        return self.received == self.results + self.errors + self.dropped + self.present + self.rebound
 
     def __add__(self, other: Tally) -> Tally:
         return Tally(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(Tally)))
+
+    def merged(self) -> Tally:
+        """The sum over versions without the items that moved between them, which were received once."""
+        merged = self + Tally(received=-self.rebound)
+        merged.rebound = 0
+        return merged
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +66,14 @@ class StreamStatistics:
 
     Attributes:
         number: the engine's number for it.
+        principal: on whose behalf it was opened.
         tally: what became of its items.
         worker_s: seconds of worker time that it was charged with for its items.
-        share: its part of the worker time of all open streams of its model, 0 to 1.
+        share: its part of the worker time of all open streams of its model version, 0 to 1.
     """
 
     number: int
+    principal: str
     tally: Tally
     worker_s: float
     share: float
@@ -64,7 +81,7 @@ class StreamStatistics:
 
 @dataclass(frozen=True, slots=True)
 class ModelStatistics:
-    """One model: a snapshot.
+    """One version of a model: a snapshot whose cost does not depend on the number of streams.
 
     Attributes:
         tally: what became of its items, since the start.
@@ -72,7 +89,7 @@ class ModelStatistics:
         peak: most items that waited or ran at once.
         ages: of the results of the last half minute to a minute, seconds from receipt to result.
         costs: of the same, seconds of worker time per item.
-        streams: its open streams.
+        open_streams: how many streams are bound to it.
     """
 
     tally: Tally
@@ -80,16 +97,20 @@ class ModelStatistics:
     peak: int
     ages: Distribution
     costs: Distribution
-    streams: tuple[StreamStatistics, ...]
+    open_streams: int
 
 
 @dataclass(frozen=True, slots=True)
 class Statistics:
-    """A snapshot of everything, by model."""
+    """A snapshot of everything, by model version."""
 
-    models: dict[str, ModelStatistics]
+    models: dict[ModelId, ModelStatistics]
 
     @property
     def total(self) -> Tally:
         """All models together."""
-        return sum((model.tally for model in self.models.values()), Tally())
+        return sum((model.tally for model in self.models.values()), Tally()).merged()
+
+    def of(self, name: str) -> list[ModelStatistics]:
+        """The versions of one model."""
+        return [known for model, known in self.models.items() if model.name == name]

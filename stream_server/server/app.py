@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from importlib import resources
 
 from aiohttp import web
 
 from inference.engine import Engine
-from stream_server.errors import Draining, Overloaded, StreamServerError, TooManyStreams
+from inference.intake import StreamRequest
+from stream_server.errors import Draining, StreamServerError, TooManyStreams
 from stream_server.protocol.server_side import SUBPROTOCOL, read_options
-from stream_server.server import http_api
-from stream_server.server import origins as security
+from stream_server.server import http_api, origins
 from stream_server.server.config import Settings
 from stream_server.server.connection import Connection, Connections, refuse
-from stream_server.server.http_api import CALLERS, CONNECTIONS, ENGINE, LAG, METRICS, SETTINGS
+from stream_server.server.http_api import (
+    CALLERS,
+    CONNECTIONS,
+    ENGINE,
+    LAG,
+    METRICS,
+    SETTINGS,
+    TRUSTED_PROXIES,
+)
 from stream_server.server.loop_lag import LoopLag
 from stream_server.server.metrics import Metrics
-from stream_server.server.session import Session
+from stream_server.server.principals import principal_of
+from stream_server.server.session import max_message_bytes
 
 CONTENT_TYPES = {
     ".css": "text/css; charset=utf-8",
@@ -26,7 +36,7 @@ CONTENT_TYPES = {
     ".js": "text/javascript; charset=utf-8",
     ".svg": "image/svg+xml",
 }
-"""What the page is made of; files of other kinds in its folder are not served."""
+"""The kinds of files that make up the page; others in its folders are not served."""
 
 HEADERS = {
     "Content-Security-Policy": (
@@ -48,8 +58,10 @@ def make_app(settings: Settings, engine: Engine) -> web.Application:
     app[SETTINGS] = settings
     app[ENGINE] = engine
     app[LAG] = LoopLag()
-    app[METRICS] = Metrics(engine.statistics, engine.workers, app[LAG].recent)
-    app[CONNECTIONS] = Connections(settings.limits.max_unanswered_bytes)
+    metrics = app[METRICS] = Metrics(engine.statistics, engine.workers, app[LAG].recent)
+    engine.observe = metrics.observe
+    app[CONNECTIONS] = Connections()
+    app[TRUSTED_PROXIES] = settings.trusted_networks()
     app[CALLERS] = set()
     app.add_routes(http_api.routes)
     app.router.add_get("/v2/models/{model}/stream", stream)
@@ -61,7 +73,7 @@ def make_app(settings: Settings, engine: Engine) -> web.Application:
 
 
 def page() -> dict[str, Handler]:
-    """Read the page's files, once: what is served is fixed from here on, and no request names a file."""
+    """Read the page's files once, subfolders included: a request never names a file to open."""
 
     def serve(body: bytes, content_type: str) -> Handler:
         async def handler(_: web.Request) -> web.Response:
@@ -71,10 +83,14 @@ def page() -> dict[str, Handler]:
         return handler
 
     handlers = {}
-    for file in resources.files("web_client").iterdir():
-        content_type = CONTENT_TYPES.get(file.name[file.name.rfind(".") :])
-        if content_type:
-            handlers[f"/{file.name}"] = serve(file.read_bytes(), content_type)
+    folders = [("/", resources.files("web_client"))]
+    for prefix, folder in folders:
+        for file in folder.iterdir():
+            content_type = CONTENT_TYPES.get(file.name[file.name.rfind(".") :])
+            if file.is_dir():
+                folders.append((f"{prefix}{file.name}/", file))
+            elif content_type:
+                handlers[prefix + file.name] = serve(file.read_bytes(), content_type)
     handlers["/"] = handlers["/index.html"]
     return handlers
 
@@ -90,9 +106,9 @@ async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
     settings = request.app[SETTINGS]
     request.app[CALLERS].add(request.protocol)
     try:
-        host = security.check_host(request.headers.get("Host"), settings.allow_host)
+        host = origins.check_host(request.headers.get("Host"), settings.allow_host)
         if request.match_info.handler is not stream:  # a websocket hears of its origin in its own words
-            security.check_origin(request.headers.get("Origin"), host, settings.allow_origin)
+            origins.check_origin(request.headers.get("Origin"), host, settings.allow_origin)
         return await handler(request)
     except StreamServerError as exc:
         return http_api.json_error(exc)
@@ -104,13 +120,13 @@ async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
 
 async def stream(request: web.Request) -> web.StreamResponse:
     """Upgrade to a websocket and serve one stream; whatever forbids it is said on the websocket."""
-    settings, engine = request.app[SETTINGS], request.app[ENGINE]
-    opened: Session | StreamServerError
+    settings = request.app[SETTINGS]
+    asked: StreamRequest | StreamServerError
     try:
-        opened = open_session(request)
+        asked = read_request(request)
     except StreamServerError as exc:
-        opened = exc
-    most = opened.max_message_bytes if isinstance(opened, Session) else settings.limits.max_text_bytes
+        asked = exc
+    most = asked.max_bytes if isinstance(asked, StreamRequest) else settings.limits.max_text_bytes
     ws = web.WebSocketResponse(
         protocols=[SUBPROTOCOL],
         compress=False,  # JPEG does not shrink: 2 to 5 ms of CPU per frame for nothing
@@ -131,47 +147,58 @@ async def stream(request: web.Request) -> web.StreamResponse:
     transport = request.transport
     if transport is None:  # the client has gone already
         return ws
-    if isinstance(opened, Session):
-        try:
-            admit(request, opened)
-        except StreamServerError as exc:
-            opened = exc
-    if isinstance(opened, StreamServerError):
-        request.app[METRICS].refuse(opened)
-        await refuse(ws, transport, opened, settings.timeouts)
+    try:
+        if isinstance(asked, StreamServerError):
+            raise asked
+        connection = open_connection(request, ws, transport, asked)
+    except StreamServerError as exc:
+        request.app[METRICS].refuse(exc)
+        await refuse(ws, transport, exc, settings.timeouts)
         return ws
-    connection = Connection(ws, transport, opened, engine, settings.timeouts, request.app[METRICS])
-    await request.app[CONNECTIONS].run(connection, opened.model, request.remote or "")
+    await request.app[CONNECTIONS].run(connection, asked.principal)
     return ws
 
 
-def open_session(request: web.Request) -> Session:
+def read_request(request: web.Request) -> StreamRequest:
     """Read what a stream asks for.
 
     Raises:
         StreamServerError: there is no such thing.
     """
     settings = request.app[SETTINGS]
-    security.check_origin(request.headers.get("Origin"), request.headers["Host"], settings.allow_origin)
+    origins.check_origin(request.headers.get("Origin"), request.headers["Host"], settings.allow_origin)
     parts = request.match_info
-    card = http_api.find_model(request.app[ENGINE], parts["model"], parts.get("version"))
+    name, version = parts["model"], parts.get("version")
+    card = http_api.find_card(request.app[ENGINE], name, version)
+    trusted = request.app[TRUSTED_PROXIES]
     options = read_options(request.query.items(), settings.limits.max_weight)
-    return Session(card, options, settings.limits, request.app[CONNECTIONS].held)
+    return StreamRequest(
+        name,
+        version,
+        options.policy,
+        options.window,
+        options.max_age_ms,
+        options.weight or min(1.0, settings.limits.max_weight),
+        principal_of(request.remote, request.headers.getall("X-Forwarded-For", []), trusted),
+        max_message_bytes(card, settings.limits),
+    )
 
 
-def admit(request: web.Request, session: Session) -> None:
-    """Check that there is room for one stream more; it must be opened before anything else happens.
+def open_connection(
+    request: web.Request, ws: web.WebSocketResponse, transport: asyncio.Transport, asked: StreamRequest
+) -> Connection:
+    """Open a stream if there is capacity for one more.
 
     Raises:
-        StreamServerError: there is none.
+        StreamServerError: there is none, or the model has gone meanwhile.
     """
-    limits, connections = request.app[SETTINGS].limits, request.app[CONNECTIONS]
+    settings, connections = request.app[SETTINGS], request.app[CONNECTIONS]
+    limits = settings.limits
     if connections.draining:
         raise Draining("the server is shutting down; try again in a moment")
-    if connections.of_peer(request.remote or "") >= limits.max_streams_per_principal:
+    if connections.of_principal(asked.principal) >= limits.max_streams_per_principal:
         most = limits.max_streams_per_principal
         raise TooManyStreams(f"your address has its {most} streams; close one, or try again later")
     if len(connections) >= limits.max_streams:
         raise TooManyStreams(f"the server has its {limits.max_streams} streams; try again later")
-    if not request.app[ENGINE].admits(session.model, session.weight):
-        raise Overloaded("with one stream more, not every stream would get the rate that its model promises")
+    return Connection(ws, transport, request.app[ENGINE], asked, limits, settings.timeouts)

@@ -17,6 +17,7 @@ from inference.model import ModelError, ModelSource
 from inference.pool.groups import Group, divide
 from stream_server.errors import ConfigError
 from stream_server.protocol.server_side import MIN_WEIGHT
+from stream_server.server.principals import Network
 
 SHIPPED = {
     "faces": "inference.models.faces:Faces",
@@ -33,7 +34,6 @@ MAX_WORKERS = 1024
 
 Count: TypeAlias = Annotated[int, Meta(ge=1)]
 Seconds: TypeAlias = Annotated[float, Meta(gt=0, le=86_400, description="seconds")]
-Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 class Limits(Struct, frozen=True, forbid_unknown_fields=True):

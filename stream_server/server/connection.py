@@ -16,12 +16,13 @@ from collections.abc import Coroutine
 from aiohttp import WSMsgType, web
 
 from inference.engine import Engine
-from inference.items import Item, Outcome
+from inference.intake import StreamRequest
+from inference.items import Outcome
 from stream_server.errors import Broken, Idle, StreamServerError, error_info
 from stream_server.protocol.server_side import write_error
-from stream_server.server.config import Timeouts
-from stream_server.server.metrics import Metrics
-from stream_server.server.session import Held, Session
+from stream_server.server.config import Limits, Timeouts
+from stream_server.server.engine_errors import as_stream_errors
+from stream_server.server.session import Opened, Session
 
 log = logging.getLogger(__name__)
 
@@ -32,69 +33,85 @@ frames of 42 KB that was a third of the server's time."""
 
 
 class Connection:
-    """One stream's websocket, after its handshake.
+    """One stream's websocket, after its handshake; the owner of the engine's stream.
 
     Args:
         transport: what carries `ws`.
-        metrics: are told of every outcome.
+        request: what the client asked for.
+
+    Raises:
+        StreamServerError: the engine does not open such a stream.
     """
 
     def __init__(
         self,
         ws: web.WebSocketResponse,
         transport: asyncio.Transport,
-        session: Session,
         engine: Engine,
+        request: StreamRequest,
+        limits: Limits,
         timeouts: Timeouts,
-        metrics: Metrics,
     ) -> None:
         self._ws = ws
         self._transport = transport
         if hasattr(transport, "max_size"):  # asyncio's; other loops read into a buffer that they keep
             transport.max_size = READ_SIZE
-        self._session = session
-        self._engine = engine
+        with as_stream_errors():
+            stream = self._stream = engine.open(request, self)
+        self._session = Session(
+            Opened(stream.number, stream.card, stream.policy, stream.window, stream.capacity, stream.tally),
+            limits,
+            time.monotonic(),
+        )
         self._timeouts = timeouts
-        self._metrics = metrics
         self._loop = asyncio.get_running_loop()
-        self._heard = time.monotonic()
+        self._last_receive = time.monotonic()
         self._pinged = 0.0
         self._ping_due = False
         self._pong: bytes | None = None  # to the newest ping: RFC 6455 section 5.5.3 lets it stand for all
         self._sending_since: float | None = None
-        self._patience: asyncio.TimerHandle | None = None
-        self._left = False  # the client has
+        self._write_timer: asyncio.TimerHandle | None = None
+        self._client_left = False
         self._outgoing = asyncio.Event()  # the writer has something to do
-        self._room = asyncio.Event()  # the session may want input again
+        self._may_read = asyncio.Event()  # the session may want input again
 
-    async def run(self, model: str) -> None:
+    async def run(self) -> None:
         """Serve the stream until either side ends it."""
-        session = self._session
-        stream = self._engine.open(model, session.policy, session.room, self._deliver, weight=session.weight)
-        session.start(stream)
+        session, stream = self._session, self._stream
         self._outgoing.set()
-        self._await_pulse()
-        reader = asyncio.create_task(self._read(), name=f"read-s{stream}")
+        self._schedule_heartbeat()
+        reader = asyncio.create_task(self._read(), name=f"read-s{stream.number}")
         try:
             await self._write()
         except (TimeoutError, ConnectionError):
             self.abort()
         finally:
-            self._pulse.cancel()
-            if self._patience:
-                self._patience.cancel()
-            self._engine.close(stream)
+            self._heartbeat.cancel()
+            if self._write_timer:
+                self._write_timer.cancel()
+            stream.close()
             # with nobody in receive(), closing reads on until the client's close: to close a socket with
             # unread bytes in it would reset the connection, and the client might never read why
             reader.cancel()
             await asyncio.wait([reader])
-            session.release()
         if session.close_code is not None:
             await close(self._ws, self._transport, session.close_code, self._timeouts.close_s)
         if error := self._ws.exception():
             # its traceback holds the websocket that holds it: 24 KiB that only a full collection would free
             error.__traceback__ = error.__context__ = None
-        log.info("stream s%d to %s: %d items, %d results", stream, model, session.received, session.results)
+        tally = stream.tally()
+        name, counts = f"s{stream.number}", (tally.received, tally.results)
+        log.info("stream %s to %s: %d items, %d results", name, stream.model, *counts)
+
+    def deliver(self, outcome: Outcome) -> None:
+        """Take an item's outcome from the engine."""
+        self._session.complete(outcome, time.monotonic())
+        self._outgoing.set()
+
+    def fail(self, error: Exception) -> None:
+        """End the conversation: an outcome could not be delivered, so that answers would be missing."""
+        self._session.fail(Broken())
+        self._outgoing.set()
 
     def drain(self, grace_ms: int, retry_after_ms: int) -> None:
         """Tell the client that the server is going."""
@@ -105,12 +122,6 @@ class Connection:
         """Drop the connection: `close` of a transport waits for ever on a client that does not read."""
         self._transport.abort()
 
-    def _deliver(self, outcome: Outcome) -> None:
-        now = time.monotonic()
-        self._metrics.observe(self._session.model, outcome, now)
-        self._session.complete(outcome, now)
-        self._outgoing.set()
-
     async def _read(self) -> None:
         try:
             while await self._read_one():
@@ -118,26 +129,24 @@ class Connection:
         except Exception:  # a defect of ours: this stream ends with 1011, the others go on
             log.exception("reading from a stream failed")
             self._session.fail(Broken())
-        self._left = True
+        self._client_left = True
         self._outgoing.set()
 
     async def _read_one(self) -> bool:
         """Pass one message on; whether the client is still there."""
         session = self._session
-        while not session.wants_input:
-            self._room.clear()
-            await self._room.wait()
-            self._heard = time.monotonic()  # nobody reads its pongs meanwhile; our own pings wake this
-        if pause := session.pause(self._heard):
+        while not (session.wants_input and self._stream.may_offer):
+            self._may_read.clear()
+            await self._may_read.wait()
+            self._last_receive = time.monotonic()  # nobody reads its pongs meanwhile; our own pings wake this
+        if pause := session.pause(self._last_receive):
             await asyncio.sleep(pause)
         message = await self._ws.receive()
-        now = self._heard = time.monotonic()
+        self._last_receive = time.monotonic()
         if message.type is WSMsgType.BINARY or message.type is WSMsgType.TEXT:
-            received = session.receive(message.data, now)
-            if isinstance(received, Item):
-                self._engine.offer(received)
-            elif received is not None:
-                self._metrics.observe_unoffered(session.model, received, now)
+            item = session.receive(message.data)
+            if item is not None:
+                self._stream.offer(item.payload, max_age_ms=item.max_age_ms, refusal=item.refusal)
             if session.has_outgoing:
                 self._outgoing.set()
         elif message.type is WSMsgType.PING:
@@ -149,7 +158,7 @@ class Connection:
 
     async def _write(self) -> None:
         session = self._session
-        while not self._left:
+        while not self._client_left:
             await self._outgoing.wait()
             self._outgoing.clear()
             for text in session.take_outgoing():
@@ -162,7 +171,7 @@ class Connection:
                 await self._within_time(self._ws.ping())
             if session.close_code is not None and not session.has_outgoing:
                 return
-            self._room.set()
+            self._may_read.set()
 
     async def _within_time(self, sending: Coroutine[None, None, None]) -> None:
         """Send, and drop the connection of a client that does not read meanwhile.
@@ -170,35 +179,37 @@ class Connection:
         One timer looks after all that is sent while it runs: most of it is gone at once.
         """
         self._sending_since = time.monotonic()
-        if self._patience is None:
-            self._patience = self._loop.call_later(self._timeouts.write_s, self._lose_patience)
+        if self._write_timer is None:
+            self._write_timer = self._loop.call_later(self._timeouts.write_s, self._on_write_timeout)
         await sending
         self._sending_since = None
 
-    def _lose_patience(self) -> None:
-        self._patience = None
+    def _on_write_timeout(self) -> None:
+        self._write_timer = None
         if self._sending_since is not None:
             left = self._sending_since + self._timeouts.write_s - time.monotonic()
             if left > 0:
-                self._patience = self._loop.call_later(left, self._lose_patience)
+                self._write_timer = self._loop.call_later(left, self._on_write_timeout)
             else:
                 self.abort()
 
-    def _await_pulse(self) -> None:
+    def _schedule_heartbeat(self) -> None:
         half = self._timeouts.heartbeat_s / 2
-        self._pulse_due = time.monotonic() + half
-        self._pulse = self._loop.call_later(half, self._beat)
+        self._heartbeat_due = time.monotonic() + half
+        self._heartbeat = self._loop.call_later(half, self._beat)
 
     def _beat(self) -> None:
         half = self._timeouts.heartbeat_s / 2
         now = time.monotonic()
-        if now - self._pulse_due > half:
-            self._heard = now  # the loop or the machine stood still: what the clients sent is still unread
-        self._await_pulse()
-        silent = now - self._heard
+        if now - self._heartbeat_due > half:
+            self._last_receive = (
+                now  # the loop or the machine stood still: what the clients sent is still unread
+            )
+        self._schedule_heartbeat()
+        silent = now - self._last_receive
         if silent < 1.5 * half:  # at two beats it is due, and no beat is exact
             return
-        if self._pinged <= self._heard:
+        if self._pinged <= self._last_receive:
             self._pinged = now
             self._ping_due = True
         else:
@@ -209,38 +220,33 @@ class Connection:
 class Connections:
     """The streams that are open, and whether more are welcome.
 
-    Args:
-        max_unanswered_bytes: of the items of all of them.
-
     Attributes:
-        held: what their sessions hold.
-        draining: the server is going.
+        draining: the server is shutting down.
     """
 
-    def __init__(self, max_unanswered_bytes: int) -> None:
-        self.held = Held(max_unanswered_bytes)
+    def __init__(self) -> None:
         self._open: dict[Connection, asyncio.Future[None]] = {}
-        self._peers: Counter[str] = Counter()
+        self._principals: Counter[str] = Counter()
         self.draining = False
 
     def __len__(self) -> int:
         return len(self._open)
 
-    def of_peer(self, peer: str) -> int:
-        """How many come from one address."""
-        return self._peers[peer]
+    def of_principal(self, principal: str) -> int:
+        """How many were opened on behalf of one principal."""
+        return self._principals[principal]
 
-    async def run(self, connection: Connection, model: str, peer: str) -> None:
+    async def run(self, connection: Connection, principal: str) -> None:
         """Serve one stream, as one of these."""
         closed = self._open[connection] = asyncio.get_running_loop().create_future()
-        self._peers[peer] += 1
+        self._principals[principal] += 1
         try:
-            await connection.run(model)
+            await connection.run()
         finally:
             del self._open[connection]
-            self._peers[peer] -= 1
-            if not self._peers[peer]:
-                del self._peers[peer]
+            self._principals[principal] -= 1
+            if not self._principals[principal]:
+                del self._principals[principal]
             closed.set_result(None)
 
     def drain(self, grace_ms: int, retry_after_ms: int) -> None:

@@ -11,13 +11,15 @@ from aiohttp import web
 from inference.engine import Engine, ModelStatus
 from inference.model import NAME, ModelCard
 from inference.scheduling.quantiles import Distribution
-from inference.scheduling.statistics import ModelStatistics, Tally
-from stream_server.errors import StreamServerError, Unavailable, UnknownModel, error_info
+from inference.scheduling.statistics import Tally
+from stream_server.errors import StreamServerError, UnknownModel, error_info
 from stream_server.protocol.server_side import DEFAULT_WINDOW
 from stream_server.server.config import Settings
 from stream_server.server.connection import Connections
+from stream_server.server.engine_errors import as_stream_errors
 from stream_server.server.loop_lag import LoopLag
 from stream_server.server.metrics import CONTENT_TYPE, Metrics
+from stream_server.server.principals import Network
 
 ENGINE = web.AppKey("engine", Engine)
 METRICS = web.AppKey("metrics", Metrics)
@@ -26,6 +28,7 @@ LAG = web.AppKey("lag", LoopLag)
 CONNECTIONS = web.AppKey("connections", Connections)
 CALLERS = web.AppKey("callers", set[asyncio.Protocol])
 """The sockets on which a request has come."""
+TRUSTED_PROXIES = web.AppKey("trusted_proxies", tuple[Network, ...])
 
 routes = web.RouteTableDef()
 
@@ -33,27 +36,18 @@ MAX_STREAMS_SHOWN = 100
 """Streams that a model's statistics list, those with the most worker time first: the rest are counted."""
 
 
-def find_model(engine: Engine, name: str, version: str | None) -> ModelCard:
-    """Find the card that a URL names.
+def find_card(engine: Engine, name: str, version: str | None) -> ModelCard:
+    """Find the card of the version that a URL names; without one, of the model's current version.
 
     Raises:
-        UnknownModel: the name is none, or no model or version has it.
+        UnknownModel: the name is invalid, or no model or version has it.
         Unavailable: the model did not start, or has not yet.
     """
     for part in (name, version):
-        if part is not None and not NAME.fullmatch(part):
-            raise UnknownModel(f"{part[:64]!r} is no name")
-    for status in engine.models():
-        if status.name == name:
-            break
-    else:
-        known = ", ".join(status.name for status in engine.models())
-        raise UnknownModel(f"no model {name!r}; there are {known}")
-    if status.card is None or status.state != "ready":
-        raise Unavailable(f"model {name} is {status.state}" + (f": {status.reason}" if status.reason else ""))
-    if version not in (None, status.card.version):
-        raise UnknownModel(f"no version {version!r} of {name}; there is {status.card.version}")
-    return status.card
+        if part is not None:
+            _check_name(part)
+    with as_stream_errors():
+        return engine.resolve(name, version)
 
 
 def find_status(request: web.Request) -> ModelStatus:
@@ -63,11 +57,14 @@ def find_status(request: web.Request) -> ModelStatus:
         UnknownModel: there is none.
     """
     name = request.match_info["model"]
-    if NAME.fullmatch(name):
-        for status in request.app[ENGINE].models():
-            if status.name == name:
-                return status
-    raise UnknownModel(f"no model {name[:64]!r}")
+    _check_name(name)
+    with as_stream_errors():
+        return request.app[ENGINE].model(name)
+
+
+def _check_name(name: str) -> None:
+    if not NAME.fullmatch(name):
+        raise UnknownModel(f"{name[:64]!r} is not a valid name")
 
 
 def json_error(error: StreamServerError) -> web.Response:
@@ -85,7 +82,7 @@ def _describe(status: ModelStatus) -> dict[str, Any]:
         "state": status.state,
         "reason": status.reason,
         "version": card and card.version,
-        "versions": [card.version] if card else [],
+        "versions": list(status.versions),
         "input": card and card.input,
         "policy": card and card.policy,
         "window": card and DEFAULT_WINDOW[card.policy],
@@ -97,23 +94,34 @@ def _describe(status: ModelStatus) -> dict[str, Any]:
     }
 
 
-def _statistics(known: ModelStatistics, tally: Tally) -> dict[str, Any]:
-    heaviest = sorted(known.streams, key=lambda stream: -stream.worker_s)[:MAX_STREAMS_SHOWN]
+def _statistics(engine: Engine, status: ModelStatus) -> dict[str, Any]:
+    """What the statistics of a model say, all its versions together."""
+    versions = {
+        model: known for model, known in engine.statistics().models.items() if model.name == status.name
+    }
+    if not versions:
+        return {}
+    tally = sum((known.tally for known in versions.values()), Tally()).merged()
+    rows = [row for model in versions for row in engine.stream_statistics(model)]
+    rows.sort(key=lambda row: -row.worker_s)
+    ages = sum((known.ages for known in versions.values()), Distribution())
+    costs = sum((known.costs for known in versions.values()), Distribution())
+    current = versions.get(status.card.id) if status.card else None
     return {
-        **asdict(tally),
-        "batch_cap": known.batch_cap,
-        "peak": known.peak,
-        "age_ms": _milliseconds(known.ages),
-        "infer_ms": _milliseconds(known.costs),
-        "open_streams": len(known.streams),
+        **{name: count for name, count in asdict(tally).items() if name != "rebound"},
+        "batch_cap": current.batch_cap if current else 0,
+        "peak": max(known.peak for known in versions.values()),
+        "age_ms": _milliseconds(ages),
+        "infer_ms": _milliseconds(costs),
+        "open_streams": len(rows),
         "streams": [
             {
-                "stream": f"s{stream.number}",
-                "share": round(stream.share, 4),
-                "worker_s": round(stream.worker_s, 3),
-                **asdict(stream.tally),
+                "stream": f"s{row.number}",
+                "share": round(row.share, 4),
+                "worker_s": round(row.worker_s, 3),
+                **{name: count for name, count in asdict(row.tally).items() if name != "rebound"},
             }
-            for stream in heaviest
+            for row in rows[:MAX_STREAMS_SHOWN]
         ],
     }
 
@@ -161,11 +169,7 @@ async def model(request: web.Request) -> web.Response:
 async def stats(request: web.Request) -> web.Response:
     """What became of a model's items, how old its answers are, and who gets how much of the workers."""
     status = find_status(request)
-    told = {}
-    if status.card:
-        known = request.app[ENGINE].model_statistics(status.name)
-        told = _statistics(known, request.app[METRICS].tally(status.name, known.tally))
-    return web.json_response({"model": status.name, **told})
+    return web.json_response({"model": status.name, **_statistics(request.app[ENGINE], status)})
 
 
 @routes.get("/metrics")

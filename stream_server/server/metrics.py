@@ -1,14 +1,14 @@
 """What operators watch, in Prometheus format: counts read from the engine's snapshot when scraped, and times.
 
-Labels are the names of served models, closed sets of words, and the codes of items' errors, which are words of the
-models and therefore bounded here; never anything a client sent.
+Labels are the names and versions of served models, closed sets of words, and the codes of items' errors, which are
+words of the models and therefore bounded here; never anything a client sent.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import get_args
@@ -18,8 +18,9 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
-from inference.engine import PoolStatus
-from inference.items import Dropped, DropReason, Failed, Outcome, Result
+from inference.items import DropReason, Failed, Outcome, Result
+from inference.model import ModelId
+from inference.pool.pool import PoolStatus
 from inference.scheduling.quantiles import Distribution
 from inference.scheduling.statistics import Statistics, Tally
 from stream_server.errors import StreamServerError, error_info
@@ -28,6 +29,9 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 """From what the server itself costs to a batch's default timeout."""
+
+MODEL = ("model", "version")
+"""The labels that name a version of a model."""
 
 MAX_CODES = 32
 """Most codes of errors that are told apart, of each model: ours are about ten, and scrapers keep each for ever."""
@@ -79,12 +83,11 @@ class Metrics(Collector):
         self._lag = lag
         self._registry = CollectorRegistry()
         self._registry.register(self)
-        self._times: dict[str, _ModelTimes] = {}
-        self._codes: dict[str, Counter[str]] = {}
-        self._unoffered: dict[str, Tally] = {}
+        self._times: dict[ModelId, _ModelTimes] = {}
+        self._codes: dict[ModelId, Counter[str]] = {}
         self._refused: Counter[str] = Counter()
 
-    def observe(self, model: str, outcome: Outcome, now: float) -> None:
+    def observe(self, model: ModelId, outcome: Outcome, now: float) -> None:
         """Note the times of a result and the code of an error."""
         if isinstance(outcome, Result):
             times = self._times.get(model)
@@ -97,20 +100,6 @@ class Metrics(Collector):
             codes = self._codes.setdefault(model, Counter())
             codes[outcome.code if outcome.code in codes or len(codes) < MAX_CODES else REST] += 1
 
-    def observe_unoffered(self, model: str, outcome: Dropped | Failed, now: float) -> None:
-        """Note the outcome of an item that was answered before the engine saw it."""
-        tally = self._unoffered.setdefault(model, Tally())
-        tally.received += 1
-        if isinstance(outcome, Failed):
-            tally.errors += 1
-        else:
-            setattr(tally, outcome.reason, getattr(tally, outcome.reason) + 1)
-        self.observe(model, outcome, now)
-
-    def tally(self, model: str, known: Tally) -> Tally:
-        """What became of all items of a model, of which the engine knows `known`."""
-        return known + self._unoffered.get(model, Tally())
-
     def refuse(self, error: StreamServerError) -> None:
         """Note that a stream was refused."""
         self._refused[error_info(error).code] += 1
@@ -122,12 +111,13 @@ class Metrics(Collector):
     def collect(self) -> Iterator[Metric]:
         """Read the snapshots; the registry calls this for every scrape."""
         models = self._statistics().models
-        tallies = {model: self.tally(model, known.tally) for model, known in models.items()}
+        self._forget(models)
+        tallies = {model: known.tally for model, known in models.items()}
         yield from _items(tallies)
         yield self._errors(tallies)
-        streams = GaugeMetricFamily("streams", "Open streams", labels=["model"])
+        streams = GaugeMetricFamily("streams", "Open streams", labels=MODEL)
         for model, known in models.items():
-            streams.add_metric([model], len(known.streams))
+            streams.add_metric(model, known.open_streams)
         yield streams
         yield from self._durations()
         refused = CounterMetricFamily("stream_refusals", "Streams that were refused", labels=["code"])
@@ -140,13 +130,20 @@ class Metrics(Collector):
         yield GaugeMetricFamily("stream_loop_lag_p99_seconds", text, value=lag.quantile(0.99))
         yield GaugeMetricFamily("stream_loop_lag_max_seconds", "The same, at its worst", value=lag.largest)
 
-    def _errors(self, tallies: Mapping[str, Tally]) -> Metric:
-        errors = CounterMetricFamily("stream_items_errors", "Items with an error", labels=["model", "code"])
+    def _forget(self, models: Container[ModelId]) -> None:
+        """Forget versions that are no longer served: nothing may grow with every update."""
+        for known in (self._times, self._codes):
+            for gone in [model for model in known if model not in models]:
+                del known[gone]
+
+    def _errors(self, tallies: Mapping[ModelId, Tally]) -> Metric:
+        errors = CounterMetricFamily("stream_items_errors", "Items with an error", labels=[*MODEL, "code"])
         for model, tally in tallies.items():
             codes = self._codes.get(model, Counter())
             for code, count in codes.items():
-                errors.add_metric([model, code], count)
-            errors.add_metric([model, "undelivered"], tally.errors - codes.total())  # their clients had gone
+                errors.add_metric([*model, code], count)
+            undelivered = max(0, tally.errors - codes.total())  # their clients had gone
+            errors.add_metric([*model, "undelivered"], undelivered)
         return errors
 
     def _durations(self) -> Iterator[Metric]:
@@ -155,14 +152,14 @@ class Metrics(Collector):
             ("queue", "Receipt of an item to the start of its batch"),
             ("infer", "Time of an item's batch in its worker"),
         ):
-            histogram = HistogramMetricFamily(f"stream_{name}_seconds", text, labels=["model"])
+            histogram = HistogramMetricFamily(f"stream_{name}_seconds", text, labels=MODEL)
             for model, of_model in self._times.items():
                 times: _Times = getattr(of_model, name)
-                histogram.add_metric([model], times.buckets(), times.total)
+                histogram.add_metric(model, times.buckets(), times.total)
             yield histogram
 
 
-def _items(tallies: Mapping[str, Tally]) -> Iterator[Metric]:
+def _items(tallies: Mapping[ModelId, Tally]) -> Iterator[Metric]:
     for kind, name, text in (
         (CounterMetricFamily, "received", "Items received"),
         (CounterMetricFamily, "results", "Items answered"),
@@ -170,17 +167,18 @@ def _items(tallies: Mapping[str, Tally]) -> Iterator[Metric]:
         (GaugeMetricFamily, "running", "Items in workers"),
         (CounterMetricFamily, "retried", "Times an item ran once more because its worker had ended"),
         (CounterMetricFamily, "discarded", "Results and errors whose client had gone"),
+        (CounterMetricFamily, "rebound", "Items that waited when their stream was bound to another version"),
     ):
-        family = kind(f"stream_items_{name}", text, labels=["model"])
+        family = kind(f"stream_items_{name}", text, labels=MODEL)
         for model, tally in tallies.items():
-            family.add_metric([model], getattr(tally, name))
+            family.add_metric(model, getattr(tally, name))
         yield family
     dropped = CounterMetricFamily(
-        "stream_items_dropped", "Items nobody started on", labels=["model", "reason"]
+        "stream_items_dropped", "Items nobody started on", labels=[*MODEL, "reason"]
     )
     for model, tally in tallies.items():
         for reason in get_args(DropReason):
-            dropped.add_metric([model, reason], getattr(tally, reason))
+            dropped.add_metric([*model, reason], getattr(tally, reason))
     yield dropped
 
 

@@ -57,10 +57,12 @@ class Server:
                 settings.recycle_batches,
             ),
             settings.groups,
+            fair_by=settings.fair_by,
+            max_unanswered_bytes=settings.limits.max_unanswered_bytes,
         )
         self._app = make_app(settings, self._engine)
         self._runner = web.AppRunner(self._app, access_log=None, shutdown_timeout=1.0)
-        self._hurrying: asyncio.Task[None] | None = None
+        self._closing_silent: asyncio.Task[None] | None = None
         self.url = ""
 
     def models(self) -> list[ModelStatus]:
@@ -85,7 +87,7 @@ class Server:
             raise ConfigError(
                 f"cannot listen on {host} port {port}: {exc.strerror}; choose another with --port"
             ) from exc
-        self._hurrying = asyncio.create_task(self._hurry())
+        self._closing_silent = asyncio.create_task(self._close_silent())
         self._app[LAG].start()
         self._engine.start()
         host, port = self._runner.addresses[0][:2]
@@ -112,8 +114,8 @@ class Server:
 
     async def stop(self) -> None:
         """End the workers, close every connection, free the address."""
-        if self._hurrying:
-            self._hurrying.cancel()
+        if self._closing_silent:
+            self._closing_silent.cancel()
         self._app[LAG].stop()
         connections = self._app[CONNECTIONS]
         connections.drain(0, RETRY_AFTER_MS)
@@ -122,7 +124,7 @@ class Server:
             connections.abort()
         await self._runner.cleanup()
 
-    async def _hurry(self) -> None:
+    async def _close_silent(self) -> None:
         """Close connections that ask for nothing: aiohttp waits for the end of a request's head for ever.
 
         One that has been silent for `LOOKS` intervals is closed. An interval in which the loop stood still does
@@ -151,10 +153,10 @@ async def serve(settings: Settings, on_ready: Callable[[Server], None]) -> None:
     SIGHUP renews the workers.
     """
     loop = asyncio.get_running_loop()
-    asked, insisted = asyncio.Event(), asyncio.Event()
+    stopping, forced = asyncio.Event(), asyncio.Event()
 
     def stop() -> None:
-        (insisted if asked.is_set() else asked).set()
+        (forced if stopping.is_set() else stopping).set()
 
     server = Server(settings)
     handlers = {signal.SIGTERM: stop, signal.SIGINT: stop}
@@ -163,26 +165,26 @@ async def serve(settings: Settings, on_ready: Callable[[Server], None]) -> None:
     for number, handler in handlers.items():
         loop.add_signal_handler(number, handler)
     try:
-        if await _unless(asked, server.start()):
-            settle()
+        if await run_until(stopping, server.start()):
+            tune_gc()
             on_ready(server)
-            await asked.wait()
-            await _unless(insisted, server.drain())
+            await stopping.wait()
+            await run_until(forced, server.drain())
     finally:
         await server.stop()
         for number in handlers:  # uvloop would leave them to whatever this process does next
             loop.remove_signal_handler(number)
 
 
-def settle() -> None:
-    """Let the garbage collector leave alone what the start has made, and seldom look at everything else."""
+def tune_gc() -> None:
+    """Freeze the objects that the start has made, and make full collections rarer."""
     gc.collect()
     gc.freeze()
     young, middle, _ = gc.get_threshold()
     gc.set_threshold(young, middle, FULL_COLLECTION)
 
 
-async def _unless(event: asyncio.Event, work: Coroutine[None, None, None]) -> bool:
+async def run_until(event: asyncio.Event, work: Coroutine[None, None, None]) -> bool:
     """Do work until it is done or the event is set, which cancels it; whether it is done."""
     loop = asyncio.get_running_loop()
     working, waiting = loop.create_task(work), loop.create_task(event.wait())

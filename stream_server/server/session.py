@@ -1,17 +1,20 @@
-"""One stream's conversation: sequence numbers, order, limits, accounting. No I/O, no clock, no asyncio.
+"""One stream's conversation: messages, order, limits. No I/O, no clock, no asyncio. It counts no outcomes.
 
 The loop that drives it, after every call: send all of `take_outgoing()`; when `close_code` is set, close
 with it once everything is sent; read on only while `wants_input`, and after `pause()`. An item that `receive`
-returns must be offered to the engine, and its outcome given to `complete`. When the connection has ended, it
-must `release` what it holds.
+returns must be offered to the engine, refused ones too, and its outcome given to `complete`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from inference.items import Dropped, Failed, Item, Outcome, Result
-from inference.model import ModelCard
+from inference.intake import Refusal
+from inference.items import Dropped, Failed, Outcome, Result
+from inference.model import ModelCard, Policy
+from inference.scheduling.statistics import Tally
+from inference.token_bucket import TokenBucket
 from stream_server.errors import (
     ClientFault,
     Malformed,
@@ -22,7 +25,7 @@ from stream_server.errors import (
     error_info,
 )
 from stream_server.protocol import server_side as protocol
-from stream_server.protocol.server_side import Meta, StreamOptions
+from stream_server.protocol.server_side import Meta
 from stream_server.server.config import Limits
 
 MAX_META_BYTES = 4096
@@ -36,76 +39,80 @@ MAX_OUTGOING = 256
 """Most messages that wait for the client to read them, before nothing more is read from it."""
 
 
-@dataclass(slots=True)
-class Held:
-    """The bytes of unanswered items of all sessions together, which share one of these.
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """What the engine has opened for a client.
 
-    When they are over `most`, a session takes an item only while it has none unanswered: so every stream goes on,
-    and one message of each may be under way in any case.
+    Attributes:
+        number: the engine's number for the stream.
+        card: the version that it is bound to.
+        policy, window: as agreed.
+        capacity: the most items that the engine takes beyond those that run (`queue`).
+        tally: gives the engine's count of the stream's items.
     """
 
-    most: int
-    bytes: int = 0
+    number: int
+    card: ModelCard
+    policy: Policy
+    window: int
+    capacity: int
+    tally: Callable[[], Tally]
+
+
+@dataclass(frozen=True, slots=True)
+class NewItem:
+    """An item to offer to the engine.
+
+    Attributes:
+        max_age_ms: the client's limit for this item; None for the stream's.
+        refusal: why it cannot run, if it cannot.
+    """
+
+    payload: bytes
+    max_age_ms: int | None
+    refusal: Refusal | None = None
 
 
 @dataclass(slots=True)
 class _Unanswered:
     id: str | None
-    size: int
     outcome: Outcome | None = None
 
 
 class Session:
-    """The server's side of one stream.
+    """The server's side of one stream; its first message is `ready`.
 
     Args:
-        card: the model it talks to.
-        options: what the client asked for.
-        limits: how much it may send.
-        held: what all sessions hold; alone in the world without it.
+        opened: the stream, as the engine opened it.
+        limits: how much the client may send.
+        now: the time, in seconds.
 
     Attributes:
-        model: the name of the model it talks to.
-        policy, window, weight: as agreed.
-        room: the most items the engine shall run of it (`latest`) or let wait (`queue`). That is one more than
-            a queue's window: a client that keeps its window is read all the time, its pongs and its close too.
-        max_message_bytes: largest message that it takes.
+        max_message_bytes: the largest message that it takes.
         close_code: set when the conversation is over.
     """
 
-    def __init__(
-        self, card: ModelCard, options: StreamOptions, limits: Limits, held: Held | None = None
-    ) -> None:
+    def __init__(self, opened: Opened, limits: Limits, now: float) -> None:
+        card = opened.card
         self._card = card
-        self._held = held or Held(limits.max_unanswered_bytes)
-        self.model = card.name
-        self.weight = options.weight or min(1.0, limits.max_weight)
-        self.policy = options.policy or card.policy
-        self.window = options.window or protocol.DEFAULT_WINDOW[self.policy]
-        self.room = self.window if self.policy == "latest" else self.window + 1
-        self._max_age_ms = options.max_age_ms
-        self._binary = card.input in ("image", "bytes")
-        self.max_message_bytes = limits.max_item_bytes if self._binary else limits.max_text_bytes
+        self._tally = opened.tally
+        self._most = opened.capacity if opened.policy == "queue" else MAX_UNANSWERED
+        self._binary = is_binary(card)
+        self.max_message_bytes = max_message_bytes(card, limits)
         self.close_code: int | None = None
-        self.received = self.results = self.dropped = self.errors = 0
-        self._stream = 0
+        self._received = 0
         self._answered = 0  # the last item whose answer has left
         self._unanswered: dict[int, _Unanswered] = {}
-        self._unanswered_bytes = 0
         self._meta = Meta()
         self._ended = False
         self._draining = False
-        self._outgoing: list[str] = []
-        self._most_superseded = limits.max_superseded_per_s
-        self._allowance = self._most_superseded  # of items that may be superseded, as of `_allowed_at`
-        self._allowed_at = 0.0
-
-    def start(self, stream: int) -> None:
-        """Greet the client; `stream` is the engine's number for it."""
-        self._stream = stream
-        self._outgoing.append(
-            protocol.write_ready(f"s{stream}", self._card, self.policy, self.window, self.max_message_bytes)
-        )
+        rate = limits.max_superseded_per_s
+        self._superseded = TokenBucket(rate, rate, now)
+        self._outgoing = [
+            protocol.write_ready(
+                f"s{opened.number}", card, opened.policy, opened.window, self.max_message_bytes
+            )
+        ]
 
     @property
     def unanswered(self) -> int:
@@ -115,21 +122,15 @@ class Session:
     @property
     def wants_input(self) -> bool:
         """Whether another message may be read now; if not, TCP slows the sender and nothing is lost."""
-        most = self.room if self.policy == "queue" else MAX_UNANSWERED
         return (
             self.close_code is None
-            and len(self._unanswered) < most
+            and len(self._unanswered) < self._most
             and len(self._outgoing) < MAX_OUTGOING
-            # one item may always come; a window of large ones must not fill the memory
-            and self._unanswered_bytes <= self.max_message_bytes
-            and (self._held.bytes <= self._held.most or not self._unanswered)
         )
 
     def pause(self, now: float) -> float:
         """Seconds to wait before another message is read, for a stream that sends only to have it superseded."""
-        if self._allowance >= 0:
-            return 0.0
-        return max(0.0, -self._allowance / self._most_superseded - (now - self._allowed_at))
+        return self._superseded.delay(now)
 
     @property
     def has_outgoing(self) -> bool:
@@ -141,20 +142,15 @@ class Session:
         outgoing, self._outgoing = self._outgoing, []
         return outgoing
 
-    def receive(self, message: str | bytes, now: float) -> Item | Dropped | Failed | None:
-        """Take a message of the client's.
-
-        Returns:
-            If the message was an item, the item to offer to the engine; or, where it cannot run, the outcome that
-            is its answer already, for whoever counts them.
-        """
+    def receive(self, message: str | bytes) -> NewItem | None:
+        """Take a message of the client's; if it is an item, return what must be offered to the engine."""
         if self.close_code is not None:
             return None
         try:
             self._check_size(message)
             if isinstance(message, bytes):
-                return self._receive_item(message, self._take_meta(), now)
-            return self._receive_text(message, now)
+                return self._receive_item(message, self._take_meta())
+            return self._receive_text(message)
         except ClientFault as exc:
             self.fail(exc)
             return None
@@ -163,9 +159,7 @@ class Session:
         """Take an item's outcome; its answer leaves when those of all items before it have left."""
         self._unanswered[outcome.item.seq].outcome = outcome
         if isinstance(outcome, Dropped) and outcome.reason == "superseded":
-            earned = (now - self._allowed_at) * self._most_superseded
-            self._allowance = min(self._most_superseded, self._allowance + earned) - 1
-            self._allowed_at = now
+            self._superseded.spend(1.0, now)
         while (
             self.close_code is None
             and (first := self._unanswered.get(self._answered + 1)) is not None
@@ -173,8 +167,6 @@ class Session:
         ):
             self._answered += 1
             del self._unanswered[self._answered]
-            self._unanswered_bytes -= first.size
-            self._held.bytes -= first.size
             self._answer(first.outcome, first.id, now)
             if isinstance(first.outcome, Failed) and first.outcome.fatal:
                 self.fail(Poison(first.outcome.message))
@@ -193,12 +185,6 @@ class Session:
             self._outgoing.append(protocol.write_goaway(grace_ms, retry_after_ms))
             self._end_if_done()
 
-    def release(self) -> None:
-        """Give back what is held of items that nobody will answer any more: the connection has ended."""
-        self._held.bytes -= self._unanswered_bytes
-        self._unanswered_bytes = 0
-        self._unanswered.clear()
-
     def _check_size(self, message: str | bytes) -> None:
         size, most = len(message), self.max_message_bytes
         if isinstance(message, str):
@@ -207,38 +193,30 @@ class Session:
         if size > most:
             raise TooLarge(f"a message of {size:,} bytes is over this server's limit of {most:,}")
 
-    def _receive_text(self, text: str, now: float) -> Item | Dropped | Failed | None:
+    def _receive_text(self, text: str) -> NewItem | None:
         if self._ended:
             raise Malformed("nothing may follow `end`")
         match protocol.read_client_message(text, self._card.input):
             case Meta() as meta:
                 self._meta = meta
             case protocol.TextItem(payload, meta):
-                return self._receive_item(payload, meta, now)
+                return self._receive_item(payload, meta)
             case protocol.EndOfItems():
                 self._ended = True
                 self._end_if_done()
         return None
 
-    def _receive_item(self, payload: bytes, meta: Meta, now: float) -> Item | Dropped | Failed:
+    def _receive_item(self, payload: bytes, meta: Meta) -> NewItem:
         if self._ended:
             raise Malformed("nothing may follow `end`")
-        self.received += 1
-        max_age_ms = meta.max_age_ms or self._max_age_ms
-        deadline = now + max_age_ms / 1e3 if max_age_ms else None
-        item = Item(self._stream, self.received, payload, now, deadline)
-        self._unanswered[item.seq] = _Unanswered(meta.id, len(payload))
-        self._unanswered_bytes += len(payload)
-        self._held.bytes += len(payload)
-        outcome: Dropped | Failed
+        self._received += 1
+        self._unanswered[self._received] = _Unanswered(meta.id)
+        refusal = None
         if self._draining:
-            outcome = Dropped(item, "draining")
+            refusal = Refusal("draining")
         elif self._binary and not payload:
-            outcome = Failed(item, "empty", "the message is empty; send the item's bytes")
-        else:
-            return item
-        self.complete(outcome, now)
-        return outcome
+            refusal = Refusal("empty", "the message is empty; send the item's bytes")
+        return NewItem(payload, meta.max_age_ms, refusal)
 
     def _take_meta(self) -> Meta:
         if not self._binary:
@@ -249,18 +227,28 @@ class Session:
     def _answer(self, outcome: Outcome, id_: str | None, now: float) -> None:
         match outcome:
             case Result():
-                self.results += 1
                 age_ms = (now - outcome.item.received) * 1e3
                 text = protocol.write_result(outcome, id_, self._card.name, age_ms)
             case Dropped():
-                self.dropped += 1
                 text = protocol.write_dropped(outcome, id_)
             case Failed():
-                self.errors += 1
                 text = protocol.write_failed(outcome, id_)
         self._outgoing.append(text)
 
     def _end_if_done(self) -> None:
         if (self._ended or self._draining) and not self._unanswered and self.close_code is None:
-            self._outgoing.append(protocol.write_end(self.received, self.results, self.dropped, self.errors))
+            tally = self._tally()
+            self._outgoing.append(
+                protocol.write_end(tally.received, tally.results, tally.dropped, tally.errors)
+            )
             self.close_code = 1000 if self._ended else 1001
+
+
+def is_binary(card: ModelCard) -> bool:
+    """Whether a model's items are binary messages."""
+    return card.input in ("image", "bytes")
+
+
+def max_message_bytes(card: ModelCard, limits: Limits) -> int:
+    """The largest message to a model."""
+    return limits.max_item_bytes if is_binary(card) else limits.max_text_bytes

@@ -21,13 +21,15 @@ import psutil
 import pytest
 
 from inference.engine import Engine
+from inference.intake import ModelUnavailableError, Refusal, StreamRequest, UnknownModelError
 from inference.items import RESERVED, Dropped, Failed, Item, Outcome, Result
-from inference.model import MAX_OUTPUT, ModelError, ModelSource, Policy
+from inference.model import MAX_OUTPUT, ModelError, ModelId, ModelSource, Policy
 from inference.pool import pool as pool_module
 from inference.pool import slot as slot_module
 from inference.pool.groups import Group
 from inference.pool.pool import WorkerOptions
 from inference.pool.slot import Slot
+from inference.scheduling.scheduler import UnknownStream
 from tests.conftest import WAIT
 from tests.inference.pool.test_pool import pending_timers
 
@@ -103,6 +105,17 @@ def every_delivery_was_taken(caplog: pytest.LogCaptureFixture) -> Iterator[None]
     assert not [r for r in caplog.get_records("call") if "failed to take an outcome" in r.getMessage()]
 
 
+class Owner:
+    """Who a stream's outcomes go to: a function, and what its failure was."""
+
+    def __init__(self, deliver: Callable[[Outcome], None]) -> None:
+        self.deliver = deliver
+        self.failure: Exception | None = None
+
+    def fail(self, error: Exception) -> None:
+        self.failure = error
+
+
 class Stream:
     """A stream of an engine, and the outcomes it got."""
 
@@ -111,7 +124,9 @@ class Stream:
         self.outcomes: dict[int, Outcome] = {}
         self.sent = 0
         self.changed = asyncio.Event()
-        self.number = engine.open(model, policy, window, self.deliver)
+        self.failure: Exception | None = None
+        self.stream = engine.open(StreamRequest(model, None, policy, window), self)
+        self.number = self.stream.number
 
     def deliver(self, outcome: Outcome) -> None:
         assert outcome.item.seq not in self.outcomes, "a second outcome"
@@ -119,9 +134,13 @@ class Stream:
         self.changed.set()
         assert self.engine.tally(self.number).balanced
 
+    def fail(self, error: Exception) -> None:
+        self.failure = error
+
     def send(self, payload: str, deadline: float | None = None) -> None:
         self.sent += 1
-        self.engine.offer(Item(self.number, self.sent, payload.encode(), self.engine.now(), deadline))
+        item = Item(self.number, self.sent, payload.encode(), self.engine.now(), deadline)
+        self.engine.offer(self.stream, item)
         assert self.engine.tally(self.number).balanced
 
     async def running(self, how_many: int = 1) -> None:
@@ -140,7 +159,7 @@ class Stream:
 
 async def restarted(engine: Engine) -> None:
     """Wait until every worker can work, and every spare."""
-    await until(lambda: all(slot.ready for pool in engine._pools for slot in pool.slots))
+    await until(lambda: all(slot.ready for pool in engine._pools.values() for slot in pool.slots))
 
 
 def unread_bytes(slot: Slot) -> int:
@@ -174,7 +193,7 @@ class TestAnswers:
         assert [o["length"] for o in outcomes] == list(range(300))
         assert max(o["batch"] for o in outcomes) == 8
         assert engine.statistics().total.results == 300
-        assert engine.statistics().models["length"].streams == ()
+        assert [known.open_streams for known in engine.statistics().of("length")] == [0]
 
     async def test_a_stream_is_answered_by_both_workers(self, start: Start) -> None:
         engine = await start("Twin", workers=2)
@@ -242,7 +261,7 @@ class TestAnswers:
         for _ in range(3):
             stream.send("sleep 0.02")
             await stream.running()
-        engine.close(stream.number)
+        stream.stream.close()
         assert await outputs(engine, "answer", "twin")
         assert stream.outcomes == {}
         total = engine.statistics().total
@@ -254,13 +273,13 @@ class TestAnswers:
 
         def close(outcome: Outcome) -> None:
             got.append(outcome)
-            engine.close(stream)
+            stream.close()
 
         other = Stream(engine, "obeys")
         other.send("sleep 0.05")
-        stream = engine.open("obeys", "queue", 8, close)
-        for seq in (1, 2, 3):
-            engine.offer(Item(stream, seq, b"answer", engine.now()))
+        stream = engine.open(StreamRequest("obeys", None, "queue", 8), Owner(close))
+        for _ in range(3):
+            stream.offer(b"answer")
         other.send("answer")
         await other.answered()
         assert await outputs(engine, "answer")
@@ -277,13 +296,14 @@ class TestAnswers:
             if len(got) <= 40:
                 # every other one is expired, so that it comes back from within the offer
                 deadline = engine.now() - 1 if len(got) % 2 else None
-                engine.offer(Item(stream, len(got) + 2, b"answer", engine.now(), deadline))
+                item = Item(stream.number, len(got) + 2, b"answer", engine.now(), deadline)
+                engine.offer(stream, item)
             elif len(got) == 42:
                 done.set()
 
-        stream = engine.open("twin", "queue", 8, offer_next)
-        for seq in (1, 2):
-            engine.offer(Item(stream, seq, b"answer", engine.now()))
+        stream = engine.open(StreamRequest("twin", None, "queue", 8), Owner(offer_next))
+        for _ in range(2):
+            stream.offer(b"answer")
         async with asyncio.timeout(WAIT):
             await done.wait()
         assert sorted(o.item.seq for o in got) == list(range(1, 43))
@@ -291,7 +311,7 @@ class TestAnswers:
     async def test_a_cancelled_call_disturbs_no_other(self, start: Start) -> None:
         engine = await start("Twin")
         call = asyncio.create_task(engine.infer("twin", b"answer"))
-        (slot,) = engine._pools[0].slots
+        (slot,) = engine._pools["default"].slots
         while not slot.busy:
             await asyncio.sleep(0)
         assert slot._channel
@@ -301,7 +321,7 @@ class TestAnswers:
         with pytest.raises(asyncio.CancelledError):
             await call
         assert await outputs(engine, "answer", "twin")
-        assert engine.statistics().models["twin"].streams == ()
+        assert [known.open_streams for known in engine.statistics().of("twin")] == [0]
 
 
 class TestItemFaults:
@@ -461,7 +481,7 @@ class TestWorkerFaults:
     async def test_a_worker_killed_from_outside_is_replaced_and_costs_nothing(self, start: Start) -> None:
         engine = await start("Patient", workers=2)
         stream = Stream(engine, "patient")
-        slot = engine._pools[0].slots[0]
+        slot = engine._pools["default"].slots[0]
         killed = engine.workers().pids[0]
         stream.send(f"stay {killed}")
         stream.send(f"stay {killed}")
@@ -477,11 +497,11 @@ class TestWorkerFaults:
 
     async def test_an_idle_worker_that_is_killed_costs_nothing(self, start: Start) -> None:
         engine = await start("Length")
+        stream = Stream(engine, "length")
         os.kill(engine.workers().pids[0], signal.SIGKILL)
         async with asyncio.timeout(WAIT):
             while not engine.workers().deaths:
                 await asyncio.sleep(0.001)
-        stream = Stream(engine, "length")
         stream.send("abc")
         (outcome,) = await stream.answered()
         assert isinstance(outcome, Result)
@@ -634,7 +654,7 @@ class TestLoading:
         status = engine.models()[0]
         assert (status.state, status.card, status.reason) == ("unavailable", None, reason)
         assert (await outputs(engine, b"abc", "length"))["length"] == 3
-        with pytest.raises(ModelError, match="is not ready"):
+        with pytest.raises(ModelUnavailableError, match="is unavailable"):
             await engine.infer(model.name, b"")
         assert engine.workers().deaths == 0
 
@@ -719,14 +739,136 @@ class TestOwners:
             other.send("next")
             raise KeyError(outcome.item.seq)
 
-        number = engine.open("length", "queue", 1, fail)
+        owner = Owner(fail)
+        stream = engine.open(StreamRequest("length", None, "queue", 8), owner)
         pids = engine.workers().pids
-        engine.offer(Item(number, 1, b"x", engine.now()))
+        for _ in range(3):
+            stream.offer(b"x")
         (outcome,) = await other.answered(1)
         assert isinstance(outcome, Result)
         assert engine.workers().pids == pids
-        assert f"stream {number}: its owner failed to take an outcome" in caplog.text
+        assert isinstance(owner.failure, KeyError), "it is told, so that the rest of its stream does not wait"
+        with pytest.raises(UnknownStream):
+            stream.offer(b"more")
+        assert engine.budget.used == 0
+        assert f"stream {stream.number}: its owner failed to take an outcome" in caplog.text
         caplog.clear()
+
+
+class TestIntake:
+    async def test_bytes_are_released_when_an_item_has_its_outcome(self, start: Start) -> None:
+        """Not when its turn to be told comes: a dropped frame must not keep its bytes behind a slow one."""
+        engine = await start("Obeys")
+        stream = Stream(engine, "obeys", "latest", 1)
+        stream.send("sleep 0.2")
+        await stream.running()
+        for _ in range(100):
+            stream.send("answer " + "x" * 10_000)
+        assert engine.budget.used == stream.stream.bytes < 11_000, "what runs, and the newest"
+        await stream.answered()
+        assert engine.budget.used == stream.stream.bytes == 0
+        assert all(outcome.item.payload == b"" for outcome in stream.outcomes.values())
+
+    async def test_bytes_are_released_when_a_stream_is_closed(self, start: Start) -> None:
+        engine = await start("Obeys")
+        stream = Stream(engine, "obeys")
+        for _ in range(3):
+            stream.send("sleep 0.05")
+        assert engine.budget.used > 0
+        stream.stream.close()
+        assert engine.budget.used == 0
+
+    async def test_over_the_budget_a_stream_may_offer_one_item_at_a_time(self, start: Start) -> None:
+        engine = await start("Obeys")
+        engine.budget.limit = 5
+        first, second = Stream(engine, "obeys"), Stream(engine, "obeys")
+        first.send("sleep 0.1")
+        assert not first.stream.may_offer
+        assert second.stream.may_offer
+        await first.answered()
+        assert first.stream.may_offer
+
+    async def test_a_stream_of_large_items_may_have_two_of_the_largest(self, start: Start) -> None:
+        engine = await start("Obeys")
+        stream = engine.open(StreamRequest("obeys", max_bytes=20), Owner(lambda outcome: None))
+        assert stream.may_offer
+        stream.offer(b"sleep 0.1".ljust(20))
+        assert stream.may_offer, "one item may always come"
+        stream.offer(b"x")
+        assert not stream.may_offer
+
+    @pytest.mark.parametrize(
+        ("asked", "policy", "window", "capacity", "weight"),
+        [
+            ({}, "queue", 16, 17, 1.0),
+            ({"policy": "latest"}, "latest", 1, 1, 1.0),
+            ({"policy": "latest", "window": 4}, "latest", 4, 4, 1.0),
+            ({"window": 3, "weight": 0.25}, "queue", 3, 4, 0.25),
+        ],
+    )
+    async def test_a_caller_chooses_and_the_model_has_defaults(
+        self, start: Start, asked: dict[str, Any], policy: Policy, window: int, capacity: int, weight: float
+    ) -> None:
+        engine = await start("Length")
+        stream = engine.open(StreamRequest("length", **asked), Owner(lambda outcome: None))
+        assert (stream.policy, stream.window, stream.capacity, stream.weight) == (
+            policy,
+            window,
+            capacity,
+            weight,
+        )
+
+    async def test_an_item_that_cannot_run_is_counted_once_and_told_in_its_place(self, start: Start) -> None:
+        engine = await start("Obeys")
+        stream = Stream(engine, "obeys")
+        stream.sent = 2
+        stream.stream.offer(b"", refusal=Refusal("empty", "send bytes"))
+        stream.stream.offer(b"x", refusal=Refusal("draining"))
+        first, second = await stream.answered()
+        assert (isinstance(first, Failed) and first.code, isinstance(second, Dropped) and second.reason) == (
+            "empty",
+            "draining",
+        )
+        tally = stream.stream.tally()
+        assert (tally.received, tally.errors, tally.draining) == (2, 1, 1)
+        assert engine.statistics().total == tally
+
+    async def test_every_delivery_is_observed_with_the_version_that_answered(self, start: Start) -> None:
+        engine = await start("Length")
+        seen: list[tuple[ModelId, Outcome]] = []
+        engine.observe = lambda model, outcome, now: seen.append((model, outcome))
+        assert await outputs(engine, "abc", "length")
+        ((model, outcome),) = seen
+        assert (model, isinstance(outcome, Result)) == (ModelId("length", "1"), True)
+
+    async def test_a_request_goes_through_the_same_intake(self, start: Start) -> None:
+        engine = await start("Obeys")
+        slow = Stream(engine, "obeys")
+        slow.send("sleep 0.3")
+        await slow.running()
+        late = await engine.infer("obeys", b"answer", max_age_ms=20)
+        assert isinstance(late, Dropped)
+        assert late.reason == "expired"
+        await slow.answered()
+        assert engine.budget.used == 0
+
+    async def test_principals_are_told_apart_in_the_statistics(self, start: Start) -> None:
+        engine = await start("Length")
+        engine.open(StreamRequest("length", principal="10.0.0.1"), Owner(lambda outcome: None))
+        (row,) = engine.stream_statistics(ModelId("length", "1"))
+        assert row.principal == "10.0.0.1"
+
+
+class TestResolving:
+    async def test_a_name_resolves_to_the_current_version_and_an_unknown_one_says_what_there_is(
+        self, start: Start
+    ) -> None:
+        engine = await start("Length")
+        assert engine.resolve("length").id == engine.resolve("length", "1").id == ModelId("length", "1")
+        with pytest.raises(UnknownModelError, match="no model 'width'; there are length"):
+            engine.resolve("width")
+        with pytest.raises(UnknownModelError, match="no version '2' of model length; it has 1"):
+            engine.resolve("length", "2")
 
 
 @contextlib.asynccontextmanager
@@ -825,13 +967,13 @@ class TestSecondTries:
         async with load_on(engine, "twin"):
             await until(lambda: len(marks.read_text().splitlines()) > tried)
             assert engine.models()[0].state == "unavailable"
-            with pytest.raises(ModelError, match="is not ready"):
+            with pytest.raises(ModelUnavailableError):
                 await engine.infer("repaired", b"abc")
             cause.unlink()
             await until(lambda: engine.models()[0].state == "ready")
             assert engine.models()[0].reason is None
             assert (await outputs(engine, b"abc", "repaired"))["length"] == 3
-            await until(lambda: all("repaired" in slot.cards for slot in engine._pools[0].slots))
+            await until(lambda: all("repaired" in slot.cards for slot in engine._pools["default"].slots))
 
     async def test_renewing_tries_again_too(self, start: Start, tmp_path: Path) -> None:
         cause = tmp_path / "cause"
@@ -869,7 +1011,7 @@ class TestGroups:
 
     async def test_a_feature_of_the_sandbox_is_on_where_every_group_has_it(self) -> None:
         engine = Engine([source("Length"), source("Data")], 1, groups=[Group("own", ("data",))])
-        default, own = engine._pools
+        default, own = engine._pools.values()
         assert engine.workers().sandbox == {}
         own.sealed({"network": "denied", "files": "on"})
         assert engine.workers().sandbox == {"network": "denied", "files": "on"}
@@ -880,7 +1022,7 @@ class TestGroups:
 
     async def test_a_hang_in_one_group_leaves_the_others_throughput_alone(self, start: Start) -> None:
         engine = await start("Twin", "Patient", groups=[Group("slow", ("patient",))])
-        (hung,) = (slot.pid for slot in engine._pools[1].slots)
+        (hung,) = (slot.pid for slot in list(engine._pools.values())[1].slots)
         stuck = Stream(engine, "patient")
         for _ in range(3):
             stuck.send("hang")
@@ -894,11 +1036,11 @@ class TestGroups:
 
     async def test_a_death_in_one_group_is_no_death_in_another(self, start: Start) -> None:
         engine = await start("Twin", "Patient", spares=1, groups=[Group("slow", ("patient",))])
-        (ours, theirs) = ([slot.pid for slot in pool.slots] for pool in engine._pools)
+        (ours, theirs) = ([slot.pid for slot in pool.slots] for pool in engine._pools.values())
         assert (await failure(engine, "exit 1", "patient")).code == "worker_lost"
         await restarted(engine)
-        assert [slot.pid for slot in engine._pools[0].slots] == ours
-        assert not {slot.pid for slot in engine._pools[1].slots} & set(theirs)
+        assert [slot.pid for slot in engine._pools["default"].slots] == ours
+        assert not {slot.pid for slot in list(engine._pools.values())[1].slots} & set(theirs)
         assert (engine.workers().slots, engine.workers().spares, engine.workers().deaths) == (2, 2, 2)
 
     async def test_renewing_renews_every_group(self, start: Start) -> None:
@@ -927,7 +1069,7 @@ async def test_an_item_that_came_back_unread_expires_while_no_worker_is_free(sta
     now = engine.now()
     deadline = now + 0.1
     stream.send("never started", deadline)
-    batch, _ = engine._scheduler.take(now, {"patient"})
+    batch, _ = engine._scheduler.take(now, {ModelId("patient", "1")})
     assert batch
     await until(lambda: engine.now() > deadline and engine._expiry is None)
     busy.send("sleep 30")
@@ -943,7 +1085,7 @@ class TestStopping:
         for _ in range(5):
             stream.send("sleep 30")
         await stream.running(2)
-        await until(lambda: not any(map(unread_bytes, engine._pools[0].slots)))
+        await until(lambda: not any(map(unread_bytes, engine._pools["default"].slots)))
         async with asyncio.timeout(WAIT):
             await engine.stop()
         outcomes = await stream.answered()

@@ -1,4 +1,4 @@
-"""Models that bring the page into trouble: a slow one, one whose every word is markup, one that does not load."""
+"""Models that are hard on the page: a slow one, one that outputs markup, one that fails to load."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ MARKUP = '<img src="/nothing" onerror="document.title = 1"><script>document.titl
 
 
 class Slow:
-    """Takes a third of a second for a frame, longer than a busy browser takes for one, and finds no face."""
+    """Takes 0.3 s per frame, longer than a busy browser takes to encode one, and finds no face."""
 
     input = "image"
 
@@ -22,7 +22,7 @@ class Slow:
         return [{"faces": [], "width": 640, "height": 480} for _ in items]
 
 
-class Hostile:
+class Markup:
     __doc__ = MARKUP
 
     input = "text"
@@ -35,7 +35,7 @@ class Hostile:
 
 
 class Broken:
-    """Does not load."""
+    """Fails to load."""
 
     input = "image"
 

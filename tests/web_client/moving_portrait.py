@@ -1,4 +1,4 @@
-"""A fake webcam's film: a portrait's head on a slow round, each frame marked with its number."""
+"""Video for a fake webcam: a portrait's head moves on an ellipse, and each frame encodes its number."""
 
 from __future__ import annotations
 
@@ -14,56 +14,56 @@ import numpy as np
 Box: TypeAlias = tuple[float, float, float, float]
 
 SAMPLE = Path(__file__).parents[2] / "web_client" / "sample.jpg"
-HEAD = (180, 10, 210, 225)  # x, y, w, h in the sample: hair and collar included
+HEAD = (180, 10, 210, 225)  # x, y, w, h in the sample, with hair and collar
 FACE = (227, 88, 112, 135)  # measured by hand: hairline to chin, cheek to cheek
 
 WIDTH, HEIGHT = 640, 480
-FRAMES = 128  # Chromium plays such a film 30 times a second: one round in 4.3 s, up to 6 pixels a frame
+FRAMES = 128  # at Chromium's 30 frames per second: one round in 4.3 s, up to 6 pixels per frame
 BITS = 7
-BLOCK = 24  # JPEG's blocks of 8 and any scaling leave the middle of this black or white
+BLOCK = 24  # pixels per bit: large enough to survive JPEG and scaling
 
 
 def head_at(number: int) -> tuple[int, int]:
-    """Where frame `number` has the head's top left corner."""
+    """Top left corner of the head in frame `number`."""
     angle = 2 * math.pi * number / FRAMES
     return round(215 + 130 * math.cos(angle)), round(140 + 100 * math.sin(angle))
 
 
 def face_at(number: int) -> Box:
-    """Where frame `number` has the face: x, y, w, h in its pixels."""
+    """Box of the face in frame `number`: x, y, w, h in pixels."""
     x, y = head_at(number)
     return x + FACE[0] - HEAD[0], y + FACE[1] - HEAD[1], FACE[2], FACE[3]
 
 
 def frames() -> Iterator[np.ndarray]:
-    """The film, frame by frame."""
+    """Generate all frames."""
     sample = cv2.imread(str(SAMPLE))
     x, y, w, h = HEAD
     head = sample[y : y + h, x : x + w]
-    ground = cv2.GaussianBlur(cv2.resize(sample[:60, :150], (WIDTH, HEIGHT)), (0, 0), 25)
-    # a soft rim, or the patch's edge would be the strongest feature of the picture
-    rim = np.zeros((h, w, 1), np.float32)
-    rim[12:-12, 12:-12] = 1
-    rim = cv2.GaussianBlur(rim, (0, 0), 6)[..., None]
+    background = cv2.GaussianBlur(cv2.resize(sample[:60, :150], (WIDTH, HEIGHT)), (0, 0), 25)
+    # blend the edge of the patch: a hard one would be the strongest feature of the picture
+    mask = np.zeros((h, w, 1), np.float32)
+    mask[12:-12, 12:-12] = 1
+    mask = cv2.GaussianBlur(mask, (0, 0), 6)[..., None]
     for number in range(FRAMES):
-        frame = ground.copy()
+        frame = background.copy()
         left, top = head_at(number)
-        place = frame[top : top + h, left : left + w]
-        place[:] = rim * head + (1 - rim) * place
+        patch = frame[top : top + h, left : left + w]
+        patch[:] = mask * head + (1 - mask) * patch
         for bit in range(BITS):
             frame[:BLOCK, bit * BLOCK : (bit + 1) * BLOCK] = 255 * (number >> bit & 1)
         yield frame
 
 
-def write(path: Path) -> None:
-    """Write the film as Motion JPEG, the format of Chromium's fake camera."""
-    with path.open("wb") as film:
+def write_mjpeg(path: Path) -> None:
+    """Write all frames as Motion JPEG, the format of Chromium's fake camera."""
+    with path.open("wb") as file:
         for frame in frames():
-            film.write(cv2.imencode(".jpg", frame, [cv2.IMWRITE_JPEG_QUALITY, 90])[1].tobytes())
+            file.write(cv2.imencode(".jpg", frame, [cv2.IMWRITE_JPEG_QUALITY, 90])[1].tobytes())
 
 
-def write_video(path: Path) -> None:
-    """Write half a second of it as WebM, which every browser plays."""
+def write_webm(path: Path) -> None:
+    """Write half a second as WebM, which every browser plays."""
     video = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"VP80"), 30, (WIDTH, HEIGHT))
     assert video.isOpened()
     for frame in islice(frames(), 15):
@@ -71,9 +71,9 @@ def write_video(path: Path) -> None:
     video.release()
 
 
-def overlap(a: Box, b: Box) -> float:
+def iou(a: Box, b: Box) -> float:
     """Intersection over union of two boxes x, y, w, h."""
     width = min(a[0] + a[2], b[0] + b[2]) - max(a[0], b[0])
     height = min(a[1] + a[3], b[1] + b[3]) - max(a[1], b[1])
-    both = max(0.0, width) * max(0.0, height)
-    return both / (a[2] * a[3] + b[2] * b[3] - both)
+    intersection = max(0.0, width) * max(0.0, height)
+    return intersection / (a[2] * a[3] + b[2] * b[3] - intersection)

@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { test } from "node:test";
 
-import { ProtocolError, readServerMessage, streamUrl, writeMessages } from "../../web_client/protocol.js";
+import { ProtocolError, readServerMessage, streamUrl, writeMessages } from "../../web_client/client/protocol.js";
 
 const vectors = JSON.parse(readFileSync(new URL("../vectors/server_messages.json", import.meta.url), "utf8"));
 const items = JSON.parse(readFileSync(new URL("../vectors/client_messages.json", import.meta.url), "utf8"));
@@ -25,7 +25,7 @@ for (const { name, input, text, reads } of items) {
   });
 }
 
-test("a frame travels as it is, after its meta where it has one", () => {
+test("frame is sent unchanged, after its metadata if there is any", () => {
   const frame = new Uint8Array([1, 2]);
   const ready = { input: "image", ...LIMITS };
   assert.deepEqual(writeMessages(frame, {}, ready), [frame]);
@@ -34,7 +34,7 @@ test("a frame travels as it is, after its meta where it has one", () => {
   assert.equal(bytes, frame);
 });
 
-test("an item that the stream cannot take is no message", () => {
+test("invalid item or metadata is an error", () => {
   const bytes = new ArrayBuffer(2);
   for (const [item, input] of [
     ["a", "image"],
@@ -64,13 +64,13 @@ test("an item that the stream cannot take is no message", () => {
   }
 });
 
-test("the address of a stream", () => {
+test("URL of a stream has the server's path, the model and the options", () => {
   assert.equal(streamUrl("http://h:1", { model: "faces" }), "ws://h:1/v2/models/faces/stream");
   assert.equal(
     streamUrl("https://h/under/?x=1#y", { model: "m", version: "2", policy: "latest", window: 4, maxAgeMs: 9 }),
     "wss://h/under/v2/models/m/versions/2/stream?policy=latest&window=4&max_age_ms=9",
   );
   assert.equal(streamUrl("ws://h", { model: "a/../b" }), "ws://h/v2/models/a%2F..%2Fb/stream");
-  const weighs = (weight) => new URL(streamUrl("ws://h", { model: "m", weight })).searchParams.get("weight");
-  assert.deepEqual([1, 0.0390625, 1 / 3, 0, NaN].map(weighs), ["1", "0.039063", "0.333333", "0", "NaN"]);
+  const written = (weight) => new URL(streamUrl("ws://h", { model: "m", weight })).searchParams.get("weight");
+  assert.deepEqual([1, 0.0390625, 1 / 3, 0, NaN].map(written), ["1", "0.039063", "0.333333", "0", "NaN"]);
 });

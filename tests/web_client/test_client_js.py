@@ -1,4 +1,4 @@
-"""Runs what checks `web_client/` outside a browser: its tests under Node.js and its types under tsc.
+"""Check `web_client/` outside a browser: its unit tests under Node.js, its types under tsc.
 
 `make check` needs the types alone: ``python -m pytest tests/web_client/test_client_js.py -k types``.
 """
@@ -27,7 +27,7 @@ def run(args: list[str]) -> None:
 
 
 def install_typescript() -> None:
-    """Install what the lock file says, unless that is what is there."""
+    """Install what the lock file pins, unless it is installed already."""
     lock = HERE / "package-lock.json"
     installed = HERE / "node_modules" / ".package-lock.json"
     if installed.exists() and installed.stat().st_mtime >= lock.stat().st_mtime:
@@ -42,14 +42,20 @@ def install_typescript() -> None:
         text=True,
     )
     assert done.returncode == 0, (
-        f"`npm ci` in {HERE} found no TypeScript: it needs npm's registry\n{done.stdout}"
+        f"`npm ci` in {HERE} failed; it needs access to npm's registry\n{done.stdout}"
     )
 
 
-def test_the_client_and_the_numbers_of_the_page() -> None:
+def test_unit_tests_pass_under_node() -> None:
     run(["--test", "--test-reporter=spec", "--disable-warning=MODULE_TYPELESS_PACKAGE_JSON"])
 
 
-def test_the_types_of_all_modules() -> None:
+def test_types_of_all_modules() -> None:
     install_typescript()
     run(["node_modules/typescript/bin/tsc", "--project", "tsconfig.json"])
+
+
+def test_types_of_client_without_dom() -> None:
+    """With a worker's globals alone, any use of `document`, `window` or an element is a type error."""
+    install_typescript()
+    run(["node_modules/typescript/bin/tsc", "--project", "tsconfig.client.json"])

@@ -281,7 +281,9 @@ async def test_w02_a_hang_ends_at_the_timeout(
     started = engine.now()
     stream.send(hang)
     await stream.running()
-    (slot,) = (slot for slot in engine._pools[0].slots if slot._batch and slot._batch.model == "hasty")
+    (slot,) = (
+        slot for slot in engine._pools["default"].slots if slot._batch and slot._batch.model.name == "hasty"
+    )
     if hang != "stop":
         await until(lambda: any(map(where.search, printed(caplog))))
         slot._disarm()  # the timer might come before the worker has written it
@@ -428,7 +430,7 @@ async def test_w05_a_poison_item_ends_two_workers_and_a_stream_of_them_three(
         "poison 0",
         "poison 1",
     ], "no item had a third worker, and nothing ran any more"
-    engine.close(poisonous.number)
+    poisonous.stream.close()
     assert (await outputs(engine, "answer", "twin"))["answer"] == [], "the model serves others"
     assert engine.workers().deaths == 3
 
@@ -551,7 +553,7 @@ async def test_w07_a_second_answer_ends_the_worker_and_answers_nothing(
     await stream.running()
     # both answers come in one read, and the next item is given to the worker in between: had they come apart,
     # the genuine one might have been read so late that it could be to that item
-    (slot,) = engine._pools[0].slots
+    (slot,) = engine._pools["default"].slots
     assert slot._channel
     sock, give_up = slot._channel._sock, engine.now() + WAIT
     while engine.now() < give_up:
@@ -595,7 +597,9 @@ async def test_w08_an_answer_after_the_timeout_is_no_second_outcome(
     stream = Stream(engine, "hasty")
     stream.send("wait")
     await stream.running()
-    (slot,) = (slot for slot in engine._pools[0].slots if slot._batch and slot._batch.model == "hasty")
+    (slot,) = (
+        slot for slot in engine._pools["default"].slots if slot._batch and slot._batch.model.name == "hasty"
+    )
     await until(lambda: slot._epitaph and "waits" in printed(caplog))
     os.kill(slot.pid or 0, signal.SIGUSR2)
     await until(lambda: ("answers", "a batch took too long") in heard)  # it has come, and too late
@@ -618,7 +622,9 @@ async def test_w08_an_answer_after_the_items_deadline_is_its_outcome(
     deadline = engine.now() + 1.0
     stream.send("wait", deadline)
     await stream.running()
-    (slot,) = (slot for slot in engine._pools[0].slots if slot._batch and slot._batch.model == "twin")
+    (slot,) = (
+        slot for slot in engine._pools["default"].slots if slot._batch and slot._batch.model.name == "twin"
+    )
     await until(lambda: engine.now() > deadline and "waits" in printed(caplog))
     os.kill(slot.pid or 0, signal.SIGUSR2)
     (outcome,) = await stream.answered()
@@ -635,11 +641,13 @@ async def test_w08_an_outcome_after_the_disconnect_is_counted_and_discarded(
     stream = Stream(engine, "patient")
     stream.send("sleep 30" if killed else "sleep 0.2")
     await stream.running()
-    (slot,) = (slot for slot in engine._pools[0].slots if slot._batch and slot._batch.model == "patient")
-    engine.close(stream.number)
+    (slot,) = (
+        slot for slot in engine._pools["default"].slots if slot._batch and slot._batch.model.name == "patient"
+    )
+    stream.stream.close()
 
     def tally() -> Tally:
-        return engine.statistics().models["patient"].tally
+        return engine.statistics().of("patient")[0].tally
 
     assert (tally().received, tally().running, tally().discarded) == (1, 1, 0)
     if killed:
@@ -676,7 +684,7 @@ async def test_w10_slow_items_make_drops_and_no_old_answers(oracle: Oracle) -> N
     streams = [Stream(engine, "drifts", "latest", 1) for _ in range(4)]
     patience, give_up = 0.3, engine.now() + WAIT
     # three at once, of which one at most can be started on, until there are enough to have slow ones among them
-    while engine.statistics().models["drifts"].tally.results < 100 and engine.now() < give_up:
+    while engine.statistics().of("drifts")[0].tally.results < 100 and engine.now() < give_up:
         for stream in streams:
             for _ in range(3):
                 stream.send("x", engine.now() + patience)
@@ -687,7 +695,7 @@ async def test_w10_slow_items_make_drops_and_no_old_answers(oracle: Oracle) -> N
     assert len(results) + len(dropped) == len(outcomes) == sum(stream.sent for stream in streams)
     assert {o.reason for o in dropped} <= {"superseded", "expired"}
     assert len(dropped) > len(results) > 20
-    statistics = engine.statistics().models["drifts"]
+    statistics = engine.statistics().of("drifts")[0]
     assert statistics.tally.dropped == len(dropped)
     assert max(o.queue_ms for o in results) <= patience * 1e3, "nothing older was started on"
     assert statistics.peak <= 2 * len(streams), "one runs and one waits"
@@ -704,7 +712,9 @@ async def test_w11_a_flood_of_output_blocks_nobody_and_the_log_is_bounded(
     for _ in range(3):
         await oracle.turn()
     assert not stream.outcomes, "the bystander was answered meanwhile"
-    (slot,) = (slot for slot in engine._pools[0].slots if slot._batch and slot._batch.model == "patient")
+    (slot,) = (
+        slot for slot in engine._pools["default"].slots if slot._batch and slot._batch.model.name == "patient"
+    )
     os.kill(slot.pid or 0, signal.SIGUSR2)
     (flood,) = [json.loads(o.outputs) for o in await stream.answered() if isinstance(o, Result)]
     assert flood["lines"] >= (100 << 20) // 64

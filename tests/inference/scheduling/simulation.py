@@ -17,7 +17,8 @@ from typing import TypeVar
 
 from inference.items import POISON, Batch, Dropped, Failed, Item, Outcome, Result
 from inference.model import Policy
-from inference.scheduling.scheduler import FEW, ITEM_BYTES, Scheduler, StreamFull
+from inference.scheduling.deadlines import FEW
+from inference.scheduling.scheduler import ITEM_BYTES, MAX_RETURNS, Scheduler, StreamFull
 from inference.scheduling.state import KILL_SPAN, KILLS
 from inference.scheduling.statistics import Tally
 
@@ -27,7 +28,7 @@ Trace = Callable[[str], object]
 STEPS = 70
 """Random steps of a run, before what is left runs out."""
 
-RACES, LAPS, DISTANCE = 0.03, 240, 80.0
+RACES, LAPS, DISTANCE = 0.04, 240, 80.0
 """Share of the runs that end in two races; batches in a race, at most; and the worker time that each group of
 streams races for, in dearest items: enough to see who is treated unfairly. One race costs as much as five runs."""
 
@@ -62,10 +63,13 @@ class Account:
         cost: seconds that a worker takes for one of its items.
         paid: seconds of worker time it was charged with.
         spent: seconds of worker time that its items took since the race began, but for what nobody is to pay.
+        ran_on: the model version on which each of its running items was started.
+        returns: how often each item came back unread.
+        state: what the next item of a stateful model is to get.
     """
 
     __slots__ = (
-        "condemned",
+        "blocked",
         "cost",
         "ends",
         "guilty",
@@ -76,9 +80,13 @@ class Account:
         "paid",
         "poisonous",
         "policy",
+        "ran_on",
         "retried",
+        "returns",
         "running",
         "spent",
+        "state",
+        "stateful",
         "tally",
         "waiting",
         "weight",
@@ -87,10 +95,13 @@ class Account:
 
     def __init__(self, number: int, model: str, policy: Policy, window: int, weight: float) -> None:
         self.number, self.model, self.policy, self.window, self.weight = number, model, policy, window, weight
-        self.open, self.condemned = True, False
+        self.open, self.blocked = True, False
         self.waiting: dict[int, Item] = {}
         self.running: dict[int, Item] = {}
         self.retried: set[int] = set()
+        self.ran_on: dict[int, str] = {}
+        self.returns: Counter[int] = Counter()
+        self.state, self.stateful = b"", False
         self.ends: dict[int, list[float]] = {}
         self.guilty: set[int] = set()
         self.kills: list[float] = []
@@ -104,14 +115,15 @@ class Account:
     @property
     def may_start(self) -> bool:
         """Whether an item of it waits that any free worker must take."""
-        return bool(self.waiting) and (self.policy == "queue" or len(self.running) < self.window)
+        most = 1 if self.stateful else math.inf if self.policy == "queue" else self.window
+        return bool(self.waiting) and len(self.running) < most
 
     @property
-    def patient(self) -> list[int]:
+    def replaceable(self) -> list[int]:
         """Those that wait and give way to a newer one and to their deadline."""
         return [seq for seq in self.waiting if seq not in self.retried]
 
-    def shunned(self, now: float) -> bool:
+    def isolated(self, now: float) -> bool:
         """Whether nothing of it may run in company: it ended a worker, or may have."""
         proven = (when for seq in self.guilty for when in self.ends[seq])
         return bool(self.retried) or any(now - when <= KILL_SPAN for when in proven)
@@ -120,7 +132,7 @@ class Account:
         """An item that was alone ended its worker; three within the span condemn, if all before it are proven."""
         self.ends.setdefault(seq, []).append(now)
         held = [when for other in self.guilty | {seq} for when in self.ends[other]]
-        self.condemned |= sum(now - when <= KILL_SPAN for when in held) >= KILLS
+        self.blocked |= sum(now - when <= KILL_SPAN for when in held) >= KILLS
         if timed_out or seq in self.retried:
             self.guilty.add(seq)
 
@@ -139,10 +151,10 @@ class Account:
         self.waiting = dict(sorted({item.seq: self.running.pop(item.seq), **self.waiting}.items()))
         if not self.open:
             return self.farewell("cancelled")
-        if self.condemned:
+        if self.blocked:
             return {item.seq: POISON}
         if self.policy == "latest":  # law 2: the newest is wanted
-            return {seq: "superseded" for seq in self.patient if seq != max(self.waiting)}
+            return {seq: "superseded" for seq in self.replaceable if seq != max(self.waiting)}
         return {}
 
 
@@ -153,7 +165,7 @@ class Ledger:
         accounts: the streams that are open, or closed with something running.
         limits: the largest batch of each model.
         present, peaks: items of each model that wait or run, and the most there were.
-        gone: what became of the items of streams that are no more, by model.
+        tallies: what became of the items of each model.
         met: how often anything was told.
         most, crowd: items that waited, and streams that there were, at once.
     """
@@ -163,19 +175,21 @@ class Ledger:
         self.limits = dict.fromkeys(models, 1)
         self.present = dict.fromkeys(models, 0)
         self.peaks = dict.fromkeys(models, 0)
-        self.gone = {name: Tally() for name in models}
+        self.tallies = {name: Tally() for name in models}
         self.met: Counter[str] = Counter()
-        self.most = self.crowd = 0
+        self.most = self.crowd = self.checks = 0
         self.trace = trace
 
     def offered(self, account: Account, item: Item, outcomes: Sequence[Outcome]) -> None:
-        expected = dict.fromkeys(account.patient if account.policy == "latest" else (), "superseded")
+        expected = dict.fromkeys(account.replaceable if account.policy == "latest" else (), "superseded")
         there = self.present[account.model] + 1
+        self.most = max(self.most, sum(self.present.values()) + 1)
         self.peaks[account.model] = max(self.peaks[account.model], there - len(expected))
         self.present[account.model] = there
         account.tally.received += 1
+        self.tallies[account.model].received += 1
         account.waiting[item.seq] = item
-        if account.condemned:
+        if account.blocked:
             expected[item.seq] = POISON
         self._told(account, expected, outcomes)
 
@@ -187,7 +201,7 @@ class Ledger:
             assert item.deadline is not None, f"given up, and has no deadline: {outcome}"
             assert item.deadline <= now, f"given up before its deadline: {outcome}"
             account = self.accounts[item.stream]
-            self._answer(account, outcome, "expired" if item.seq in account.patient else None)
+            self._answer(account, outcome, "expired" if item.seq in account.replaceable else None)
         if batch is None:
             for account in self.accounts.values():
                 assert not (account.may_start and account.model in held), (
@@ -197,7 +211,12 @@ class Ledger:
         assert batch.model in held, f"a batch of {batch.model} for a worker that has not loaded it"
         assert batch.started == now, f"a batch that starts at {batch.started}, not {now}"
         assert 1 <= len(batch.items) <= self.limits[batch.model], f"a batch of {len(batch.items)}"
-        for item in batch.items:
+        assert len(batch.states) in (0, len(batch.items)), f"states {batch.states}"
+        for number, item in enumerate(batch.items):
+            account = self.accounts[item.stream]
+            assert bool(batch.states) is account.stateful, f"states, or none: {batch.states}"
+            if account.stateful:
+                assert batch.states[number] == account.state, f"state {batch.states[number]!r} for {item}"
             self._start(item, batch, now)
 
     def charged(self, costs: dict[int, float], paid: dict[int, float], cost: float, dearest: float) -> None:
@@ -236,7 +255,11 @@ class Ledger:
         assert wanted == due, f"told {wanted} instead of {due}"
         for outcome in outcomes:
             account, seq = self.accounts[outcome.item.stream], outcome.item.seq
+            if seq in account.retried:
+                self.tallies[batch.model].retried += 1
             account.acquit(seq)
+            if isinstance(outcome, Result) and batch.model == account.model:
+                account.state = outcome.state
             self._answer(account, outcome, _said(outcome))
             self._forget(account)
 
@@ -246,9 +269,10 @@ class Ledger:
         for item in batch.items:
             account = self.accounts[item.stream]
             account.tally.retried += item.seq in account.retried
+            self.tallies[batch.model].retried += item.seq in account.retried
             if alone and account.open:
                 account.end(item.seq, now, timed_out=timed_out)
-            if account.condemned:
+            if account.blocked:
                 expected = dict.fromkeys([item.seq, *account.waiting], POISON)
             elif alone and timed_out:
                 expected = {item.seq: "timeout"}
@@ -257,7 +281,7 @@ class Ledger:
             else:
                 account.retried.add(item.seq)
                 self.met["retried"] += 1
-                expected = account.wait_again(item)
+                expected = self._wait_again(account, item)
             self._came_back(account, expected, told)
         assert not told, f"told, and is to run again or its stream is closed: {list(told.values())}"
 
@@ -265,9 +289,38 @@ class Ledger:
         told = _by_item(wanted)
         for item in batch.items:
             account = self.accounts[item.stream]
-            self._came_back(account, account.wait_again(item), told)
+            account.returns[item.seq] += 1
+            if account.returns[item.seq] > MAX_RETURNS and item.seq in account.retried:
+                expected = {item.seq: "worker_lost"}
+                self.met["given up unread"] += 1
+            else:
+                if account.returns[item.seq] == MAX_RETURNS:
+                    account.retried.add(item.seq)
+                expected = self._wait_again(account, item)
+            self._came_back(account, expected, told)
             self.met["returned"] += 1
         assert not told, f"told, and waits on or its stream is closed: {list(told.values())}"
+
+    def rebound(self, account: Account, model: str, outcomes: Sequence[Outcome]) -> None:
+        """A stream was bound to another version: what waits goes with it, what runs stays where it is."""
+        if model != account.model:
+            self._move(account.model, model, len(account.waiting))
+            account.model, account.state = model, b""
+            self.met["rebound"] += 1
+        assert not outcomes, f"told {outcomes}"
+
+    def _move(self, old: str, new: str, items: int) -> None:
+        self.tallies[old].rebound += items
+        self.tallies[new].received += items
+        self.present[old] -= items
+        self.present[new] += items
+        self.peaks[new] = max(self.peaks[new], self.present[new])
+
+    def _wait_again(self, account: Account, item: Item) -> dict[int, str]:
+        ran_on = account.ran_on.pop(item.seq)
+        if ran_on != account.model:
+            self._move(ran_on, account.model, 1)
+        return account.wait_again(item)
 
     def closed(self, account: Account) -> None:
         account.open = False
@@ -278,7 +331,7 @@ class Ledger:
         expected: dict[tuple[int, int], str] = {}
         rest: list[float] = []
         for account in self.accounts.values():
-            for seq in account.patient:
+            for seq in account.replaceable:
                 deadline = account.waiting[seq].deadline
                 if deadline is not None and deadline <= now:
                     expected[account.number, seq] = "expired"
@@ -317,13 +370,22 @@ class Ledger:
                 f"stream {number} is charged {stream.worker_s} s"
             )
             if here > 1 and account.policy == "latest":
-                assert len(account.patient) <= 1, f"{here} items of stream {number} wait"
+                assert len(account.replaceable) <= 1, f"{here} items of stream {number} wait"
                 assert here <= account.window + 1, f"{here} items of stream {number} wait to run again"
             assert (stream.entry is not None) is account.may_start, f"stream {number} has a place, or none"
         self.most, self.crowd = max(self.most, waiting), max(self.crowd, len(streams))
         assert len(scheduler._deadlines) <= FEW + 2 * self.most, f"{len(scheduler._deadlines)} deadlines"
         for model in scheduler._models.values():
-            assert len(model.heap) <= 2 * self.crowd, f"streams of {model.name} that are no more have places"
+            assert len(model.heap) <= 2 * self.crowd, f"closed streams of {model.id} have heap entries"
+            present = self.present[model.id]
+            assert model.tally.present == present, f"{model.id} has {model.tally}, not {present} present"
+        self.checks += 1
+        for workers in scheduler._groups.values() if self.checks % 16 == 0 else ():
+            for payer in workers.principals.values():
+                streams = [s for s in workers.streams.values() if s.principal is payer]
+                busy = [s for s in streams if s.tally.present]
+                assert (payer.streams, payer.busy) == (len(streams), len(busy)), payer
+                assert abs(payer.weight - sum(s.weight for s in busy)) < 1e-9, payer
 
     def check_end(self, scheduler: Scheduler, now: float) -> None:
         """Nothing is left, and nothing was lost on the way."""
@@ -331,11 +393,13 @@ class Ledger:
         assert statistics.total.balanced, f"in total: {statistics.total}"
         assert not self.accounts, f"left: {list(self.accounts)}"
         for name, model in statistics.models.items():
-            assert model.tally == self.gone[name], f"{name} counts {model.tally}, not {self.gone[name]}"
+            assert model.tally == self.tallies[name], f"{name} counts {model.tally}, not {self.tallies[name]}"
+            assert model.open_streams == 0, f"{name} has {model.open_streams} streams"
             assert model.peak == self.peaks[name], f"{name} had {model.peak} at once, not {self.peaks[name]}"
         for kept in scheduler._models.values():
-            left = (kept.heap, kept.streams, kept.workers.streams, kept.present, kept.waiting)
-            assert not any(left), f"left of {kept.name}: {left}"
+            workers = kept.workers
+            left = (kept.heap, kept.streams, workers.streams, workers.principals, kept.tally.present)
+            assert not any(left), f"left of {kept.id}: {left}"
 
     def _start(self, item: Item, batch: Batch, now: float) -> None:
         account, seq = self.accounts[item.stream], item.seq
@@ -343,15 +407,19 @@ class Ledger:
             self.trace(f"    stream {item.stream} item {seq} starts, one of {len(batch.items)}")
         assert account.model == batch.model, f"an item for {account.model} in a batch of {batch.model}"
         assert account.open, f"started though its stream is closed: {item}"
-        assert not account.condemned, f"started though its stream is condemned: {item}"
+        assert not account.blocked, f"started though its stream is blocked: {item}"
         again = seq in account.retried
         assert again or item.deadline is None or item.deadline > now, f"started after its deadline: {item}"
         assert seq in account.waiting, f"started though it does not wait: {item}"
         assert seq == next(iter(account.waiting)), f"started out of order: {item}"
-        assert len(batch.items) == 1 or not account.shunned(now), (
+        assert len(batch.items) == 1 or not account.isolated(now), (
             f"its stream may have ended a worker, and it does not run alone: {item}"
         )
         account.running[seq] = account.waiting.pop(seq)
+        account.ran_on[seq] = batch.model
+        assert not account.stateful or len(account.running) == 1, (
+            f"a second item of stream {item.stream} runs"
+        )
         assert account.policy == "queue" or len(account.running) <= account.window, (
             f"{len(account.running)} items of stream {item.stream} run, and its window is {account.window}"
         )
@@ -395,22 +463,22 @@ class Ledger:
         assert not (ran and isinstance(outcome, Dropped)), f"dropped, and it had started: {outcome}"
         assert said == expected, f"{said} instead of {expected}: {outcome}"
         account.retried.discard(item.seq)
-        tally = account.tally
-        if isinstance(outcome, Result):
-            tally.results += 1
-        elif isinstance(outcome, Failed):
-            tally.errors += 1
-        else:
-            setattr(tally, said, getattr(tally, said) + 1)
-        if not account.open and not isinstance(outcome, Dropped):
-            tally.discarded += 1
-        self.present[account.model] -= 1
+        model = account.ran_on.pop(item.seq, account.model)
+        for tally in (account.tally, self.tallies[model]):
+            if isinstance(outcome, Result):
+                tally.results += 1
+            elif isinstance(outcome, Failed):
+                tally.errors += 1
+            else:
+                setattr(tally, said, getattr(tally, said) + 1)
+            if not account.open and not isinstance(outcome, Dropped):
+                tally.discarded += 1
+        self.present[model] -= 1
         self.met[said] += 1
 
     def _forget(self, account: Account) -> None:
-        if not account.open and not account.running and self.accounts.pop(account.number, None):
-            account.tally.waiting = account.tally.running = 0
-            self.gone[account.model] += account.tally
+        if not account.open and not account.running:
+            self.accounts.pop(account.number, None)
 
 
 def _said(outcome: Outcome) -> str:
@@ -477,6 +545,7 @@ class Simulation:
         self.absent, self.deaf = 0.5, self.pick((0.0, 0.1))
         self.alarm: float | None = None
         self.scheduler = scheduler()
+        self.scheduler._fair_by = self.pick(("stream", "stream", "principal"))
         self.workers: list[Worker] = []
         self.models: list[str] = []
         self.groups = ("x", "y")[: self.pick((1, 1, 2))]
@@ -489,6 +558,7 @@ class Simulation:
             self.workers += [Worker(models) for _ in range(self.crews[group])]
             self.models += models
         self.ledger = Ledger(self.models, trace)
+        self.stateful = self.pick((False, False, False, True))
         for name in self.models:
             self.load(name)
             self.scheduler.expect(name, self.pick((0.002, 0.01)))
@@ -535,7 +605,7 @@ class Simulation:
         deadline = self.now + self.chance() * 0.1 if self.chance() < self.hurried else None
         item = Item(account.number, account.tally.received + 1, PAYLOADS[account.cost], self.now, deadline)
         room = account.room
-        assert self.scheduler.room(account.number) is room, f"room, or none, for {item}"
+        assert self.scheduler.has_capacity(account.number) is room, f"room, or none, for {item}"
         try:
             outcomes = self.scheduler.offer(item)
         except StreamFull:
@@ -557,7 +627,7 @@ class Simulation:
             ]
             for number, worker in enumerate(free):
                 for account in racers:
-                    while not account.condemned and len(account.waiting) < account.window:
+                    while not account.blocked and len(account.waiting) < account.window:
                         self.offer(account)
                 self.give(worker, len(free) - number)
 
@@ -605,7 +675,9 @@ class Simulation:
             self.ledger.lost(batch, wanted, self.now, timed_out=timed_out)
         else:
             outcomes: list[Outcome] = [
-                Failed(item, "bad", "") if self.chance() < self.failing else Result(item, "", "", 0.0, 0.0, 1)
+                Failed(item, "bad", "")
+                if self.chance() < self.failing
+                else Result(item, "", "", 0.0, 0.0, 1, str(item.seq).encode() if batch.states else b"")
                 for item in batch.items
             ]
             self.random.shuffle(outcomes)
@@ -628,7 +700,9 @@ class Simulation:
 
     def load(self, name: str) -> None:
         limit, target = self.pick((1, 1, 2, 5)), self.pick((math.inf, math.inf, 0.02))
-        self.scheduler.add_model(name, limit, target, min_rate=self.pick((0.0, 0.0, 5.0)), group=name[0])
+        self.scheduler.add_model(
+            name, limit, target, min_rate=self.pick((0.0, 0.0, 5.0)), group=name[0], stateful=self.stateful
+        )
         self.ledger.limits[name] = limit
 
     def reload(self) -> None:
@@ -645,9 +719,11 @@ class Simulation:
 
     def start_stream(self, model: str, policy: Policy, window: int, weight: float) -> Account:
         self.opened += 1
-        self.scheduler.open(self.opened, model, policy, window, weight)
+        principal = "alone" if self.racing else self.pick(("one", "two"))
+        self.scheduler.open(self.opened, model, policy, window, weight, principal)
         account = Account(self.opened, model, policy, window, weight)
         account.cost = self.pick(tuple(PAYLOADS))
+        account.stateful = self.stateful
         self.ledger.accounts[account.number] = account
         self.open.append(account)
         return account
@@ -675,7 +751,34 @@ class Simulation:
     def abandon(self) -> None:
         self.forget_kills()
         model = self.pick(self.models)
-        self.ledger.abandoned(model, self.scheduler.abandon(model))
+        self.ledger.abandoned(model, self.scheduler.abandon(model, "lost", retryable=True))
+        if self.open and self.open[0].model == model and not self.open[0].blocked:
+            account = self.open[0]
+            item = Item(account.number, account.tally.received + 1, PAYLOADS[account.cost], self.now)
+            outcomes = self.scheduler.offer(item)
+            assert [_said(outcome) for outcome in outcomes] == ["model_unavailable"], outcomes
+            account.tally.received += 1
+            account.tally.errors += 1
+            self.ledger.tallies[model].received += 1
+            self.ledger.tallies[model].errors += 1
+            self.ledger.peaks[model] = max(self.ledger.peaks[model], self.ledger.present[model] + 1)
+        self.load(model)
+
+    def rebind(self) -> None:
+        if self.open:
+            account = self.pick(self.open)
+            model = self.pick([name for name in self.models if name[0] == account.model[0]])
+            self.ledger.rebound(account, model, self.scheduler.rebind(account.number, model))
+
+    def refuse(self) -> None:
+        """An item comes that cannot run."""
+        if self.open:
+            account = self.pick(self.open)
+            item = Item(account.number, account.tally.received + 1, b"", self.now)
+            self.scheduler.refuse(Failed(item, "empty", ""))
+            for tally in (account.tally, self.ledger.tallies[account.model]):
+                tally.received += 1
+                tally.errors += 1
 
     def rest(self) -> None:
         self.now += 40.0 + 40.0 * self.chance()
@@ -686,6 +789,12 @@ class Simulation:
         self.filming, self.racing, self.hurried, self.crashing = False, True, 0.0, min(self.crashing, 0.02)
         while self.open:
             self.step(Simulation.leave)
+        if self.stateful:  # a stream of which one item runs at a time may get less than its share
+            while any(worker.batch for worker in self.workers):
+                self.step(Simulation.finish)
+            self.stateful = False
+            for name in self.models:
+                self.load(name)
         racers: list[Account] = []
         for _ in range(2):
             for group in self.groups * 2:
@@ -721,7 +830,7 @@ class Simulation:
         """Law 3: over its weight, each got nearly the same."""
         for one, other in itertools.combinations(racers, 2):
             group = one.model[0]
-            if other.model[0] == group and not (one.condemned or other.condemned):
+            if other.model[0] == group and not (one.blocked or other.blocked):
                 largest = max(limit for name, limit in self.ledger.limits.items() if name[0] == group)
                 unit = self.dearest[group] * (1 / one.weight + 1 / other.weight)
                 apart = abs(one.spent / one.weight - other.spent / other.weight)
@@ -756,6 +865,8 @@ LIFE: dict[Callable[[Simulation], None], float] = {
     Simulation.abandon: 0.3,
     Simulation.drain: 0.2,
     Simulation.reload: 0.2,
+    Simulation.rebind: 0.3,
+    Simulation.refuse: 0.2,
     Simulation.rest: 0.2,
 }
 """What happens, and how often."""

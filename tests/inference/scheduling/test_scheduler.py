@@ -7,22 +7,30 @@ import itertools
 import random
 from collections import Counter
 from collections.abc import Callable, Container, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 
 import pytest
 
 from inference.items import POISON, Batch, Dropped, Failed, Item, Outcome, Result
-from inference.model import Policy
-from inference.scheduling.scheduler import ITEM_BYTES, Scheduler, StreamFull, UnknownStream
+from inference.model import ModelId, Policy
+from inference.scheduling.scheduler import (
+    ITEM_BYTES,
+    MAX_BATCH_BYTES,
+    MAX_RETURNS,
+    Scheduler,
+    StreamFull,
+    UnknownStream,
+)
+from inference.scheduling.state import FairBy
 from inference.scheduling.statistics import Tally
 
 
 class Audited(Scheduler):
     """The scheduler, which asserts law 1 after each call: per open stream, per model and in total."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, fair_by: FairBy = "stream") -> None:
+        super().__init__(fair_by)
         self.opened: set[int] = set()
 
     def audit(self) -> None:
@@ -34,13 +42,17 @@ class Audited(Scheduler):
             assert min(tally.waiting, tally.running) >= 0, statistics
             assert tally.discarded <= tally.results + tally.errors, statistics
             assert model.peak >= tally.waiting + tally.running, statistics
-            assert all(stream.tally.balanced for stream in model.streams)
         for stream in self.opened:
             assert self.tally(stream).balanced, (stream, self.tally(stream))
-        assert sum(len(model.streams) for model in statistics.models.values()) == len(self.opened)
+        assert sum(model.open_streams for model in statistics.models.values()) == len(self.opened)
+        rows = [row for model in statistics.models for row in self.stream_statistics(model)]
+        assert {row.number for row in rows} == self.opened
+        assert all(row.tally.balanced for row in rows)
 
-    def open(self, number: int, model: str, policy: Policy, window: int, weight: float = 1.0) -> None:
-        super().open(number, model, policy, window, weight)
+    def open(
+        self, number: int, model: str, policy: Policy, window: int, weight: float = 1.0, principal: str = ""
+    ) -> None:
+        super().open(number, model, policy, window, weight, principal)
         self.opened.add(number)
         self.audit()
 
@@ -91,9 +103,19 @@ class Audited(Scheduler):
         finally:
             self.audit()
 
-    def abandon(self, model: str) -> list[Outcome]:
+    def abandon(self, model: str, message: str = "it was lost", *, retryable: bool = True) -> list[Outcome]:
         try:
-            return super().abandon(model)
+            return super().abandon(model, message, retryable=retryable)
+        finally:
+            self.audit()
+
+    def refuse(self, outcome: Dropped | Failed) -> None:
+        super().refuse(outcome)
+        self.audit()
+
+    def rebind(self, number: int, model: str) -> list[Outcome]:
+        try:
+            return super().rebind(number, model)
         finally:
             self.audit()
 
@@ -193,7 +215,7 @@ class TestLatest:
     def test_it_always_has_room(self, scheduler: Audited) -> None:
         scheduler.open(1, "m", "latest", 1)
         for seq in range(1, 10):
-            assert scheduler.room(1)
+            assert scheduler.has_capacity(1)
             scheduler.offer(item(1, seq))
 
     def test_a_superseding_item_keeps_the_place_of_the_superseded(self, scheduler: Audited) -> None:
@@ -221,12 +243,12 @@ class TestQueue:
         take(scheduler)
         scheduler.offer(item(1, 2))
         scheduler.offer(item(1, 3))
-        assert not scheduler.room(1)
+        assert not scheduler.has_capacity(1)
         with pytest.raises(StreamFull, match="stream 1"):
             scheduler.offer(item(1, 4))
         assert scheduler.tally(1) == Tally(received=3, waiting=2, running=1)
         take(scheduler)
-        assert scheduler.room(1)
+        assert scheduler.has_capacity(1)
         assert scheduler.offer(item(1, 4)) == []
 
     def test_its_items_start_in_their_order(self, scheduler: Audited) -> None:
@@ -366,7 +388,7 @@ def batches_under_load(scheduler: Audited, cost_of: Callable[[int], float], roun
     numbers = itertools.count(1)
     for _ in range(rounds):
         for stream in streams:
-            while scheduler.room(stream):
+            while scheduler.has_capacity(stream):
                 scheduler.offer(item(stream, next(numbers)))
         batch = take(scheduler)
         finish(scheduler, batch, cost_of(len(batch.items)))
@@ -525,7 +547,7 @@ class TestClosing:
                 scheduler.offer(item(1, 1))
                 take(scheduler)
             scheduler.close(1)
-        for call in (scheduler.tally, scheduler.room, scheduler.close):
+        for call in (scheduler.tally, scheduler.has_capacity, scheduler.close):
             with pytest.raises(UnknownStream, match="stream 1"):
                 call(1)
         with pytest.raises(UnknownStream):
@@ -619,7 +641,7 @@ class TestReturning:
             scheduler.returned(take(scheduler))
         started = [take(scheduler).items[0].stream for _ in range(4)]
         assert Counter(started) == {1: 2, 2: 2}
-        assert [s.worker_s for s in scheduler.statistics(0.0).models["m"].streams] == [0.0, 0.0]
+        assert [s.worker_s for s in scheduler.stream_statistics("m")] == [0.0, 0.0]
 
     def test_a_newer_one_of_a_latest_stream_supersedes_it(self, scheduler: Audited) -> None:
         scheduler.open(1, "m", "latest", 1)
@@ -637,7 +659,7 @@ class TestReturning:
         assert scheduler.returned(unread) == []
         assert scheduler.statistics(0.0).total == Tally(received=1, cancelled=1)
 
-    def test_one_whose_stream_was_condemned_meanwhile_does_not_run(self, scheduler: Audited) -> None:
+    def test_one_whose_stream_was_blocked_meanwhile_does_not_run(self, scheduler: Audited) -> None:
         scheduler.open(1, "m", "queue", 9)
         for seq in range(1, 5):
             scheduler.offer(item(1, seq))
@@ -859,7 +881,7 @@ class TestLosing:
         lose(scheduler, running)
         assert scheduler.tally(1).waiting == 2
         take(scheduler)
-        assert not scheduler.room(1)
+        assert not scheduler.has_capacity(1)
 
     def test_the_time_of_its_worker_is_charged_to_the_stream_of_one_that_was_alone(
         self, wide: Audited
@@ -870,7 +892,7 @@ class TestLosing:
             wide.offer(item(stream, 1))
         wide.lost(take(wide), 3.0, 3.0, timed_out=True)
         wide.lost(take(wide), 3.0, 6.0, timed_out=True)
-        shares = [stream.worker_s for stream in wide.statistics(6.0).models["m"].streams]
+        shares = [stream.worker_s for stream in wide.stream_statistics("m")]
         assert shares == pytest.approx([3.01, 0.01]), "together they pay what such items took before"
 
     def test_one_that_hangs_does_not_starve_its_neighbour(self, wide: Audited) -> None:
@@ -1031,7 +1053,7 @@ class TestPoison:
             wide.open(stream, "m", "latest", 1)
         sent = itertools.count(1)
         now, ended, results = 0.0, Counter[bool](), Counter[int]()
-        while now < 50.0 and not wide._streams[1].condemned:
+        while now < 50.0 and not wide._streams[1].blocked:
             seq = next(sent)
             for stream in streams:
                 wide.offer(Item(stream, seq, b"", now, max_age and now + max_age))
@@ -1047,10 +1069,10 @@ class TestPoison:
             else:
                 results.update(one.stream for one in batch.items)
                 finish(wide, batch)
-        assert wide._streams[1].condemned
+        assert wide._streams[1].blocked
         assert ended[False] <= 1
         assert ended[True] == 3
-        assert not any(wide._streams[stream].condemned for stream in (2, 3, 4))
+        assert not any(wide._streams[stream].blocked for stream in (2, 3, 4))
 
     def test_after_a_minute_it_may_have_company_again(self, wide: Audited) -> None:
         for stream in (1, 2):
@@ -1076,7 +1098,7 @@ class TestPoison:
         assert finish(scheduler, running) == [result(item(1, 1))]
         assert told(scheduler.offer(item(1, 4))) == [(1, 4, POISON)]
 
-    def test_it_stays_condemned_when_what_ran_ends_a_worker_much_later(self, scheduler: Audited) -> None:
+    def test_it_stays_blocked_when_what_ran_ends_a_worker_much_later(self, scheduler: Audited) -> None:
         scheduler.open(1, "m", "queue", 9)
         scheduler.offer(item(1, 1))
         running = take(scheduler)
@@ -1150,8 +1172,9 @@ class TestStatistics:
         scheduler.offer(item(1, 3))
         model = scheduler.statistics(0.0).models["m"]
         assert model.peak == 3, "two that wait in one stream, one in the other; what was superseded is gone"
-        assert sum(stream.worker_s for stream in model.streams) == pytest.approx(0.4)
-        assert [stream.share for stream in model.streams] == [pytest.approx(0.75), pytest.approx(0.25)]
+        streams = scheduler.stream_statistics("m")
+        assert sum(stream.worker_s for stream in streams) == pytest.approx(0.4)
+        assert [stream.share for stream in streams] == [pytest.approx(0.75), pytest.approx(0.25)]
 
     def test_are_a_snapshot(self, scheduler: Audited) -> None:
         scheduler.open(1, "m", "latest", 1)
@@ -1171,7 +1194,7 @@ class TestStatistics:
             "m": Tally(received=1, waiting=1),
             "n": Tally(received=2, waiting=1, cancelled=1),
         }
-        assert [len(model.streams) for model in statistics.models.values()] == [1, 1]
+        assert [model.open_streams for model in statistics.models.values()] == [1, 1]
         assert statistics.total == Tally(received=3, waiting=2, cancelled=1)
 
     def test_of_one_model_are_those_of_all(self, scheduler: Audited) -> None:
@@ -1321,7 +1344,7 @@ class TestFairness:
         for _ in range(400):
             batch = take(wide)
             finish(wide, batch, 0.001 * chance.choice((1, 30)))
-        shares = [stream.worker_s for stream in wide.statistics(0.0).models["m"].streams]
+        shares = [stream.worker_s for stream in wide.stream_statistics("m")]
         assert max(shares) <= 1.03 * min(shares), shares
 
     def test_large_items_pay_for_their_part_of_a_batch(self, scheduler: Audited) -> None:
@@ -1331,7 +1354,7 @@ class TestFairness:
             scheduler.offer(Item(stream, 1, bytes(size), 0.0))
         batch = take(scheduler)
         scheduler.done(batch, [result(one) for one in reversed(batch.items)], 0.11, 0.0)
-        shares = [stream.worker_s for stream in scheduler.statistics(0.0).models["m"].streams]
+        shares = [stream.worker_s for stream in scheduler.stream_statistics("m")]
         assert shares == pytest.approx([0.10, 0.01])
 
     def test_an_estimate_is_taken_back_as_it_was_made(self, scheduler: Audited) -> None:
@@ -1566,3 +1589,280 @@ class TestGroups:
         assert not scheduler.admits("p", 1.0, 0.0)
         scheduler.add_group("late", 2)
         assert scheduler.admits("p", 1.0, 0.0)
+
+
+OLD, NEW = ModelId("m", "1"), ModelId("m", "2")
+
+
+class TestVersions:
+    @pytest.fixture
+    def both(self) -> Iterator[Audited]:
+        audited = Audited()
+        audited.add_model(OLD, 1)
+        audited.add_model(NEW, 1)
+        yield audited
+        audited.audit()
+
+    def test_a_stream_runs_only_on_the_version_that_it_is_bound_to(self, both: Audited) -> None:
+        both.open(1, OLD, "queue", 2)
+        both.offer(item(1, 1))
+        assert both.take(0.0, [NEW]) == (None, [])
+        assert take(both, models=[OLD]).model == OLD
+
+    def test_what_waits_goes_with_a_stream_that_is_rebound_and_what_runs_stays(self, both: Audited) -> None:
+        both.open(1, OLD, "queue", 4)
+        for seq in (1, 2, 3):
+            both.offer(item(1, seq))
+        running = take(both, models=[OLD])
+        assert both.rebind(1, NEW) == []
+        assert both.take(0.0, [OLD]) == (None, [])
+        assert seqs(take(both, models=[NEW])) == [2]
+        finish(both, running)
+        models = both.statistics(0.0).models
+        assert models[OLD].tally == Tally(received=3, results=1, rebound=2)
+        assert models[NEW].tally == Tally(received=2, waiting=1, running=1)
+        assert both.statistics(0.0).total == Tally(received=3, results=1, waiting=1, running=1)
+
+    def test_an_item_that_a_worker_of_the_old_version_lost_runs_on_the_new_one(self, both: Audited) -> None:
+        both.open(1, OLD, "queue", 4)
+        both.offer(item(1, 1))
+        running = take(both, models=[OLD])
+        both.rebind(1, NEW)
+        assert both.lost(running, 0.1, 0.0, timed_out=False) == []
+        again = take(both, models=[NEW])
+        assert (again.model, seqs(again)) == (NEW, [1])
+        finish(both, again)
+        assert both.statistics(0.0).models[NEW].tally == Tally(received=1, results=1, retried=1)
+
+    def test_rebinding_to_the_same_version_changes_nothing(self, both: Audited) -> None:
+        both.open(1, OLD, "queue", 4)
+        both.offer(item(1, 1))
+        both.rebind(1, OLD)
+        assert both.statistics(0.0).models[OLD].tally == Tally(received=1, waiting=1)
+        assert seqs(take(both, models=[OLD])) == [1]
+
+    def test_an_abandoned_version_fails_what_waits_and_what_comes_until_it_is_added_again(
+        self, both: Audited
+    ) -> None:
+        both.open(1, OLD, "queue", 4)
+        both.offer(item(1, 1))
+        (first,) = both.abandon(OLD, "version 1 is no longer served", retryable=False)
+        (second,) = both.offer(item(1, 2))
+        for seq, failed in enumerate((first, second), 1):
+            assert failed == Failed(
+                item(1, seq), "model_unavailable", "version 1 is no longer served", retryable=False
+            )
+        both.add_model(OLD, 1)
+        assert both.offer(item(1, 3)) == []
+
+    def test_a_version_is_removed_when_no_stream_is_bound_to_it_and_nothing_runs(self, both: Audited) -> None:
+        both.open(1, OLD, "queue", 4)
+        both.offer(item(1, 1))
+        running = take(both, models=[OLD])
+        assert not both.remove_model(OLD), "a stream is bound to it"
+        both.rebind(1, NEW)
+        assert not both.remove_model(OLD), "an item runs"
+        finish(both, running)
+        assert both.remove_model(OLD)
+        assert not both.knows(OLD)
+        assert list(both.statistics(0.0).models) == [NEW]
+
+
+class TestState:
+    @pytest.fixture
+    def counting(self) -> Iterator[Audited]:
+        audited = Audited()
+        for model in (OLD, NEW):
+            audited.add_model(model, 4, stateful=True)
+        yield audited
+        audited.audit()
+
+    def done(self, scheduler: Audited, batch: Batch) -> None:
+        """Count one further in each item's stream."""
+        outcomes = [
+            replace(result(one), state=str(int(state or b"0") + 1).encode())
+            for one, state in zip(batch.items, batch.states, strict=True)
+        ]
+        scheduler.done(batch, outcomes, 0.1)
+
+    def test_each_item_gets_what_the_one_before_it_left(self, counting: Audited) -> None:
+        counting.open(1, OLD, "queue", 4)
+        for seq in (1, 2, 3):
+            counting.offer(item(1, seq))
+        states = []
+        for _ in range(3):
+            batch = take(counting, models=[OLD])
+            states += batch.states
+            self.done(counting, batch)
+        assert states == [b"", b"1", b"2"]
+
+    def test_one_item_of_a_stream_runs_and_those_of_several_streams_make_a_batch(
+        self, counting: Audited
+    ) -> None:
+        for stream in (1, 2):
+            counting.open(stream, OLD, "queue", 4)
+            for seq in (1, 2):
+                counting.offer(item(stream, seq))
+        batch = take(counting, models=[OLD])
+        assert [(one.stream, one.seq) for one in batch.items] == [(1, 1), (2, 1)]
+        assert counting.take(0.0, [OLD]) == (None, [])
+        self.done(counting, batch)
+        assert take(counting, models=[OLD]).states == (b"1", b"1")
+
+    @pytest.mark.parametrize("end", ["dropped", "failed"])
+    def test_an_item_without_a_result_leaves_the_state_alone(self, counting: Audited, end: str) -> None:
+        counting.open(1, OLD, "latest", 1)
+        counting.offer(item(1, 1))
+        self.done(counting, take(counting, models=[OLD]))
+        counting.offer(item(1, 2))
+        if end == "failed":
+            batch = take(counting, models=[OLD])
+            counting.done(batch, [failed(one) for one in batch.items], 0.1)
+        counting.offer(item(1, 3))  # supersedes the second where that waits
+        assert take(counting, models=[OLD]).states == (b"1",)
+
+    def test_the_second_try_gets_the_same_state(self, counting: Audited) -> None:
+        counting.open(1, OLD, "queue", 4)
+        for seq in (1, 2):
+            counting.offer(item(1, seq))
+        self.done(counting, take(counting, models=[OLD]))
+        counting.lost(take(counting, models=[OLD]), 0.1, 0.0, timed_out=False)
+        batch = take(counting, models=[OLD])
+        assert (seqs(batch), batch.states) == ([2], (b"1",))
+
+    def test_another_version_starts_anew_and_what_still_ran_on_the_old_one_is_forgotten(
+        self, counting: Audited
+    ) -> None:
+        counting.open(1, OLD, "queue", 4)
+        for seq in (1, 2):
+            counting.offer(item(1, seq))
+        running = take(counting, models=[OLD])
+        counting.rebind(1, NEW)
+        self.done(counting, running)
+        assert take(counting, models=[NEW]).states == (b"",)
+
+
+class TestPrincipals:
+    def shares(self, fair_by: FairBy) -> Counter[str]:
+        """Worker time of two principals, one with a stream and one with nine, all with something that waits."""
+        scheduler = Audited(fair_by)
+        scheduler.add_model("m", 1)
+        for stream in range(1, 11):
+            scheduler.open(stream, "m", "queue", 2, principal="one" if stream == 1 else "nine")
+        sent = Counter[int]()
+        for _ in range(200):
+            for stream in range(1, 11):
+                while scheduler.has_capacity(stream):
+                    sent[stream] += 1
+                    scheduler.offer(item(stream, sent[stream]))
+            finish(scheduler, take(scheduler), 0.01)
+        shares = Counter[str]()
+        for row in scheduler.stream_statistics("m"):
+            shares[row.principal] += row.share
+        return shares
+
+    def test_streams_share_equally_by_default(self) -> None:
+        assert self.shares("stream")["one"] == pytest.approx(0.1, abs=0.01)
+
+    def test_principals_share_equally_on_request(self) -> None:
+        assert self.shares("principal")["one"] == pytest.approx(0.5, abs=0.02)
+
+    def test_a_principal_that_is_idle_leaves_the_workers_to_the_others(self) -> None:
+        scheduler = Audited("principal")
+        scheduler.add_model("m", 1)
+        scheduler.open(1, "m", "queue", 2, principal="idle")
+        scheduler.open(2, "m", "queue", 2, principal="busy")
+        for seq in (1, 2):
+            scheduler.offer(item(2, seq))
+        for _ in range(2):
+            finish(scheduler, take(scheduler), 0.01)
+        scheduler.offer(item(1, 1))
+        assert [one.stream for one in take(scheduler).items] == [1]
+
+    def test_weights_divide_what_their_principal_gets(self) -> None:
+        scheduler = Audited("principal")
+        scheduler.add_model("m", 1)
+        scheduler.open(1, "m", "queue", 2, 1.0, "one")
+        scheduler.open(2, "m", "queue", 2, 0.25, "one")
+        scheduler.open(3, "m", "queue", 2, 1.0, "other")
+        sent = Counter[int]()
+        for _ in range(300):
+            for stream in (1, 2, 3):
+                while scheduler.has_capacity(stream):
+                    sent[stream] += 1
+                    scheduler.offer(item(stream, sent[stream]))
+            finish(scheduler, take(scheduler), 0.01)
+        assert [row.share for row in scheduler.stream_statistics("m")] == pytest.approx(
+            [0.4, 0.1, 0.5], abs=0.02
+        )
+
+    def test_nothing_of_a_principal_without_streams_is_kept(self) -> None:
+        scheduler = Audited("principal")
+        scheduler.add_model("m", 1)
+        for stream in range(100):
+            scheduler.open(stream, "m", "latest", 1, principal=f"p{stream}")
+            scheduler.offer(item(stream, 1))
+            scheduler.close(stream)
+        assert not scheduler._groups["default"].principals
+
+
+class TestRefusing:
+    def test_what_cannot_run_is_counted_as_received_and_answered(self, scheduler: Audited) -> None:
+        scheduler.open(1, "m", "queue", 2)
+        scheduler.refuse(Failed(item(1, 1), "empty", ""))
+        scheduler.refuse(Dropped(item(1, 2), "draining"))
+        assert scheduler.tally(1) == Tally(received=2, errors=1, draining=1)
+        assert scheduler.statistics(0.0).total == Tally(received=2, errors=1, draining=1)
+
+    def test_a_stream_that_is_not_open_cannot_be_refused_anything(self, scheduler: Audited) -> None:
+        with pytest.raises(UnknownStream):
+            scheduler.refuse(Failed(item(1, 1), "empty", ""))
+
+
+class TestBatchesThatAreNeverRead:
+    def test_an_item_that_comes_back_unread_again_and_again_runs_alone_and_then_fails(
+        self, wide: Audited
+    ) -> None:
+        for stream in (1, 2):
+            wide.open(stream, "m", "queue", 2)
+            wide.offer(item(stream, 1))
+        for _ in range(MAX_RETURNS):
+            batch = take(wide)
+            assert len(batch.items) == 2
+            assert wide.returned(batch) == []
+        for stream in (1, 2):
+            batch = take(wide)
+            assert [one.stream for one in batch.items] == [stream], "each runs alone"
+            (error,) = wide.returned(batch)
+            assert isinstance(error, Failed)
+            assert error.code == "worker_lost"
+        assert wide.take(0.0, ["m"]) == (None, [])
+
+    def test_an_item_that_is_read_at_last_has_its_answer_and_nothing_is_remembered(
+        self, wide: Audited
+    ) -> None:
+        wide.open(1, "m", "queue", 2)
+        wide.offer(item(1, 1))
+        for _ in range(MAX_RETURNS):
+            wide.returned(take(wide))
+        finish(wide, take(wide))
+        assert wide.tally(1) == Tally(received=1, results=1, retried=1)
+        assert wide._streams[1].returns == {}
+
+
+class TestBatchBytes:
+    def heavy(self, stream: int, seq: int, size: int) -> Item:
+        return Item(stream, seq, bytes(size), 0.0)
+
+    def test_a_batch_takes_no_more_bytes_than_a_worker_shall_hold(self, wide: Audited) -> None:
+        wide.open(1, "m", "queue", 8)
+        for seq in (1, 2, 3):
+            wide.offer(self.heavy(1, seq, MAX_BATCH_BYTES // 2))
+        assert seqs(take(wide)) == [1, 2]
+        assert seqs(take(wide)) == [3]
+
+    def test_an_item_of_more_bytes_runs_alone(self, wide: Audited) -> None:
+        wide.open(1, "m", "queue", 8)
+        wide.offer(self.heavy(1, 1, MAX_BATCH_BYTES + 1))
+        wide.offer(self.heavy(1, 2, 1))
+        assert seqs(take(wide)) == [1]

@@ -78,7 +78,7 @@ async def refusal(server: RunningServer, path: str, **headers: str) -> tuple[dic
 
 
 def test_the_page_has_a_script_and_a_sample() -> None:
-    assert {"index.html", "client.js", "sample.jpg"} <= set(PAGE)
+    assert {"index.html", "app.js", "sample.jpg"} <= set(PAGE)
 
 
 @pytest.mark.parametrize("name", PAGE)
@@ -94,7 +94,7 @@ def test_the_root_is_the_page(server: RunningServer) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["/", "/client.js", "/v2/models", "/v2/models/nothing", "/nothing", "/metrics"]
+    "path", ["/", "/client/client.js", "/v2/models", "/v2/models/nothing", "/nothing", "/metrics"]
 )
 def test_every_response_carries_the_headers_that_protect(path: str, server: RunningServer) -> None:
     _, headers, _ = ask(server, "GET", path)
@@ -124,7 +124,7 @@ def test_every_response_carries_the_headers_that_protect(path: str, server: Runn
         "/__init__.py",
         "/.gitignore",
         "/web_client/",
-        "/client.js/",
+        "/client/client.js/",
     ],
 )
 def test_no_other_file_is_served(path: str, server: RunningServer) -> None:

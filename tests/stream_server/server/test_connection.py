@@ -10,14 +10,18 @@ import json
 from collections.abc import AsyncIterator, Callable
 from importlib import resources
 from typing import Any
+from unittest.mock import patch
 
 import aiohttp
 import psutil
 import pytest
 
 from stream_server import Result, connect
+from stream_server.protocol import server_side as protocol
 from stream_server.protocol.client_side import Answer
 from stream_server.server.config import Limits
+from stream_server.server.config_file import read_settings
+from stream_server.server.server import Server
 from stream_server.server.session import MAX_META_BYTES
 from tests.conftest import WAIT, RunningServer
 from tests.stream_server.wire import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, dial, frame
@@ -682,3 +686,43 @@ class TestHeartbeat:
                     await wire.send(frame(PONG))
                 message = json.loads(received[1])
                 assert (message["type"], message["seq"]) == ("result", seq)
+
+
+async def test_dropped_frames_do_not_stop_the_reading(start_server: Callable[..., RunningServer]) -> None:
+    """Their bytes are released when they are dropped, so that the frame that runs next is the newest (law 2)."""
+    server = start_server("--workers=1", PATIENT)
+    frames = 100
+    async with (
+        asyncio.timeout(3 * WAIT),
+        dial(server.url, PATIENT_STREAM + "?policy=latest", limit=1 << 20) as wire,
+    ):
+        await wire.item(b"stop")
+        worker = await asyncio.to_thread(server.stopped_worker)
+        for number in range(frames):
+            await wire.item(f"answer {number} ".encode().ljust(300_000, b"x"))
+        while server.metrics()['stream_items_received_total{model="patient"}'] < frames + 1:
+            await asyncio.sleep(0.01)
+        worker.resume()
+        answers = [await wire.message() for _ in range(frames + 1)]
+    assert [answer["type"] for answer in answers] == ["result", *["dropped"] * (frames - 1), "result"]
+    assert answers[-1]["outputs"]["answer"][0] == str(frames - 1)
+
+
+async def test_a_stream_whose_answers_cannot_be_delivered_is_closed_and_no_other(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A defect of ours, planted: a hole would keep every later answer of the stream waiting."""
+    server = Server(read_settings({"server": {"port": 0, "workers": 1, "models": ["echo"]}}))
+    await server.start()
+    try:
+        async with asyncio.timeout(WAIT), dial(server.url, ECHO) as broken, dial(server.url, ECHO) as other:
+            with patch.object(protocol, "write_result", side_effect=[ZeroDivisionError, *["{}"] * 9]):
+                await broken.item(b"x")
+                error = await broken.message()
+            assert (error["type"], error["code"], error["retryable"]) == ("error", "internal", True)
+            assert (await broken.receive())[0] == CLOSE
+            await other.item(b"xyz")
+            assert (await other.message())["outputs"] == {"bytes": 3}
+    finally:
+        await server.stop()
+    assert "its owner failed to take an outcome" in caplog.text

@@ -28,7 +28,7 @@ from aiohttp import web
 from stream_server import End, Result, connect
 from stream_server.server.config_file import read_settings
 from stream_server.server.http_api import CALLERS, CONNECTIONS
-from stream_server.server.server import FULL_COLLECTION, Server, settle
+from stream_server.server.server import FULL_COLLECTION, Server, tune_gc
 from tests.conftest import WAIT, RunningServer
 from tests.stream_server.wire import BINARY, CLOSE, Wire, dial, frame
 
@@ -435,6 +435,51 @@ class TestRenewal:
             assert (outputs, message["version"]) == ("newer", "newer")
         assert json.loads(server.get("/v2/models/mine")[2])["version"] == "newer"
 
+    async def test_a_pinned_stream_is_never_answered_by_another_version(
+        self, start_server: Start, tmp_path: Path
+    ) -> None:
+        """Law 8, while workers of both versions live side by side and after the old one is gone."""
+
+        def write(word: str) -> None:
+            lines = (
+                "class Mine:",
+                '    input = "bytes"',
+                f'    version = "{word}"',
+                "    def load(self): pass",
+                f'    def predict(self, items): return ["{word}"] * len(items)',
+            )
+            (tmp_path / "mine.py").write_text("\n".join(lines))
+
+        write("old")
+        server = start_server("--workers=2", "--model=mine:Mine", cwd=tmp_path)
+        await spares_are_warm(server)
+        pinned_to_old = "/v2/models/mine/versions/old/stream"
+        async with (
+            asyncio.timeout(WAIT),
+            dial(server.url, pinned_to_old) as pinned,
+            dial(server.url, "/v2/models/mine/stream") as free,
+        ):
+            write("newer")
+            os.kill(pid(server), signal.SIGHUP)
+            answers: dict[str, set[str]] = {"pinned": set(), "free": set()}
+            while not ({"newer"} <= answers["free"] and "error" in answers["pinned"]):
+                for name, wire in (("pinned", pinned), ("free", free)):
+                    await wire.item(b"x")
+                    message = await wire.message()
+                    if message["type"] == "result":
+                        assert message["outputs"] == message["version"]
+                        answers[name].add(message["version"])
+                    else:
+                        assert (message["code"], message["retryable"]) == ("model_unavailable", False)
+                        assert message["message"] == "version old of model mine is no longer served"
+                        answers[name].add("error")
+            assert answers == {"pinned": {"old", "error"}, "free": {"old", "newer"}}
+        described = json.loads(server.get("/v2/models/mine")[2])
+        assert (described["version"], described["versions"]) == ("newer", ["newer"])
+        async with asyncio.timeout(WAIT), dial(server.url, "/v2/models/mine/versions/newer/stream") as wire:
+            await wire.item(b"x")
+            assert (await wire.message())["version"] == "newer"
+
     @pytest.mark.parametrize(("workers", "spares"), [(1, 1), (2, 0)])
     async def test_new_code_that_does_not_load_takes_nothing_away(
         self, workers: int, spares: int, start_server: Start, tmp_path: Path
@@ -516,14 +561,14 @@ async def test_a_loop_that_stood_still_closes_nobody_who_has_asked_meanwhile() -
     server = Server(read_settings({"timeouts": {"hello_s": 2.0}}))
     caller = Mock(spec=web.RequestHandler)
     with patch.object(server._runner, "_server", Mock(connections=[caller])):
-        hurrying = asyncio.create_task(server._hurry())
+        closing = asyncio.create_task(server._close_silent())
         await asyncio.sleep(1.6)
         time.sleep(2.0)
         for _ in range(5):  # a loop may see to its timers first, and read then what has come
             await asyncio.sleep(0)
         server._app[CALLERS].add(caller)
         await asyncio.sleep(2.0)
-        hurrying.cancel()
+        closing.cancel()
     assert not caller.force_close.called
 
 
@@ -538,7 +583,7 @@ class TestProcess:
         assert any("aiohttp" in path for path in libraries), "or this would prove nothing"
 
     def test_no_module_of_models_or_clients_is_imported(self) -> None:
-        code = "import sys, stream_server.cli; stream_server.cli.make_parser(); print(*sys.modules)"
+        code = "import sys, stream_server.cli; stream_server.cli.make_parser("serve"); print(*sys.modules)"
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
         loaded = set(done.stdout.split())
         assert "stream_server.commands.serve" in loaded
@@ -642,6 +687,6 @@ class TestGarbage:
         }, left
 
     def test_what_the_start_has_made_is_not_looked_at_again(self) -> None:
-        settle()
+        tune_gc()
         assert gc.get_freeze_count() > 0
         assert gc.get_threshold() == (700, 10, FULL_COLLECTION)

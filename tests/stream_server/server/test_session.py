@@ -8,40 +8,85 @@ from typing import Any
 
 import pytest
 
+from inference.intake import DEFAULT_WINDOW
 from inference.items import POISON, Dropped, DropReason, Failed, Item, Outcome, Result
 from inference.model import InputKind, ModelCard, Policy
+from inference.scheduling.statistics import Tally
 from stream_server.errors import Broken, Idle, Malformed
 from stream_server.protocol.server_side import StreamOptions
 from stream_server.server.config import Limits
-from stream_server.server.session import MAX_META_BYTES, MAX_OUTGOING, MAX_UNANSWERED, Held, Session
+from stream_server.server.session import MAX_META_BYTES, MAX_OUTGOING, MAX_UNANSWERED, Opened, Session
 
 END = '{"type": "end"}'
 LIMITS = Limits(max_item_bytes=1000, max_text_bytes=500, max_streams=1)
 
 
-def make(
-    kind: InputKind = "bytes",
-    own: Policy = "queue",
-    limits: Limits = LIMITS,
-    held: Held | None = None,
-    **options: Any,
-) -> Session:
+class Driven(Session):
+    """A session with the least of an engine behind it, which numbers, counts and refuses items.
+
+    Attributes:
+        received, results, dropped, errors: by the answers that have left; the law is in `sent`.
+    """
+
+    def __init__(self, card: ModelCard, limits: Limits, number: int = 7, **options: Any) -> None:
+        asked = StreamOptions(**options)
+        self.tally = Tally()
+        self.number = number
+        self.max_age_ms = asked.max_age_ms
+        self.policy = asked.policy or card.policy
+        self.window = asked.window or DEFAULT_WINDOW[self.policy]
+        self.capacity = self.window if self.policy == "latest" else self.window + 1
+        self.received = self.results = self.dropped = self.errors = 0
+        opened = Opened(number, card, self.policy, self.window, self.capacity, lambda: self.tally)
+        super().__init__(opened, limits, 0.0)
+
+    def take(self, message: str | bytes, now: float) -> Item | Dropped | Failed | None:
+        """Receive a message; the item to run, or the outcome of one that cannot."""
+        new = self.receive(message)
+        if new is None:
+            return None
+        self.received += 1
+        self.tally.received += 1
+        max_age_ms = new.max_age_ms or self.max_age_ms
+        deadline = now + max_age_ms / 1e3 if max_age_ms else None
+        item = Item(self.number, self.received, new.payload, now, deadline)
+        if new.refusal is None:
+            return item
+        outcome = new.refusal.outcome(item)
+        self.complete(outcome, now)
+        return outcome
+
+    def complete(self, outcome: Outcome, now: float) -> None:
+        match outcome:
+            case Result():
+                self.tally.results += 1
+            case Dropped():
+                setattr(self.tally, outcome.reason, getattr(self.tally, outcome.reason) + 1)
+            case Failed():
+                self.tally.errors += 1
+        super().complete(outcome, now)
+
+    def _answer(self, outcome: Outcome, id_: str | None, now: float) -> None:
+        super()._answer(outcome, id_, now)
+        kind = {Result: "results", Dropped: "dropped", Failed: "errors"}[type(outcome)]
+        setattr(self, kind, getattr(self, kind) + 1)
+
+
+def make(kind: InputKind = "bytes", own: Policy = "queue", limits: Limits = LIMITS, **options: Any) -> Driven:
     """A session that has greeted its client."""
-    card = ModelCard("m", "1", kind, own, 8, 1000, "")
-    session = Session(card, StreamOptions(**options), limits, held)
-    session.start(7)
+    session = Driven(ModelCard("m", "1", kind, own, 8, 1000, ""), limits, **options)
     assert [message["type"] for message in sent(session)] == ["ready"]
     return session
 
 
-def sent(session: Session) -> list[dict[str, Any]]:
+def sent(session: Driven) -> list[dict[str, Any]]:
     """What went out since the last call; the law holds whenever one looks."""
     assert session.received == session.results + session.dropped + session.errors + session.unanswered
     return [json.loads(text) for text in session.take_outgoing()]
 
 
-def offer(session: Session, payload: bytes = b"x", now: float = 0.0) -> Item:
-    item = session.receive(payload, now)
+def offer(session: Driven, payload: bytes = b"x", now: float = 0.0) -> Item:
+    item = session.take(payload, now)
     assert isinstance(item, Item)
     return item
 
@@ -50,15 +95,13 @@ def result(item: Item) -> Result:
     return Result(item, '{"ok": true}', "1", 1.0, 2.0, 1)
 
 
-def types(session: Session) -> list[tuple[str, int | None]]:
+def types(session: Driven) -> list[tuple[str, int | None]]:
     return [(message["type"], message.get("seq")) for message in sent(session)]
 
 
 def test_ready_comes_first_and_says_what_was_agreed() -> None:
     card = ModelCard("faces", "2023mar", "image", "latest", 1, 1000, "")
-    session = Session(card, StreamOptions(window=3), LIMITS)
-    assert not session.has_outgoing
-    session.start(12)
+    session = Driven(card, LIMITS, 12, window=3)
     assert session.has_outgoing
     assert sent(session) == [
         {
@@ -73,27 +116,6 @@ def test_ready_comes_first_and_says_what_was_agreed() -> None:
         }
     ]
     assert not session.has_outgoing
-
-
-@pytest.mark.parametrize(
-    ("card", "asked", "policy", "window"),
-    [
-        ("latest", {}, "latest", 1),
-        ("queue", {}, "queue", 16),
-        ("latest", {"policy": "queue"}, "queue", 16),
-        ("queue", {"policy": "latest", "window": 4}, "latest", 4),
-    ],
-)
-def test_the_client_chooses_and_the_model_has_defaults(
-    card: Policy, asked: dict[str, Any], policy: Policy, window: int
-) -> None:
-    session = make(own=card, **asked)
-    assert (session.policy, session.window) == (policy, window)
-
-
-def test_a_stream_has_the_weight_that_it_asked_for_and_else_that_of_everybody() -> None:
-    assert make(weight=0.25).weight == 0.25
-    assert make().weight == 1.0
 
 
 def test_the_largest_message_is_that_of_the_models_kind() -> None:
@@ -128,7 +150,7 @@ def test_the_age_is_that_of_the_moment_the_answer_leaves() -> None:
 
 def test_meta_describes_the_next_binary_message_only() -> None:
     session = make(max_age_ms=5000)
-    session.receive('{"type": "meta", "id": "a", "max_age_ms": 100}', 0.0)
+    session.take('{"type": "meta", "id": "a", "max_age_ms": 100}', 0.0)
     items = [offer(session), offer(session)]
     assert [item.deadline for item in items] == [0.1, 5.0]
     for item in items:
@@ -138,8 +160,8 @@ def test_meta_describes_the_next_binary_message_only() -> None:
 
 def test_a_later_meta_replaces_an_earlier_one() -> None:
     session = make()
-    session.receive('{"type": "meta", "id": "a", "max_age_ms": 100}', 0.0)
-    session.receive('{"type": "meta", "id": "b"}', 0.0)
+    session.take('{"type": "meta", "id": "a", "max_age_ms": 100}', 0.0)
+    session.take('{"type": "meta", "id": "b"}', 0.0)
     item = offer(session)
     session.complete(Dropped(item, "expired"), 0.0)
     assert item.deadline is None
@@ -148,9 +170,9 @@ def test_a_later_meta_replaces_an_earlier_one() -> None:
 
 def test_a_text_item_brings_its_own_meta() -> None:
     session = make("text", max_age_ms=1000)
-    item = session.receive('{"type": "item", "text": "Hi", "id": "t", "max_age_ms": 50}', 2.0)
+    item = session.take('{"type": "item", "text": "Hi", "id": "t", "max_age_ms": 50}', 2.0)
     assert item == Item(7, 1, b"Hi", 2.0, 2.05)
-    other = session.receive('{"type": "item", "text": "Hi"}', 2.0)
+    other = session.take('{"type": "item", "text": "Hi"}', 2.0)
     assert other is not None
     assert other.deadline == 3.0
 
@@ -162,7 +184,7 @@ def test_without_a_max_age_nothing_expires() -> None:
 def test_an_empty_item_fails_in_its_turn() -> None:
     session = make()
     first = offer(session)
-    assert isinstance(session.receive(b"", 0.0), Failed), "it has its answer"
+    assert isinstance(session.take(b"", 0.0), Failed), "it has its answer"
     assert sent(session) == []
     session.complete(result(first), 0.0)
     answers = sent(session)
@@ -173,7 +195,7 @@ def test_an_empty_item_fails_in_its_turn() -> None:
 
 def test_an_empty_text_is_an_item_like_any_other() -> None:
     session = make("text")
-    item = session.receive('{"type": "item", "text": ""}', 0.0)
+    item = session.take('{"type": "item", "text": ""}', 0.0)
     assert item is not None
     assert item.payload == b""
 
@@ -191,7 +213,7 @@ def test_an_empty_text_is_an_item_like_any_other() -> None:
 )
 def test_the_wrong_kind_of_message_closes_after_the_error(kind: InputKind, message: str | bytes) -> None:
     session = make(kind)
-    assert session.receive(message, 0.0) is None
+    assert session.take(message, 0.0) is None
     (error,) = sent(session)
     assert (error["type"], error["code"], error["retryable"]) == ("error", "wrong_kind", False)
     assert "seq" not in error
@@ -202,7 +224,7 @@ def test_the_wrong_kind_of_message_closes_after_the_error(kind: InputKind, messa
 @pytest.mark.parametrize("message", ["", "[" * 4000, '{"type": "what"}', '{"type": "meta", "x": 1}'])
 def test_a_malformed_message_is_no_item_and_the_stream_lives_on(message: str) -> None:
     session = make()
-    assert session.receive(message, 0.0) is None
+    assert session.take(message, 0.0) is None
     (error,) = sent(session)
     assert (error["code"], "seq" in error, session.close_code) == ("malformed", False, None)
     assert offer(session).seq == 1
@@ -221,7 +243,7 @@ def test_a_message_over_the_limit_in_bytes_closes_after_the_error(
     kind: InputKind, message: str | bytes
 ) -> None:
     session = make(kind)
-    assert session.receive(message, 0.0) is None
+    assert session.take(message, 0.0) is None
     (error,) = sent(session)
     assert (error["code"], error["retryable"]) == ("too_large", False)
     assert session.close_code == 1009
@@ -234,7 +256,7 @@ def test_an_item_of_just_the_limit_does_not() -> None:
 def test_a_meta_of_just_the_limit_does_not() -> None:
     session = make()
     message = '{"type": "meta", "id": "a"'
-    session.receive(message + " " * (MAX_META_BYTES - len(message) - 1) + "}", 0.0)
+    session.take(message + " " * (MAX_META_BYTES - len(message) - 1) + "}", 0.0)
     assert sent(session) == []
     session.complete(result(offer(session)), 0.0)
     assert sent(session)[0]["id"] == "a"
@@ -290,51 +312,11 @@ def test_a_stream_that_sends_only_to_have_it_superseded_is_read_more_slowly() ->
     assert session.pause(300.0) == pytest.approx(0.1)
 
 
-@pytest.mark.parametrize("policy", ["latest", "queue"])
-def test_no_more_is_read_than_two_of_the_largest_items(policy: Policy) -> None:
-    session = make(policy=policy, window=64)
-    first = offer(session, b"x" * LIMITS.max_item_bytes)
-    assert session.wants_input, "one item may always come"
-    offer(session, b"x")
-    assert not session.wants_input
-    session.complete(result(first), 0.0)
-    sent(session)
-    assert session.wants_input
-
-
-def test_beyond_what_all_may_hold_a_stream_is_read_while_it_has_nothing_unanswered() -> None:
-    held = Held(1000)
-    large, small, idle = (make(held=held, window=8) for _ in range(3))
-    first = offer(large, b"x" * 999)
-    second = offer(small, b"x")
-    assert held.bytes == 1000
-    assert small.wants_input
-    third = offer(small, b"x")
-    assert (large.wants_input, small.wants_input, idle.wants_input) == (False, False, True)
-    large.complete(result(first), 0.0)
-    assert small.wants_input, "there is room again"
-    for item in (second, third):
-        small.complete(result(item), 0.0)
-    assert held.bytes == 0
-
-
-def test_a_stream_that_goes_gives_back_what_it_held() -> None:
-    held = Held(1000)
-    session, other = make(held=held), make(held=held)
-    items = [offer(session, b"x" * 100) for _ in range(3)]
-    offer(other, b"y")
-    session.complete(result(items[0]), 0.0)
-    session.release()
-    assert held.bytes == 1
-    session.release()
-    assert held.bytes == 1
-
-
 def test_nothing_is_read_from_a_client_that_does_not_read() -> None:
     session = make()
     for _ in range(MAX_OUTGOING):
         assert session.wants_input
-        session.receive("", 0.0)
+        session.take("", 0.0)
     assert not session.wants_input
     assert len(sent(session)) == MAX_OUTGOING
     assert session.wants_input
@@ -343,8 +325,8 @@ def test_nothing_is_read_from_a_client_that_does_not_read() -> None:
 def test_end_waits_for_what_is_left_and_then_counts() -> None:
     session = make(policy="latest", window=2)
     items = [offer(session) for _ in range(3)]
-    session.receive(b"", 0.0)
-    session.receive(END, 0.0)
+    session.take(b"", 0.0)
+    session.take(END, 0.0)
     assert sent(session) == []
     session.complete(Dropped(items[1], "superseded"), 0.0)
     session.complete(result(items[0]), 0.0)
@@ -358,7 +340,7 @@ def test_end_waits_for_what_is_left_and_then_counts() -> None:
 
 def test_an_empty_stream_ends_at_once() -> None:
     session = make()
-    session.receive(END, 0.0)
+    session.take(END, 0.0)
     assert sent(session) == [{"type": "end", "received": 0, "results": 0, "dropped": 0, "errors": 0}]
     assert session.close_code == 1000
     assert not session.wants_input
@@ -368,8 +350,8 @@ def test_an_empty_stream_ends_at_once() -> None:
 def test_nothing_may_follow_end(late: str | bytes) -> None:
     session = make()
     item = offer(session)
-    session.receive(END, 0.0)
-    assert session.receive(late, 0.0) is None
+    session.take(END, 0.0)
+    assert session.take(late, 0.0) is None
     assert sent(session)[0]["code"] == "malformed"
     session.complete(result(item), 0.0)
     assert types(session) == [("result", 1), ("end", None)]
@@ -379,9 +361,9 @@ def test_nothing_may_follow_end(late: str | bytes) -> None:
 @pytest.mark.parametrize("late", [b"x", "", END])
 def test_nothing_is_said_after_the_last_word(late: str | bytes) -> None:
     session = make()
-    session.receive(END, 0.0)
+    session.take(END, 0.0)
     sent(session)
-    assert session.receive(late, 0.0) is None
+    assert session.take(late, 0.0) is None
     session.fail(Malformed("late"))
     session.drain(1, 1)
     assert sent(session) == []
@@ -393,8 +375,8 @@ def test_a_drain_answers_what_was_accepted_and_drops_what_is_new() -> None:
     accepted = offer(session)
     session.drain(10_000, 1000)
     assert sent(session) == [{"type": "goaway", "grace_ms": 10_000, "retry_after_ms": 1000}]
-    session.receive('{"type": "meta", "id": "new"}', 0.0)
-    assert session.receive(b"x", 0.0) == Dropped(Item(7, 2, b"x", 0.0), "draining")
+    session.take('{"type": "meta", "id": "new"}', 0.0)
+    assert session.take(b"x", 0.0) == Dropped(Item(7, 2, b"x", 0.0), "draining")
     assert sent(session) == []
     session.complete(result(accepted), 0.0)
     answers = sent(session)
@@ -422,7 +404,7 @@ def test_a_client_is_told_of_a_drain_once() -> None:
 def test_a_stream_that_ended_itself_closes_as_asked_though_the_server_drains() -> None:
     session = make()
     item = offer(session)
-    session.receive(END, 0.0)
+    session.take(END, 0.0)
     session.drain(10_000, 1000)
     session.complete(result(item), 0.0)
     assert types(session) == [("goaway", None), ("result", 1), ("end", None)]
@@ -484,7 +466,7 @@ def test_nothing_is_said_after_the_error_that_ends_a_stream() -> None:
 def test_poison_ends_a_stream_that_has_said_end_as_what_it_is() -> None:
     session = make()
     item = offer(session)
-    session.receive(END, 0.0)
+    session.take(END, 0.0)
     session.complete(poisoned(item), 0.0)
     assert types(session) == [("error", 1), ("error", None)]
     assert session.close_code == 1011
@@ -497,11 +479,9 @@ class Simulation:
         self.random = random.Random(seed)
         self.policy: Policy = self.random.choice(["latest", "queue"])
         self.window = self.random.randint(1, 8)
-        self.held = Held(self.random.choice([0, 60, 10_000]))
         self.session = make(
             "bytes",
             limits=Limits(max_item_bytes=50),
-            held=self.held,
             policy=self.policy,
             window=self.window,
             max_age_ms=self.random.choice([None, 5]),
@@ -540,7 +520,6 @@ class Simulation:
             "dropped": self.counts["dropped"],
             "errors": self.counts["error"],
         }
-        assert self.held.bytes == 0
         assert self.answered == list(enumerate(self.ids, 1)), "each item once, in order, by its own name"
 
     def send_item(self) -> None:
@@ -548,24 +527,23 @@ class Simulation:
         if not session.wants_input:
             return
         accepts = session.close_code is None and not session._ended
-        item = session.receive(self.random.randbytes(self.random.choice([0, 1, 50])), self.now)
+        item = session.take(self.random.randbytes(self.random.choice([0, 1, 50])), self.now)
         if accepts:
             self.ids.append(self.pending)
             self.pending = None
         if isinstance(item, Item):
             self.engine.append(item)
         if self.policy == "queue":
-            assert session.unanswered <= session.room == self.window + 1
-        assert session._unanswered_bytes <= 100
+            assert session.unanswered <= session.capacity == self.window + 1
 
     def send_meta(self) -> None:
         self.pending = self.random.choice([None, f"n{self.random.random()}"])
-        self.session.receive(
+        self.session.take(
             json.dumps({"type": "meta"} | ({"id": self.pending} if self.pending else {})), self.now
         )
 
     def send_nonsense(self) -> None:
-        self.session.receive(self.random.choice(["", "{}", '{"type": "end", "x": 1}']), self.now)
+        self.session.take(self.random.choice(["", "{}", '{"type": "end", "x": 1}']), self.now)
 
     def complete(self) -> None:
         if self.engine:
@@ -578,7 +556,7 @@ class Simulation:
             self.session.complete(self.random.choice(outcomes), self.now)
 
     def say_end(self) -> None:
-        self.session.receive(END, self.now)
+        self.session.take(END, self.now)
 
     def drain(self) -> None:
         self.session.drain(10, 10)

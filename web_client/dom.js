@@ -1,7 +1,7 @@
-/** Finding and making elements: text goes in as text, never as markup. */
+/** Find and create elements. Text is set as text, never as markup. */
 
 /**
- * The element of an id, which the page is known to have.
+ * The element with an id that the page is known to have.
  *
  * @template {HTMLElement} T
  * @param {string} id @param {new () => T} type
@@ -14,7 +14,7 @@ export function find(id, type) {
 }
 
 /**
- * Make an element.
+ * Create an element.
  *
  * @template {keyof HTMLElementTagNameMap} K
  * @param {K} tag @param {Record<string, string>} attributes
@@ -29,13 +29,13 @@ export function make(tag, attributes = {}, ...children) {
 }
 
 /**
- * Fill a select, keeping its choice where that is still there.
+ * Set the options of a select; the selection is kept if it is still available.
  *
  * @param {HTMLSelectElement} select @param {string[]} names
  */
 export function fillSelect(select, names) {
   if (names.length === 0 || names.join() === [...select.options].map((option) => option.value).join()) return;
-  const chosen = select.value;
+  const selected = select.value;
   select.replaceChildren(...names.map((name) => make("option", {}, name)));
-  if (names.includes(chosen)) select.value = chosen;
+  if (names.includes(selected)) select.value = selected;
 }

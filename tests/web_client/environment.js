@@ -1,19 +1,19 @@
-/** What the client's tests put around it: a clock that is moved by hand and a WebSocket whose other end is the test. */
+/** The client's environment in tests: a clock that the test advances and a WebSocket whose server is the test. */
 
 import assert from "node:assert/strict";
 import { afterEach } from "node:test";
 
-import { connect } from "../../web_client/client.js";
+import { connect } from "../../web_client/client/client.js";
 
-/** @type {{stream: import("../../web_client/client.js").Stream, seen: Seen}[]} */
+/** @type {{stream: import("../../web_client/client/client.js").Stream, seen: Seen}[]} */
 const opened = [];
 
-/** A socket whose server is the test: `said`, `says`, `hangsUp`. */
-export class PlayedSocket extends EventTarget {
+/** A socket whose server is the test: `serverSends` and `serverCloses` act for it, `sent` is what it received. */
+export class FakeSocket extends EventTarget {
   bufferedAmount = 0;
   readyState = 0;
-  /** @type {any[]} */ said = [];
-  closedWith = null;
+  /** @type {any[]} */ sent = [];
+  closeCode = null;
 
   constructor(url, protocol) {
     super();
@@ -22,28 +22,28 @@ export class PlayedSocket extends EventTarget {
   }
 
   send(message) {
-    this.said.push(message);
+    this.sent.push(message);
   }
 
   close(code = 1005) {
-    this.closedWith = code;
+    this.closeCode = code;
   }
 
   /** @param {object | string} message */
-  says(message) {
+  serverSends(message) {
     const data = typeof message === "string" ? message : JSON.stringify(message);
     this.dispatchEvent(new MessageEvent("message", { data }));
   }
 
-  ready(about = {}) {
-    this.says({ ...READY, ...about });
+  ready(fields = {}) {
+    this.serverSends({ ...READY, ...fields });
   }
 
-  result(seq, about = {}) {
-    this.says({ ...RESULT, seq, ...about });
+  result(seq, fields = {}) {
+    this.serverSends({ ...RESULT, seq, ...fields });
   }
 
-  hangsUp(code) {
+  serverCloses(code) {
     const event = new Event("close");
     this.dispatchEvent(Object.assign(event, { code }));
   }
@@ -72,8 +72,8 @@ export const RESULT = {
   batch: 1,
 };
 
-/** A clock in milliseconds that runs timers when it is moved. */
-export class PlayedClock {
+/** A clock in milliseconds that runs timers when it is advanced. */
+export class FakeClock {
   now = 1_000;
   #timers = new Map();
   #last = 0;
@@ -100,29 +100,29 @@ export class PlayedClock {
       this.#timers.delete(due[0]);
       this.now = due[1].at;
       due[1].f();
-      await settled();
+      await flush();
     }
     this.now = end;
-    await settled();
+    await flush();
   }
 }
 
-/** Let promises and callbacks that are due run. */
-export function settled() {
+/** Run pending promise callbacks. */
+export function flush() {
   return new Promise((resolve) => setImmediate(resolve));
 }
 
 /**
- * Open a stream in a played world.
+ * Open a stream in a fake environment.
  *
  * @param {object} [options]
  */
-export function play(options = {}) {
-  const clock = new PlayedClock();
+export function openStream(options = {}) {
+  const clock = new FakeClock();
   const sockets = [];
   const seen = { answers: [], states: [], readies: [] };
   const random = { next: 0.5 };
-  class Socket extends PlayedSocket {
+  class Socket extends FakeSocket {
     constructor(url, protocol) {
       super(url, protocol);
       sockets.push(this);
@@ -133,7 +133,7 @@ export function play(options = {}) {
     onAnswer: (answer) => seen.answers.push(answer),
     onState: (state) => seen.states.push(state.name),
     onReady: (ready) => seen.readies.push(ready),
-    surroundings: {
+    environment: {
       WebSocket: /** @type {any} */ (Socket),
       now: () => clock.now,
       setTimeout: clock.setTimeout,
@@ -155,22 +155,22 @@ export function play(options = {}) {
   };
 }
 
-/** The laws of the accounts. */
-export function assertLaws({ stream, seen }) {
+/** The counters' invariants. */
+export function assertInvariants({ stream, seen }) {
   const c = stream.counters;
   assert.equal(c.sent, c.results + c.dropped + c.errors + c.unanswered, "sent == answered + unanswered");
   assert.equal(c.offered, c.sent + c.replaced + c.unsent + c.waiting, "offered == sent + replaced + unsent + waiting");
-  assert.equal(seen.answers.length, c.answered, "each answer is told once");
+  assert.equal(seen.answers.length, c.answered, "each answer is reported once");
 }
 
 afterEach(async () => {
-  await settled();
+  await flush();
   for (const one of opened.splice(0)) {
-    assertLaws(one);
+    assertInvariants(one);
     one.stream.close();
-    await settled();
-    assertLaws(one);
-    assert.equal(one.stream.counters.unanswered, 0, "a closed stream owes no answer");
-    assert.equal(one.stream.counters.waiting, 0, "nothing waits in a closed stream");
+    await flush();
+    assertInvariants(one);
+    assert.equal(one.stream.counters.unanswered, 0, "a closed stream has no unanswered items");
+    assert.equal(one.stream.counters.waiting, 0, "a closed stream has no waiting items");
   }
 });

@@ -1,25 +1,25 @@
-/** The picture and what is drawn over it: the live source or the answered frame, and the faces found in it. */
+/** Shows the live source or the answered frame, and draws the detected faces over it. */
 
-import { fit, mapper } from "./layout.js";
+import { fit, pointMapper } from "./layout.js";
 
 /**
  * @typedef {{box: [number, number, number, number], score: number, landmarks: [number, number][]}} Face
- * @typedef {{faces: Face[], width: number, height: number}} Faces  In pixels of the sent frame.
+ * @typedef {{faces: Face[], width: number, height: number}} Detections  In pixels of the sent frame.
  */
 
-/** Drawn on pictures of any brightness, so it is the same in light and dark. */
+/** Drawn on pictures of any brightness, so it does not depend on the colour scheme. */
 const ACCENT = "#2dd4bf";
 const SHADE = "rgb(0 0 0 / 55%)";
 
-export class Stage {
+export class Viewer {
   #root;
   #overlay;
   #answered;
   /** @type {HTMLElement | null} */ #element = null;
-  /** @type {Faces | null} */ #faces = null;
+  /** @type {Detections | null} */ #detections = null;
   #mirrored = false;
-  #exact = false;
-  #shown = 0;
+  #showsAnswered = false;
+  #updates = 0;
 
   /** @param {HTMLElement} root @param {HTMLCanvasElement} overlay @param {HTMLCanvasElement} answered */
   constructor(root, overlay, answered) {
@@ -35,55 +35,55 @@ export class Stage {
     this.#element = source?.element ?? null;
     if (this.#element) this.#root.prepend(this.#element);
     this.#root.classList.toggle("empty", source === null);
-    this.forget();
+    this.clear();
   }
 
-  /** Left and right exchanged, picture and boxes together. @param {boolean} mirrored */
-  mirror(mirrored) {
+  /** Mirror picture and boxes. @param {boolean} mirrored */
+  setMirrored(mirrored) {
     this.#mirrored = mirrored;
     this.#root.classList.toggle("mirrored", mirrored);
     this.#draw();
   }
 
-  /** Show each answered frame instead of the live picture. @param {boolean} exact */
-  showAnswered(exact) {
-    this.#exact = exact;
-    if (!exact) this.#uncover();
+  /** Show each answered frame instead of the live picture. @param {boolean} enabled */
+  showAnsweredFrames(enabled) {
+    this.#showsAnswered = enabled;
+    if (!enabled) this.#hideFrame();
   }
 
-  /** Forget what was found: it is no longer true. */
-  forget() {
-    this.#shown++;
-    this.#faces = null;
-    this.#uncover();
+  /** Remove detections that are out of date. */
+  clear() {
+    this.#updates++;
+    this.#detections = null;
+    this.#hideFrame();
     this.#draw();
   }
 
-  /** Show what was found in a frame. @param {Faces} faces @param {Blob} frame */
-  async find(faces, frame) {
-    const turn = ++this.#shown;
-    const bitmap = this.#exact ? await createImageBitmap(frame) : null;
-    // decoding takes its time, and a newer answer may have overtaken this one
-    if (turn === this.#shown) {
-      this.#faces = faces;
-      if (bitmap) this.#cover(bitmap);
+  /** Show the detections in a frame. @param {Detections} detections @param {Blob} frame */
+  async showDetections(detections, frame) {
+    const update = ++this.#updates;
+    const bitmap = this.#showsAnswered ? await createImageBitmap(frame) : null;
+    // a newer answer may have been shown during decoding
+    if (update === this.#updates) {
+      this.#detections = detections;
+      if (bitmap) this.#showFrame(bitmap);
       this.#draw();
     }
     bitmap?.close();
   }
 
   /** @param {ImageBitmap} bitmap */
-  #cover(bitmap) {
+  #showFrame(bitmap) {
     this.#answered.width = bitmap.width;
     this.#answered.height = bitmap.height;
     this.#answered.getContext("2d")?.drawImage(bitmap, 0, 0);
     this.#answered.hidden = false;
-    this.#root.classList.add("covered");
+    this.#root.classList.add("shows-answered");
   }
 
-  #uncover() {
+  #hideFrame() {
     this.#answered.hidden = true;
-    this.#root.classList.remove("covered");
+    this.#root.classList.remove("shows-answered");
   }
 
   #draw() {
@@ -92,17 +92,17 @@ export class Stage {
     this.#overlay.width = Math.round(clientWidth * ratio);
     this.#overlay.height = Math.round(clientHeight * ratio);
     const context = this.#overlay.getContext("2d");
-    if (!context || !this.#faces) return;
+    if (!context || !this.#detections) return;
     context.scale(ratio, ratio);
-    const { faces, width, height } = this.#faces;
-    const map = mapper(fit(clientWidth, clientHeight, width, height), width, this.#mirrored);
+    const { faces, width, height } = this.#detections;
+    const map = pointMapper(fit(clientWidth, clientHeight, width, height), width, this.#mirrored);
     for (const face of faces) drawFace(context, face, map);
   }
 }
 
 /**
  * @param {CanvasRenderingContext2D} context @param {Face} face
- * @param {(x: number, y: number) => [number, number]} map  From `mapper`.
+ * @param {(x: number, y: number) => [number, number]} map  From `pointMapper`.
  */
 function drawFace(context, { box, score, landmarks }, map) {
   const [x, y, w, h] = box;
@@ -136,7 +136,7 @@ function drawScore(context, text, x, y) {
   context.font = "600 12px system-ui, sans-serif";
   context.textBaseline = "middle";
   const width = context.measureText(text).width + 10;
-  // above the box, or inside where there is no room above
+  // above the box, or inside it at the top edge of the picture
   const top = y >= 26 ? y - 24 : y + 5;
   context.fillStyle = SHADE;
   context.beginPath();

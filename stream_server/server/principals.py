@@ -1,0 +1,49 @@
+"""On whose behalf a request comes: the client's address, behind trusted proxies the one that they tell. Pure."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Sequence
+from typing import TypeAlias
+
+Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+MAX_HOPS = 16
+"""Addresses of an X-Forwarded-For header that are looked at, from its end: no chain of proxies is longer."""
+
+
+def principal_of(peer: str | None, forwarded_for: Sequence[str], trusted: Sequence[Network]) -> str:
+    """The nearest address that is not a trusted proxy's, in canonical form.
+
+    Every proxy appends the address that it was reached from, so only what trusted ones appended can be believed:
+    the header is read from its end (RFC 7239 section 8.1 says the same of its successor).
+
+    Args:
+        peer: the address at the other end of the socket; None if it is not known any more.
+        forwarded_for: the values of all X-Forwarded-For headers, in order.
+        trusted: networks of proxies.
+    """
+    address = _canonical(peer or "")
+    hops = ",".join(forwarded_for).split(",")[-MAX_HOPS:] if forwarded_for else []
+    for hop in reversed(hops):
+        if not _is_in(address, trusted):
+            break
+        told = _canonical(hop.strip())
+        if not told:
+            break
+        address = told
+    return address
+
+
+def _canonical(text: str) -> str:
+    """An address as one text, whichever way it is written; empty if it is none."""
+    try:
+        address = ipaddress.ip_address(text.partition("%")[0])
+    except ValueError:
+        return ""
+    mapped = getattr(address, "ipv4_mapped", None)  # a socket for both families tells IPv4 clients so
+    return str(mapped or address)
+
+
+def _is_in(address: str, networks: Sequence[Network]) -> bool:
+    return bool(address) and any(ipaddress.ip_address(address) in network for network in networks)
