@@ -74,6 +74,12 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "inference.wire": ("inference.items", "inference.model"),
     "inference.pool": ("inference.items", "inference.model", "inference.token_bucket", "inference.wire"),
     "inference.worker": ("inference.items", "inference.model", "inference.wire"),
+    "inference.naming": ("inference.model",),
+    "inference.local": (
+        "inference.model",
+        "inference.naming",
+        "inference.worker",  # the one place besides a worker process where it runs
+    ),
     "inference.models": ("inference.items", "inference.model", "inference.worker.images"),
     "inference.training": ("inference.items", "inference.model", "inference.models"),
     "inference.engine": (
@@ -139,7 +145,7 @@ PURE = (
     "inference.token_bucket",
     "inference.wire.features",
     "inference.wire.strict_json",
-    "inference.own_names",
+    "inference.naming",
     "stream_server.errors",
     "stream_server.protocol",
     "stream_server.recording.compare",

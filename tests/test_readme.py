@@ -94,7 +94,15 @@ def test_make_targets(target: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "document", ["README.md", "CONTRIBUTING.md", "docs/operations.md", "docs/protocol.md", "THIRD_PARTY.md"]
+    "document",
+    [
+        "README.md",
+        "CONTRIBUTING.md",
+        "docs/operations.md",
+        "docs/protocol.md",
+        "docs/api.md",
+        "THIRD_PARTY.md",
+    ],
 )
 def test_links(document: str) -> None:
     path = ROOT / document

@@ -16,8 +16,9 @@ from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 from inference.engine import Engine
 from inference.items import Failed, Outcome, Result
 from inference.model import ModelError, ModelSource
+from inference.naming import SHIPPED
 from stream_server.commands.flags import assign
-from stream_server.server.config import SHIPPED, named_model
+from stream_server.server.config import named_model
 from stream_server.server.config_file import read_settings
 
 EPILOG = """\

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from inference.model import NAME
+from inference.naming import SHIPPED
 from stream_server.commands.flags import assign
 from stream_server.errors import ConfigError
-from stream_server.server.config import SHIPPED, Settings
+from stream_server.server.config import Settings
 from stream_server.server.config_file import read_settings
 from stream_server.server.server import Server, serve
 

@@ -14,17 +14,11 @@ import msgspec
 from msgspec import Meta, Struct
 
 from inference.model import ModelError, ModelSource
+from inference.naming import SHIPPED, named_source
 from inference.pool.groups import Group, divide
 from stream_server.errors import ConfigError
 from stream_server.protocol.server_side import MIN_WEIGHT
 from stream_server.server.principals import Network
-
-SHIPPED = {
-    "faces": "inference.models.faces:Faces",
-    "spam": "inference.models.spam:Spam",
-    "echo": "inference.models.echo:Echo",
-}
-"""The models that come with the package; they are served when none is named."""
 
 ORIGIN = re.compile(r"https?://[a-z0-9.:\[\]_-]+")
 """An origin as browsers write it (RFC 6454 section 6.2): lower case, and nothing after the port."""
@@ -175,14 +169,12 @@ def _network(text: str) -> Network:
 
 
 def named_model(text: str) -> ModelSource:
-    """Read what ``--model`` takes: a shipped model's name, or ``[name=]package.module:Class``.
+    """Read what ``--model`` takes, see `named_source`.
 
     Raises:
-        ConfigError: it is neither.
+        ConfigError: it is neither a shipped model nor a reference.
     """
-    if text in SHIPPED:
-        return ModelSource(text, SHIPPED[text])
     try:
-        return ModelSource.parse(text)
+        return named_source(text)
     except ModelError as exc:
-        raise ConfigError(f"{exc}; or name one that ships: {', '.join(SHIPPED)}") from None
+        raise ConfigError(str(exc)) from exc

@@ -14,13 +14,12 @@ import msgspec
 from msgspec import Meta, Struct, structs
 
 from inference.model import DEFAULT_GROUP, MAX_BATCH, MAX_RATE, ModelSource, Policy, ServingSettings
-from inference.own_names import clash
+from inference.naming import SHIPPED
 from inference.pool.groups import Group
 from stream_server.errors import ConfigError
 from stream_server.protocol.decoding import allowed, explain
 from stream_server.server.config import (
     MAX_WORKERS,
-    SHIPPED,
     Limits,
     Settings,
     Timeouts,
@@ -92,9 +91,6 @@ def _models(named: Any, tables: Mapping[str, Any]) -> tuple[ModelSource, ...]:
     if not isinstance(named, (list, tuple)) or not all(isinstance(name, str) for name in named):
         raise ConfigError(f"models in [server] must be a list of strings, not {_short(named)}")
     sources = [named_model(name) for name in named]
-    for source in sources:
-        if reason := clash(source.reference):
-            raise ConfigError(reason)
     names = [source.name for source in sources]
     if len(set(names)) < len(names):
         raise ConfigError(f"two models have the same name: {', '.join(names)}; write name=module:Class")

@@ -13,10 +13,10 @@ import pytest
 from msgspec.structs import fields
 
 from inference.model import ModelSource, ServingSettings
+from inference.naming import SHIPPED
 from inference.pool.groups import Group
 from stream_server.errors import ConfigError
 from stream_server.server.config import (
-    SHIPPED,
     Limits,
     Settings,
     Timeouts,

@@ -1,11 +1,37 @@
-"""Which names a user's module cannot have: those of the packages that come with this one."""
+"""Names of models: those that ship, and modules of a user's that cannot be imported because of their name."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from inference.model import ModelError, ModelSource
+
+SHIPPED = {
+    "faces": "inference.models.faces:Faces",
+    "spam": "inference.models.spam:Spam",
+    "echo": "inference.models.echo:Echo",
+}
+"""The models that come with the package."""
+
 OWN_PACKAGES = ("benchmarks", "inference", "stream_server", "web_client")
 """Importable before anything in the user's folder."""
+
+
+def named_source(text: str) -> ModelSource:
+    """Read a shipped model's name, or ``[name=]package.module:Class``.
+
+    Raises:
+        ModelError: it is neither, or its module has the name of one of our packages.
+    """
+    if text in SHIPPED:
+        return ModelSource(text, SHIPPED[text])
+    try:
+        source = ModelSource.parse(text)
+    except ModelError as exc:
+        raise ModelError(f"{exc}; or name one that ships: {', '.join(SHIPPED)}") from None
+    if reason := clash(source.reference):
+        raise ModelError(reason)
+    return source
 
 
 def clash(reference: str, root: Path = Path(__file__).parents[1]) -> str | None:
