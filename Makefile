@@ -10,7 +10,7 @@ export ORT_DISABLE_TELEMETRY := 1
 RESULTS := benchmarks/results/$(shell date +%F)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check format browser model bench bench-quick bench-engine clean
+.PHONY: help run test check format browser api model bench bench-quick bench-engine clean
 
 help: ## list what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -32,6 +32,9 @@ format: .venv/dev ## put the code into its format
 
 browser: .venv/dev ## find a Chromium for the tests, or get one
 	@$(BIN)/python tests/browser.py
+
+api: .venv/run ## write docs/api.md from the docstrings
+	@$(BIN)/python docs/make_api.py
 
 model: .venv/dev ## train the spam model again, from its corpus
 	@$(BIN)/python -m inference.training.spam

@@ -1,4 +1,7 @@
-"""The command line: reads the arguments, runs a command, and turns errors into one line and an exit status."""
+"""The command line: reads the arguments, runs a command, and turns errors into one line and an exit status.
+
+Only the command that runs is imported: the server's process has no client, drawing or benchmark in it.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         0 when all went well, 1 when something failed, 2 for a wrong flag or setting, 130 after Ctrl-C.
     """
     started = time.monotonic()
-    args = make_parser().parse_args(argv, argparse.Namespace(started=started))
+    argv = sys.argv[1:] if argv is None else argv
+    # none of the flags before a command takes a value
+    command = next((word for word in argv if not word.startswith("-")), None)
+    args = make_parser(command).parse_args(argv, argparse.Namespace(started=started))
     try:
         return int(args.run(args))
     except ConfigError as exc:
@@ -42,8 +48,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
-def make_parser() -> argparse.ArgumentParser:
-    """Put the parser of every command together."""
+def make_parser(command: str | None = None) -> argparse.ArgumentParser:
+    """Make the parser; only `command` is imported and has its own arguments, the others just have their line."""
     parser = argparse.ArgumentParser(
         prog="stream-server",
         description="Websocket streaming inference: camera frames and text in, answers out.",
@@ -53,13 +59,10 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"stream-server {version}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     for name, text in COMMANDS.items():
-        module = import_module(f"stream_server.commands.{name}")
-        command = commands.add_parser(
-            name,
-            help=text,
-            description=module.__doc__,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-        module.configure(command)
-        command.set_defaults(run=module.run)
+        added = commands.add_parser(name, help=text, formatter_class=argparse.RawDescriptionHelpFormatter)
+        if name == command:
+            module = import_module(f"stream_server.commands.{name}")
+            added.description = module.__doc__
+            module.configure(added)
+            added.set_defaults(run=module.run)
     return parser

@@ -1,36 +1,37 @@
-"""Every way a conversation goes wrong, and the one table that says what each is called outside.
+"""Every error of this package, and the one table that says what each is called on the wire.
 
     StreamServerError
-    ├── ClientFault          they misbehaved: the peer sent something it should not have
-    │   ├── Malformed            a text message that is no message of the protocol
-    │   ├── BadOption            an unknown or impossible query parameter
+    ├── ClientFault          the peer sent something it should not have
+    │   ├── Malformed            a text message that is not a message of the protocol
+    │   ├── BadOption            an unknown or invalid query parameter
     │   ├── WrongKind            a text to an image model, or the other way round
     │   ├── TooLarge             a message over the limit
     │   ├── UnknownModel         no such model or version
-    │   ├── Forbidden            an Origin or Host that may not use this server
-    │   ├── Idle                 nothing heard for too long
+    │   ├── Forbidden            an Origin or Host that is not allowed
+    │   ├── Idle                 nothing received for too long
     │   ├── TooManyStreams       over the number this server allows
-    │   └── Poison               items that end one worker after the other
-    ├── ServerFault          we cannot serve now
+    │   └── Poison               items that keep ending their workers
+    ├── ServerFault          the server cannot serve this now
     │   ├── Unavailable          the model did not start, or has no worker yet
-    │   ├── Overloaded           one stream more, and the others would not get what they were promised
+    │   ├── Overloaded           one more stream would break the rates promised to the others
     │   ├── Draining             the server is shutting down
-    │   └── Broken               a defect of the server itself
-    ├── ConfigError          you misused us: a flag or a settings file is wrong
+    │   └── Broken               a bug in the server
+    ├── ConfigError          a flag or a settings file is wrong
     └── ClientError          what the clients raise
         ├── ConnectFailed        no server there, or it does not speak the protocol
-        ├── Refused              the server said no, with a code
+        ├── Refused              the server refused the stream, with a code
         ├── ConnectionLost       the connection ended before every item was answered
-        └── StreamClosed         you misused us: sent on a stream that has ended
+        └── StreamClosed         the program sent on a stream that has ended
 
-Errors of single items (`inference.items.Failed`) are values, not exceptions: the stream lives on.
+Errors of single items (`inference.items.Failed`) are values, not exceptions: their stream continues.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
-from inference.items import POISON
+from inference.items import POISON, Failed
 
 
 class StreamServerError(Exception):
@@ -42,11 +43,11 @@ class ClientFault(StreamServerError):
 
 
 class Malformed(ClientFault):
-    """A text message that is no message of the protocol."""
+    """A text message that is not a message of the protocol."""
 
 
 class BadOption(ClientFault):
-    """An unknown or impossible query parameter."""
+    """An unknown or invalid query parameter."""
 
 
 class WrongKind(ClientFault):
@@ -62,11 +63,11 @@ class UnknownModel(ClientFault):
 
 
 class Forbidden(ClientFault):
-    """An Origin or Host that may not use this server."""
+    """An Origin or Host that is not allowed to use this server."""
 
 
 class Idle(ClientFault):
-    """Nothing heard for too long."""
+    """Nothing received for too long."""
 
 
 class TooManyStreams(ClientFault):
@@ -74,7 +75,7 @@ class TooManyStreams(ClientFault):
 
 
 class Poison(ClientFault):
-    """Items that end one worker after the other."""
+    """Items that keep ending their workers."""
 
 
 class ServerFault(StreamServerError):
@@ -86,7 +87,7 @@ class Unavailable(ServerFault):
 
 
 class Overloaded(ServerFault):
-    """One stream more, and the others would not get what they were promised."""
+    """One more stream would break the rates promised to the others."""
 
 
 class Draining(ServerFault):
@@ -94,7 +95,7 @@ class Draining(ServerFault):
 
 
 class Broken(ServerFault):
-    """A defect of the server itself; the log has the traceback."""
+    """A bug in the server; the log has the traceback."""
 
 
 class ConfigError(StreamServerError):
@@ -102,7 +103,7 @@ class ConfigError(StreamServerError):
 
 
 class ClientError(StreamServerError):
-    """What the clients raise."""
+    """Any error that the clients raise."""
 
 
 class ConnectFailed(ClientError):
@@ -110,12 +111,12 @@ class ConnectFailed(ClientError):
 
 
 class Refused(ClientError):
-    """The server said no.
+    """The server refused the stream.
 
     Attributes:
-        code: the stable word of the table below.
+        code: the stable word, see `TABLE`.
         retryable: whether trying again later can help.
-        retry_after_ms: how long the server asks to be left alone first; None where it does not say.
+        retry_after_ms: how long the server asks the client to wait first; None if it does not say.
     """
 
     def __init__(
@@ -144,47 +145,96 @@ class StreamClosed(ClientError):
 
 
 @dataclass(frozen=True, slots=True)
-class Meaning:
+class ErrorInfo:
     """What an error is called on the wire.
 
     Attributes:
         code: the stable word in an `error` message.
-        close: the websocket close code (RFC 6455 section 7.4), or None where the stream lives on.
+        scope: "item" answers one item; "stream" concerns the conversation itself.
+        close: the websocket close code (RFC 6455 section 7.4) that follows, or None if the stream continues.
         status: the HTTP status of the same error.
         retryable: whether the same request can succeed later.
-        retry_after_ms: how long to wait with that at least; None where a client knows as well as we do.
+        meaning: what happened, in one sentence.
+        retry_after_ms: the least time to wait before that; None leaves it to the client.
     """
 
     code: str
+    scope: Literal["item", "stream"]
     close: int | None
     status: int
     retryable: bool
+    meaning: str
     retry_after_ms: int | None = None
 
 
 RETRY_AFTER_MS = 5000
-"""What a client is told to wait that found no room: some stream must end first, and nobody knows when."""
+"""What a refused client is told to wait: another stream must end first, and nobody knows when that will be."""
 
-MEANINGS: dict[type[StreamServerError], Meaning] = {
-    Malformed: Meaning("malformed", None, 400, retryable=False),
-    BadOption: Meaning("bad_option", 4400, 400, retryable=False),
-    WrongKind: Meaning("wrong_kind", 1003, 415, retryable=False),
-    TooLarge: Meaning("too_large", 1009, 413, retryable=False),
-    UnknownModel: Meaning("unknown_model", 4404, 404, retryable=False),
-    Forbidden: Meaning("forbidden", 4403, 403, retryable=False),
-    Idle: Meaning("idle", 4408, 408, retryable=True),
-    TooManyStreams: Meaning("too_many_streams", 4429, 429, retryable=True),
-    Poison: Meaning(POISON, 1011, 422, retryable=False),
-    Unavailable: Meaning("model_unavailable", 1013, 503, retryable=True),
-    Overloaded: Meaning("overloaded", 1013, 503, retryable=True, retry_after_ms=RETRY_AFTER_MS),
-    Draining: Meaning("draining", 1001, 503, retryable=True),
-    Broken: Meaning("internal", 1011, 500, retryable=True),
+STREAM_ERRORS: dict[type[StreamServerError], ErrorInfo] = {
+    cls: ErrorInfo(code, "stream", close, status, retryable, meaning, retry_after_ms)
+    for cls, code, close, status, retryable, meaning, retry_after_ms in (
+        (Malformed, "malformed", None, 400, False, "A text message is not a message of the protocol.", None),
+        (WrongKind, "wrong_kind", 1003, 415, False, "The model takes another kind of item.", None),
+        (TooLarge, "too_large", 1009, 413, False, "A message is over `max_item_bytes`.", None),
+        (BadOption, "bad_option", 4400, 400, False, "A query parameter is unknown or invalid.", None),
+        (Forbidden, "forbidden", 4403, 403, False, "The page's origin is not allowed.", None),
+        (UnknownModel, "unknown_model", 4404, 404, False, "There is no such model or version.", None),
+        (Idle, "idle", 4408, 408, True, "Nothing was received for 30 s, not even a pong.", None),
+        (TooManyStreams, "too_many_streams", 4429, 429, True, "No more streams are allowed.", None),
+        (Poison, POISON, 1011, 422, False, "Items of this stream ended three workers.", None),
+        (Unavailable, "model_unavailable", 1013, 503, True, "The model has not loaded.", None),
+        (
+            Overloaded,
+            "overloaded",
+            1013,
+            503,
+            True,
+            "One more stream would break the rates that models promise.",
+            RETRY_AFTER_MS,
+        ),
+        (Draining, "draining", 1001, 503, True, "The server is shutting down.", None),
+        (Broken, "internal", 1011, 500, True, "The server has a bug; its log has the details.", None),
+    )
 }
+"""Errors of the conversation, by their class."""
+
+ITEM_ERRORS: dict[tuple[str, bool], ErrorInfo] = {
+    (code, retryable): ErrorInfo(code, "item", close, status, retryable, meaning)
+    for code, close, status, retryable, meaning in (
+        ("empty", None, 400, False, "The item has no bytes."),
+        ("unsupported_image", None, 415, False, "The item is not a JPEG, PNG or WebP."),
+        ("bad_image", None, 422, False, "The image is damaged."),
+        ("too_large", None, 413, False, "The image has too many pixels."),
+        ("bad_item", None, 422, False, "The item cannot be decoded."),
+        ("model_error", None, 500, False, "The model failed on the item."),
+        ("bad_output", None, 500, False, "The model's answer is missing, too large or not JSON."),
+        ("out_of_memory", None, 500, False, "The item needs more memory than a worker has."),
+        ("timeout", None, 504, False, "The model took too long, and its worker was ended."),
+        ("worker_lost", None, 500, False, "Two workers ended with this item, the second with it alone."),
+        ("worker_lost", None, 503, True, "The worker ended with this item; it was not tried again."),
+        (POISON, 1011, 422, False, "The third worker ended with an item of this stream."),
+        ("model_unavailable", None, 503, True, "The model was lost and did not load again."),
+    )
+}
+"""Errors that answer an item, by code and whether they are retryable. A model may add codes of its own."""
+
+TABLE: tuple[ErrorInfo, ...] = (*ITEM_ERRORS.values(), *STREAM_ERRORS.values())
+"""Every error that a client can receive, as docs/protocol.md lists them."""
 
 
-def meaning(error: BaseException) -> Meaning:
-    """Look an error up by its class, then by its nearest ancestor; a stranger is `Broken`."""
+def error_info(error: BaseException) -> ErrorInfo:
+    """Look an error up by its class, then by its nearest ancestor; a foreign exception is `Broken`."""
     for cls in type(error).__mro__:
-        if cls in MEANINGS:
-            return MEANINGS[cls]
-    return MEANINGS[Broken]
+        if cls in STREAM_ERRORS:
+            return STREAM_ERRORS[cls]
+    return STREAM_ERRORS[Broken]
+
+
+def item_error_info(failed: Failed) -> ErrorInfo:
+    """Look an item's error up by its code; a code of the model's own has status 422."""
+    known = ITEM_ERRORS.get((failed.code, failed.retryable))
+    if known is None:
+        meaning = "The model refused the item."
+        known = ErrorInfo(failed.code, "item", None, 422, failed.retryable, meaning)
+    # a model may use the code `poison` itself, and only the scheduler's ends the stream
+    return known if failed.fatal or known.close is None else replace(known, close=None)

@@ -74,6 +74,12 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "inference.wire": ("inference.items", "inference.model"),
     "inference.pool": ("inference.items", "inference.model", "inference.token_bucket", "inference.wire"),
     "inference.worker": ("inference.items", "inference.model", "inference.wire"),
+    "inference.naming": ("inference.model",),
+    "inference.local": (
+        "inference.model",
+        "inference.naming",
+        "inference.worker",  # the one place besides a worker process where it runs
+    ),
     "inference.models": ("inference.items", "inference.model", "inference.worker.images"),
     "inference.training": ("inference.items", "inference.model", "inference.models"),
     "inference.engine": (
@@ -90,7 +96,6 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "stream_server.protocol": (
         "inference.items",
         "inference.model",
-        "inference.wire.strict_json",
         "stream_server.errors",
     ),
     "stream_server.client": ("inference.model", "stream_server.errors", "stream_server.protocol"),
@@ -112,6 +117,21 @@ def test_each_floor_imports_only_what_is_below(name: str) -> None:
     assert not {imported for imported in ours if not within(imported, *allowed)}
 
 
+COMMANDS = {
+    name
+    for name in NAMES
+    if within(name, "stream_server.commands")
+    and any(isinstance(node, ast.FunctionDef) and node.name == "run" for node in MODULES[name].body)
+}
+"""The modules that are commands; what they share is in the others of their folder."""
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if within(name, "stream_server.commands")])
+def test_no_command_imports_another_one(name: str) -> None:
+    assert len(COMMANDS) >= 7
+    assert not imports(name) & (COMMANDS - {name})
+
+
 PURE = (
     "benchmarks.arrivals",
     "benchmarks.latencies",
@@ -125,10 +145,12 @@ PURE = (
     "inference.token_bucket",
     "inference.wire.features",
     "inference.wire.strict_json",
+    "inference.naming",
     "stream_server.errors",
     "stream_server.protocol",
     "stream_server.recording.compare",
     "stream_server.server.config",
+    "stream_server.server.config_file",
     "stream_server.server.origins",
     "stream_server.server.principals",
     "stream_server.server.session",

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from stream_server import Result, connect
-from stream_server.server.config import read_settings
+from stream_server.server.config_file import read_settings
 from tests.conftest import RunningServer
 
 ROOT = Path(__file__).parents[1]
@@ -85,6 +85,7 @@ def test_settings_file() -> None:
     settings = read_settings(tomllib.loads(text))
     assert [model.name for model in settings.models] == ["faces", "qr"]
     assert settings.models[0].options == {"long_side": 1280}
+    assert settings.models[0].settings.min_rate == 5
 
 
 @pytest.mark.parametrize("target", sorted(set(re.findall(r"make ([a-z]+) ", README))))
@@ -93,7 +94,15 @@ def test_make_targets(target: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "document", ["README.md", "CONTRIBUTING.md", "docs/operations.md", "docs/protocol.md", "THIRD_PARTY.md"]
+    "document",
+    [
+        "README.md",
+        "CONTRIBUTING.md",
+        "docs/operations.md",
+        "docs/protocol.md",
+        "docs/api.md",
+        "THIRD_PARTY.md",
+    ],
 )
 def test_links(document: str) -> None:
     path = ROOT / document

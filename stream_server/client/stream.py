@@ -32,6 +32,7 @@ from stream_server.protocol.client_side import (
     Ready,
     Result,
     Statistics,
+    check_options,
     encode_item,
     stream_address,
     write_meta,
@@ -327,12 +328,14 @@ async def connect(  # noqa: PLR0913  # an option of the protocol is one here
             `Error` "connection_lost". The first is tried once all the same: a wrong address is said at once.
 
     Raises:
-        ConfigError: `url` is no address.
+        TypeError, ValueError: an option is of a wrong type or out of range.
+        ConfigError: `url` is not an address.
         ConnectFailed: no server there, or it does not speak the protocol.
         Refused: the server said no.
     """
     backoff = Backoff() if reconnect is True else reconnect or None
     options = StreamOptions(policy, window, max_age_ms, weight)
+    check_options(options)
     address = stream_address(url, model, version, options)
     stream = Stream(address, backoff, *await dial(address))
     try:

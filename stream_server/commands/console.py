@@ -12,29 +12,29 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from math import ceil
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Protocol
+from typing import IO, Any, Protocol
 
+from msgspec import structs
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
+from stream_server.client.stream import Stream
+from stream_server.commands.annotate import draw, looks_like_faces
+from stream_server.commands.sources import SourceItem
 from stream_server.protocol.client_side import Answer, Dropped, Error, Ready, Result
-
-if TYPE_CHECKING:
-    from stream_server.client.stream import Stream
-    from stream_server.commands.sources import Named
 
 MOST_TIMES = 100_000
 """How many answers' times the percentiles are made of, the last ones: an hour of a camera, 3 MB."""
 
 
-class Witness(Protocol):
-    """Who is told of a stream's every item, by its number from 1."""
+class StreamObserver(Protocol):
+    """Is told of every item of a stream, by its number from 1."""
 
     def begins(self, ready: Ready) -> None:
         """The server has said what it serves."""
 
-    def sending(self, number: int, item: Named) -> None:
+    def sending(self, number: int, item: SourceItem) -> None:
         """An item is about to be sent."""
 
     def answered(self, number: int, answer: Answer) -> None:
@@ -48,46 +48,51 @@ class Report:
         output: where answers go as JSON lines, if anywhere.
         folder: where pictures with faces drawn on them go, if anywhere.
         console: where everything for people goes.
-        witness: told of every item and its answer.
+        observer: told of every item and its answer.
     """
 
     def __init__(
-        self, output: IO[str] | None, folder: Path | None, console: Console, witness: Witness | None = None
+        self,
+        output: IO[str] | None,
+        folder: Path | None,
+        console: Console,
+        observer: StreamObserver | None = None,
     ) -> None:
         self._output = output
         self._folder = folder
         self._console = console
-        self._witness = witness
+        self._observer = observer
         self._number = 0
-        self._pending: deque[tuple[int, Named, float]] = deque()
+        self._pending: deque[tuple[int, SourceItem, float]] = deque()
         self._ages: deque[float] = deque(maxlen=MOST_TIMES)
         self._trips: deque[float] = deque(maxlen=MOST_TIMES)
         self._reasons: Counter[str] = Counter()
         self._codes: Counter[str] = Counter()
         self._drawn = 0
-        self._began = time.perf_counter()
+        self._began = 0.0
         self._bar: Callable[[], None] = lambda: None
         self.unsent = 0
 
     def begin(self, ready: Ready) -> None:
-        """Take note of the stream."""
-        if self._witness:
-            self._witness.begins(ready)
+        """Start the clock of an open stream."""
+        self._began = time.perf_counter()
+        if self._observer:
+            self._observer.begins(ready)
 
-    def sending(self, item: Named) -> None:
+    def sending(self, item: SourceItem) -> None:
         """Remember an item that is about to be sent: answers come in the same order."""
         self._number += 1
-        if self._witness:
-            self._witness.sending(self._number, item)
+        if self._observer:
+            self._observer.sending(self._number, item)
         self._pending.append((self._number, item, time.perf_counter()))
 
     def not_sent(self, why: str) -> None:
         """Write that the last item was not sent after all."""
         number, item, _ = self._pending.pop()
         self.unsent += 1
-        answer = Error(None, None, "too_large", why, retryable=False)
-        if self._witness:
-            self._witness.answered(number, answer)
+        answer = Error("too_large", why, retryable=False)
+        if self._observer:
+            self._observer.answered(number, answer)
         self._write({"seq": None, "item": item.name, "type": "error", "code": answer.code, "message": why})
 
     async def show(self, stream: Stream) -> None:
@@ -97,8 +102,8 @@ class Report:
             trip_ms = (time.perf_counter() - sent) * 1e3
             self._trips.append(trip_ms)
             self._count(answer)
-            if self._witness:
-                self._witness.answered(number, answer)
+            if self._observer:
+                self._observer.answered(number, answer)
             self._write(_line(answer, item.name, trip_ms))
             if self._folder and isinstance(answer, Result) and isinstance(item.payload, bytes):
                 await asyncio.to_thread(self._draw, self._folder, answer, item)
@@ -118,9 +123,7 @@ class Report:
             self._output.write(json.dumps(line, ensure_ascii=False) + "\n")
             self._output.flush()
 
-    def _draw(self, folder: Path, answer: Result, item: Named) -> None:
-        from stream_server.commands.annotate import draw, looks_like_faces  # noqa: PLC0415  # OpenCV, as above
-
+    def _draw(self, folder: Path, answer: Result, item: SourceItem) -> None:
         if looks_like_faces(answer.outputs):
             stem = Path(item.name).stem
             name = f"{answer.seq:06}.jpg" if stem.isdecimal() else f"{answer.seq:06}-{stem}.jpg"
@@ -176,7 +179,7 @@ class Report:
         if agree(stream):
             self._console.print("every item has its one answer, and the server's counts agree", style="green")
         else:
-            theirs = asdict(stream.ended) if stream.ended else "none, the stream did not end"
+            theirs = structs.asdict(stream.ended) if stream.ended else "none, the stream did not end"
             self._console.print(
                 f"not every item is accounted for; here {asdict(counts)}, server {theirs}", style="red"
             )
@@ -196,7 +199,7 @@ def agree(stream: Stream) -> bool:
 
 def _line(answer: Answer, name: str, trip_ms: float) -> dict[str, Any]:
     line = {"seq": answer.seq, "item": name, "type": type(answer).__name__.lower()}
-    fields = asdict(answer)
+    fields = structs.asdict(answer)
     for known in ("seq", "id", "model", "version", "retry_after_ms"):
         fields.pop(known, None)
     return line | fields | {"round_trip_ms": round(trip_ms, 3)}

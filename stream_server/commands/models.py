@@ -14,6 +14,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from stream_server.commands.flags import add_url
 from stream_server.errors import ConnectFailed
 from stream_server.protocol.client_side import server_address
 
@@ -37,7 +38,7 @@ FIELDS = {"name", "version", "state", "reason", "input", "policy", "window", "de
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("--url", default="http://127.0.0.1:8080", help="the server (default %(default)s)")
+    add_url(parser)
     parser.add_argument("--json", action="store_true", help="print the server's own words, for programs")
     parser.epilog = EPILOG
 

@@ -16,8 +16,10 @@ from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 from inference.engine import Engine
 from inference.items import Failed, Outcome, Result
 from inference.model import ModelError, ModelSource
-from stream_server.commands.serve import assign
-from stream_server.server.config import SHIPPED, read_settings
+from inference.naming import SHIPPED
+from stream_server.commands.flags import assign
+from stream_server.server.config import named_model
+from stream_server.server.config_file import read_settings
 
 EPILOG = """\
 examples:
@@ -45,12 +47,12 @@ def run(args: argparse.Namespace) -> int:
     server: dict[str, Any] = {"models": [args.model]}
     if args.workers is not None:
         server["workers"] = args.workers
-    settings = read_settings({"server": server})
     options: dict[str, Any] = {}
     for assignment in args.set:
         assign(options, assignment)
-    source = settings.models[0]
-    source = ModelSource(source.name, source.reference, options)
+    models = {named_model(args.model).name: {"options": options}}
+    settings = read_settings({"server": server, "models": models})
+    (source,) = settings.models
     workers = min(settings.workers, len(args.files))
     return asyncio.run(_predict(source, workers, args.files))
 

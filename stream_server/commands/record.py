@@ -6,18 +6,16 @@ import argparse
 import asyncio
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from stream_server.commands.console import Report
-from stream_server.commands.stream import SOURCES, configure_sending, stream_source
+from stream_server.commands.flags import SOURCES, configure_sending
+from stream_server.commands.sources import SourceItem
+from stream_server.commands.streaming import stream_source
 from stream_server.errors import ConfigError
 from stream_server.protocol.client_side import Answer, Ready
 from stream_server.recording.writer import MAX_ITEMS, About, Writer
-
-if TYPE_CHECKING:
-    from stream_server.commands.sources import Named
 
 EPILOG = f"""\
 {SOURCES}
@@ -67,7 +65,7 @@ class Recorder:
         """Note what is recorded."""
         self._writer.describe(About.stream(ready))
 
-    def sending(self, number: int, item: Named) -> None:
+    def sending(self, number: int, item: SourceItem) -> None:
         """Keep an item."""
         now = time.perf_counter()
         if self._first is None:

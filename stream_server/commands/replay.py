@@ -6,23 +6,22 @@ import argparse
 import asyncio
 import contextlib
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from stream_server.client.stream import connect
 from stream_server.commands.console import Report, agree
-from stream_server.commands.stream import above_zero
+from stream_server.commands.flags import above_zero, add_url
+from stream_server.commands.sources import SourceItem
 from stream_server.commands.streaming import Pace, converse
 from stream_server.errors import ConfigError
 from stream_server.protocol.client_side import Answer, Ready
 from stream_server.recording.compare import difference
 from stream_server.recording.reader import Recording, open_recording
 from stream_server.recording.writer import kept
-
-if TYPE_CHECKING:
-    from stream_server.commands.sources import Named
 
 EPILOG = """\
 examples:
@@ -46,7 +45,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     add = parser.add_argument
     add("file", metavar="FILE", type=Path, help="what `stream-server record` has written")
-    add("--url", default="http://127.0.0.1:8080", help="the server (default %(default)s)")
+    add_url(parser)
     pace = parser.add_mutually_exclusive_group()
     pace.add_argument(
         "--speed",
@@ -88,10 +87,6 @@ def run(args: argparse.Namespace) -> int:
 
 async def _replay(args: argparse.Namespace, recording: Recording, report: Report) -> bool:
     """Send every item; whether the server's count of them is ours."""
-    # imported here for the server's sake, see `stream`
-    from stream_server.client.stream import connect  # noqa: PLC0415
-    from stream_server.commands.sources import Named  # noqa: PLC0415
-
     about, items = recording.about, recording.items
     policy = args.policy or ("queue" if args.fast else about.policy)
     window = about.window if policy == about.policy else None
@@ -105,7 +100,7 @@ async def _replay(args: argparse.Namespace, recording: Recording, report: Report
             raise ConfigError(
                 f"{about.model} takes {stream.ready.input}, and the recording holds {about.input}"
             )
-        named = (Named(item.name, recording.payload(item)) for item in items)
+        named = (SourceItem(item.name, recording.payload(item)) for item in items)
         try:
             with report.progress(about.model, len(items)):
                 await converse(stream, named, pace, report)
@@ -143,7 +138,7 @@ class Comparison:
         """Note which version answers."""
         self._version = ready.version
 
-    def sending(self, number: int, item: Named) -> None:
+    def sending(self, number: int, item: SourceItem) -> None:
         """Wait for its answer."""
 
     def answered(self, number: int, answer: Answer) -> None:

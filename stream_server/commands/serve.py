@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
+import os
 import subprocess
 import sys
 import time
@@ -13,8 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from inference.model import NAME
+from inference.naming import SHIPPED
+from stream_server.commands.flags import assign
 from stream_server.errors import ConfigError
-from stream_server.server.config import SHIPPED, Settings, read_settings
+from stream_server.server.config import Settings
+from stream_server.server.config_file import read_settings
 from stream_server.server.server import Server, serve
 
 EPILOG = """\
@@ -23,12 +27,16 @@ examples:
   stream-server serve --host 0.0.0.0 --port 80 --workers 8
   stream-server serve --model faces --model mypackage.mymodule:MyModel
   stream-server serve --group rare=spam,echo:1       # they share one worker, faces has the others
-  stream-server serve --set models.faces.long_side=320 --set limits.max_streams=50
+  stream-server serve --set models.faces.options.long_side=320 --set limits.max_streams=50
 
 A settings file has the tables [server], [limits], [timeouts], [models.NAME] and [groups.NAME]; flags win over it.
 SIGTERM or Ctrl-C answers what was accepted and stops; a second one stops at once. SIGHUP replaces the workers one
-after the other, so that changed models are loaded and no stream notices.
+after the other: it reloads models from disk without interrupting any stream.
 """
+
+
+FLAGS = ("host", "port", "workers", "models", "allow_origin", "allow_host", "trusted_proxies", "sandbox")
+"""Flags that are keys of [server]."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -59,10 +67,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="any key of the settings file, e.g. models.faces.long_side=320; may be repeated",
+        help="any key of the settings file, e.g. models.faces.options.long_side=320; may be repeated",
     )
     add("--allow-origin", action="append", metavar="URL", help="let pages of this origin use the server")
     add("--allow-host", action="append", metavar="NAME", help="answer to this host name too")
+    add(
+        "--trusted-proxy",
+        action="append",
+        metavar="NET",
+        dest="trusted_proxies",
+        help="believe the X-Forwarded-For header of proxies at this address or network; may be repeated",
+    )
     add(
         "--sandbox",
         choices=("auto", "require", "off"),
@@ -85,16 +100,24 @@ def run(args: argparse.Namespace) -> int:
     def on_ready(server: Server) -> None:
         announce(server, settings, time.monotonic() - args.started)
         if args.self_check:
-            # a process of its own: the server's has no client in it, and must not wait for one
-            subprocess.Popen([sys.executable, "-m", "stream_server.commands.self_check", server.url])  # noqa: S603
+            check(server.url)
 
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
         runner.run(serve(settings, on_ready))
     return 0
 
 
+def check(url: str) -> None:
+    """Run the self-check in a process of its own: the server's has no client in it, and must not wait for one."""
+    # -P and PYTHONPATH: a folder `inference` where the server was started must not be taken for ours
+    root = str(Path(__file__).parents[2])
+    search = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
+    command = [sys.executable, "-P", "-m", "stream_server.commands.self_check", url]
+    subprocess.Popen(command, env={**os.environ, "PYTHONPATH": search})  # noqa: S603  # our own module
+
+
 def new_event_loop() -> asyncio.AbstractEventLoop:
-    """Make uvloop's loop, under which a frame takes a sixth less CPU; asyncio's own where there is none."""
+    """Make uvloop's loop, which takes a sixth less CPU per frame; asyncio's own if uvloop is not installed."""
     try:
         from uvloop import new_event_loop as make  # noqa: PLC0415  # there is none for Windows
     except ImportError:
@@ -122,7 +145,7 @@ def document(args: argparse.Namespace) -> dict[str, Any]:
     """Put the settings file and the flags together.
 
     Raises:
-        ConfigError: the file cannot be read, or a flag has no sense.
+        ConfigError: the file cannot be read, or a flag is invalid.
     """
     values: dict[str, Any] = {}
     if args.config:
@@ -130,7 +153,7 @@ def document(args: argparse.Namespace) -> dict[str, Any]:
             values = tomllib.loads(args.config.read_text("utf-8"))
         except OSError as exc:
             raise ConfigError(f"cannot read {args.config}: {exc.strerror}") from exc
-        except (UnicodeDecodeError, tomllib.TOMLDecodeError) as exc:
+        except (ValueError, RecursionError) as exc:  # TOMLDecodeError, UnicodeDecodeError, a number too long
             raise ConfigError(f"cannot read {args.config}: {exc}") from exc
     for assignment in args.set:
         assign(values, assignment)
@@ -143,7 +166,7 @@ def document(args: argparse.Namespace) -> dict[str, Any]:
     server = values.setdefault("server", {})
     if not isinstance(server, dict):
         raise ConfigError("server must be a table: [server]")
-    for key in ("host", "port", "workers", "models", "allow_origin", "allow_host", "sandbox"):
+    for key in FLAGS:
         if getattr(args, key) is not None:
             server[key] = getattr(args, key)
     return values
@@ -153,7 +176,7 @@ def read_group(text: str) -> tuple[str, list[str], int]:
     """Read ``NAME=MODEL,MODEL[:N]``: a group's name, its models' names and how many workers it has.
 
     Raises:
-        ConfigError: it is no such thing.
+        ConfigError: it is not of that form.
     """
     name, _, rest = text.partition("=")
     models, colon, workers = rest.partition(":")
@@ -161,24 +184,3 @@ def read_group(text: str) -> tuple[str, list[str], int]:
     if not all(map(NAME.fullmatch, [name, *names])) or not (workers.isdecimal() or not colon):
         raise ConfigError(f"--group {text}: write it as NAME=MODEL,MODEL:N, e.g. rare=spam,echo:1")
     return name, names, int(workers) if colon else 1
-
-
-def assign(values: dict[str, Any], assignment: str) -> None:
-    """Put one ``KEY=VALUE`` where its dotted key says; the value is TOML, and a bare word is a string.
-
-    Raises:
-        ConfigError: it is no assignment.
-    """
-    dotted, equals, text = assignment.partition("=")
-    *tables, key = dotted.split(".")
-    if not equals or not key or not all(tables):
-        raise ConfigError(f"--set {assignment}: write it as KEY=VALUE, e.g. limits.max_streams=50")
-    try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = text
-    for table in tables:
-        values = values.setdefault(table, {})
-        if not isinstance(values, dict):
-            raise ConfigError(f"--set {assignment}: {table} is no table")
-    values[key] = value

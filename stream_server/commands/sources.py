@@ -65,7 +65,7 @@ AFTER_SCAN = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
 
 
 @dataclass(frozen=True, slots=True)
-class Named:
+class SourceItem:
     """An item and what to call it: a file's name, or its number in the source, from 1.
 
     Attributes:
@@ -85,7 +85,7 @@ class Source:
         total: how many there will be, where that is known; a video's header may be wrong about it.
     """
 
-    items: Iterator[Named]
+    items: Iterator[SourceItem]
     total: int | None = None
 
 
@@ -113,7 +113,7 @@ def open_source(source: str, kind: InputKind, max_bytes: int) -> Source:
             raise ConfigError(f"{source} gives pictures, and this model takes {kind}")
         if source == "sample":
             portrait = resources.files("web_client") / "sample.jpg"
-            return Source(iter([Named("sample.jpg", portrait.read_bytes())]), 1)
+            return Source(iter([SourceItem("sample.jpg", portrait.read_bytes())]), 1)
         return Source(_frames(_open_camera(int(source.partition(":")[2] or 0))))
     path = Path(source)
     if path.is_dir():
@@ -153,13 +153,13 @@ def natural(name: str) -> list[tuple[bool, int, str]]:
     return [(False, int(part), "") if part.isdecimal() else (True, 0, part) for part in parts]
 
 
-def _read_files(files: Iterable[Path], kind: InputKind) -> Iterator[Named]:
+def _read_files(files: Iterable[Path], kind: InputKind) -> Iterator[SourceItem]:
     for file in files:
         try:
             payload = file.read_bytes()
         except OSError as exc:
             raise ConfigError(f"cannot read {file}: {exc.strerror}") from exc
-        yield Named(file.name, _from_bytes(payload, kind, str(file)))
+        yield SourceItem(file.name, _from_bytes(payload, kind, str(file)))
 
 
 def _from_bytes(payload: bytes, kind: InputKind, where: str) -> Any:
@@ -181,7 +181,7 @@ def _open_camera(number: int) -> cv2.VideoCapture:
     return camera
 
 
-def _frames(video: cv2.VideoCapture) -> Iterator[Named]:
+def _frames(video: cv2.VideoCapture) -> Iterator[SourceItem]:
     """Encode a video's frames as JPEG until it ends."""
     number = 0
     try:
@@ -191,19 +191,19 @@ def _frames(video: cv2.VideoCapture) -> Iterator[Named]:
                 return
             number += 1
             _, jpeg = cv2.imencode(".jpg", pixels, (cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY))
-            yield Named(str(number), jpeg.tobytes())
+            yield SourceItem(str(number), jpeg.tobytes())
     finally:
         video.release()
 
 
-def _standard_input(kind: InputKind, max_bytes: int) -> Iterator[Named]:
+def _standard_input(kind: InputKind, max_bytes: int) -> Iterator[SourceItem]:
     # a file of our own: at exit Python waits for sys.stdin's lock, which a thread that reads may hold for ever
     with open(sys.stdin.fileno(), "rb", closefd=False) as file:
         pictures = kind in ("image", "bytes")
         # read1 gives what is there, where read would wait for a full chunk
         pieces = split_jpegs(file.read1, max_bytes) if pictures else _lines(file, kind, max_bytes)
         for number, piece in enumerate(pieces, 1):
-            yield Named(str(number), piece)
+            yield SourceItem(str(number), piece)
 
 
 def _lines(file: IO[bytes], kind: InputKind, max_bytes: int) -> Iterator[Any]:

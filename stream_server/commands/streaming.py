@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from stream_server.client.iteration import each
+from stream_server.client.stream import Stream, connect
+from stream_server.commands.console import Report, agree
+from stream_server.commands.sources import SourceItem, is_live, open_source
 from stream_server.errors import ConnectionLost, TooLarge
-
-if TYPE_CHECKING:
-    from stream_server.client.stream import Stream
-    from stream_server.commands.console import Report
-    from stream_server.commands.sources import Named
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +31,40 @@ class Pace:
     more: Callable[[int], bool]
 
 
-async def converse(stream: Stream, items: Iterator[Named], pace: Pace, report: Report) -> None:
+async def stream_source(
+    args: argparse.Namespace, report: Report, room: Callable[[], bool] = lambda: True
+) -> int:
+    """Stream what the arguments of `configure_sending` name; the exit status.
+
+    Args:
+        room: whether one more item may be sent.
+    """
+    live = is_live(args.source)
+    policy = args.policy or ("latest" if live else "queue")
+    options = {
+        "policy": policy,
+        "window": args.window,
+        "max_age_ms": args.max_age_ms,
+        "weight": args.weight,
+    }
+    pace = Pace(
+        due=(lambda count: count / args.fps) if args.fps else None,
+        waits=not (policy == "latest" and (live or args.fps is not None)),
+        more=lambda count: (args.limit is None or count < args.limit) and room(),
+    )
+    async with connect(args.url, args.model, **options) as stream:
+        ready = stream.ready
+        source = await asyncio.to_thread(open_source, args.source, ready.input, ready.max_item_bytes)
+        total = min(filter(None, (source.total, args.limit)), default=None)
+        try:
+            with report.progress(args.model, total):
+                await converse(stream, source.items, pace, report)
+        finally:
+            report.summarise(stream)
+    return 0 if report.unsent == 0 and agree(stream) else 1
+
+
+async def converse(stream: Stream, items: Iterator[SourceItem], pace: Pace, report: Report) -> None:
     """Send items and show their answers; end politely when there are no more, or after Ctrl-C.
 
     Raises:
@@ -60,7 +91,7 @@ async def converse(stream: Stream, items: Iterator[Named], pace: Pace, report: R
         await asyncio.gather(feeding, showing, return_exceptions=True)
 
 
-async def _feed(stream: Stream, items: Iterator[Named], pace: Pace, report: Report) -> None:
+async def _feed(stream: Stream, items: Iterator[SourceItem], pace: Pace, report: Report) -> None:
     """Send every item: when there is room, or on an absolute schedule that no late item shifts."""
     now = asyncio.get_running_loop().time
     began = now()

@@ -6,14 +6,18 @@ No I/O, no clock.
 from __future__ import annotations
 
 import json
+import math
 from collections import deque
-from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeAlias, cast
+from dataclasses import dataclass
+from typing import Any, TypeAlias, get_args
 from urllib.parse import quote, urlencode, urlsplit
+
+import msgspec
 
 from inference.model import InputKind, Policy
 from stream_server.errors import ConfigError, ConnectFailed, TooLarge
-from stream_server.protocol.server_side import MAX_AGE_MS, SUBPROTOCOL, Meta, StreamOptions
+from stream_server.protocol.decoding import decode, words
+from stream_server.protocol.server_side import MAX_AGE_MS, MIN_WEIGHT, SUBPROTOCOL, Meta, StreamOptions
 
 END = '{"type": "end"}'
 """What says that no more items come."""
@@ -56,6 +60,36 @@ def stream_address(url: str, model: str, version: str | None, options: StreamOpt
     return f"{address}?{query}" if query else address
 
 
+def check_options(options: StreamOptions) -> None:
+    """Check what a program asks for, before anything is sent; what is only too much is for the server to refuse.
+
+    Raises:
+        TypeError: an option is of a wrong type.
+        ValueError: it is out of range.
+    """
+    if options.policy not in (None, *get_args(Policy)):
+        raise ValueError(f"policy must be {words(Policy)}, not {options.policy!r}")
+    _check_whole("window", options.window, None)
+    _check_whole("max_age_ms", options.max_age_ms, MAX_AGE_MS)
+    weight = options.weight
+    if weight is None:
+        return
+    # bool is an int to isinstance
+    if isinstance(weight, bool) or not isinstance(weight, (int, float)):
+        raise TypeError(f"weight must be a number, not {weight!r}")
+    if not MIN_WEIGHT <= weight < math.inf:
+        raise ValueError(f"weight must be a number of at least {MIN_WEIGHT}, not {weight}")
+
+
+def _check_whole(name: str, value: Any, most: int | None) -> None:
+    allowed = "of at least 1" if most is None else f"from 1 to {most:,}"
+    sentence = f"{name} must be a whole number {allowed}, not {value!r}"
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
+        raise TypeError(sentence)
+    if value is not None and not 1 <= value <= (value if most is None else most):
+        raise ValueError(sentence)
+
+
 def _with_meta(body: dict[str, Any], meta: Meta) -> str:
     if meta.id is not None:
         body["id"] = meta.id
@@ -80,8 +114,7 @@ def encode_item(item: Any, ready: Ready, max_age_ms: int | None) -> str | bytes:
         TypeError, ValueError: not what the model takes, or what JSON cannot hold.
         TooLarge: over the server's limit.
     """
-    if max_age_ms is not None and not 1 <= max_age_ms <= MAX_AGE_MS:
-        raise ValueError(f"max_age_ms must be a whole number from 1 to {MAX_AGE_MS:,}, not {max_age_ms}")
+    _check_whole("max_age_ms", max_age_ms, MAX_AGE_MS)
     message: str | bytes
     if ready.input in ("image", "bytes"):
         if not isinstance(item, (bytes, bytearray, memoryview)):
@@ -104,8 +137,7 @@ def write_meta(meta: Meta) -> str:
     return _with_meta({"type": "meta"}, meta)
 
 
-@dataclass(frozen=True, slots=True)
-class Ready:
+class Ready(msgspec.Struct, frozen=True, tag="ready"):
     """The server serves this stream; the first message."""
 
     stream: str
@@ -117,23 +149,21 @@ class Ready:
     input: InputKind
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
+class Result(msgspec.Struct, frozen=True, tag="result"):
     """An item's answer.
 
     Attributes:
         seq: the item's place in the stream, from 1.
-        id: the client's own name for the item.
         outputs: what the model answered.
         model, version: which model answered.
         age_ms: milliseconds between receipt and answer, by the server's clock.
         queue_ms: of these, waiting for a worker.
         infer_ms: of these, in the worker.
         batch: how many items were answered together.
+        id: the client's own name for the item.
     """
 
     seq: int
-    id: str | None
     outputs: Any
     model: str
     version: str
@@ -141,45 +171,51 @@ class Result:
     queue_ms: float
     infer_ms: float
     batch: int
+    id: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Dropped:
-    """An item the server dropped unanswered: superseded by a newer one, expired, or drained."""
-
-    seq: int
-    id: str | None
-    reason: Literal["superseded", "expired", "draining"]
-
-
-@dataclass(frozen=True, slots=True)
-class Error:
-    """An error: of the item `seq`, and the stream lives on; or, without one, of the stream itself.
+class Dropped(msgspec.Struct, frozen=True, tag="dropped"):
+    """An item that the server dropped unanswered.
 
     Attributes:
-        code: a stable word.
-        retryable: whether the same item, or the same stream, can succeed later.
-        retry_after_ms: of a stream, how long the server asks to be left alone first; None where it does not say.
+        seq: the item's place in the stream, from 1.
+        reason: "superseded" by a newer item, "expired", or "draining"; later servers may have others.
+        id: the client's own name for the item.
     """
 
-    seq: int | None
-    id: str | None
+    seq: int
+    reason: str
+    id: str | None = None
+
+
+class Error(msgspec.Struct, frozen=True, tag="error"):
+    """An error: of the item `seq`, whose stream continues; or, without one, of the stream itself.
+
+    Attributes:
+        code: a stable word, see the table in docs/protocol.md; "connection_lost" is the client's own.
+        message: what happened, for people.
+        retryable: whether the same item, or the same stream, can succeed later.
+        seq: the item's place in the stream, from 1.
+        id: the client's own name for the item.
+        retry_after_ms: of a stream, how long the server asks the client to wait first; None if it does not say.
+    """
+
     code: str
     message: str
     retryable: bool
+    seq: int | None = None
+    id: str | None = None
     retry_after_ms: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Goaway:
+class Goaway(msgspec.Struct, frozen=True, tag="goaway"):
     """The server drains: answers still come for `grace_ms`; come back after `retry_after_ms`."""
 
     grace_ms: int
     retry_after_ms: int
 
 
-@dataclass(frozen=True, slots=True)
-class End:
+class End(msgspec.Struct, frozen=True, tag="end"):
     """The last message: the server's own count of the stream."""
 
     received: int
@@ -191,59 +227,37 @@ class End:
 Answer: TypeAlias = Result | Dropped | Error
 ServerMessage: TypeAlias = Ready | Answer | Goaway | End
 
-_SERVER_MESSAGES: dict[str, tuple[type, tuple[str, ...], tuple[str, ...]]] = {
-    # type: class, fields that must be there, fields that may be missing
-    "ready": (Ready, tuple(Ready.__slots__), ()),
-    "result": (
-        Result,
-        ("seq", "outputs", "model", "version", "age_ms", "queue_ms", "infer_ms", "batch"),
-        ("id",),
-    ),
-    "dropped": (Dropped, ("seq", "reason"), ("id",)),
-    "error": (Error, ("code", "message", "retryable"), ("seq", "id", "retry_after_ms")),
-    "goaway": (Goaway, tuple(Goaway.__slots__), ()),
-    "end": (End, tuple(End.__slots__), ()),
-}
 
-_INTEGERS = {"seq", "window", "max_item_bytes", "batch", "grace_ms", "retry_after_ms"} | set(End.__slots__)
-_NUMBERS = {"age_ms", "queue_ms", "infer_ms"}
+class _Message(msgspec.Struct):
+    type: str
 
 
-def _check(name: str, value: Any) -> Any:
-    if name == "outputs":
-        return value
-    right: tuple[type, ...] = (str,)
-    if name in _INTEGERS:
-        right = (int,)
-    elif name in _NUMBERS:
-        right = (int, float)
-    elif name == "retryable":
-        right = (bool,)
-    # bool is an int to isinstance
-    if type(value) not in right:
-        raise TypeError(f"{name} is {value!r}")
-    return value
+_TYPE = msgspec.json.Decoder(_Message)
+_SERVER_MESSAGE: msgspec.json.Decoder[ServerMessage] = msgspec.json.Decoder(ServerMessage)
+_TYPES = {cls.__struct_config__.tag for cls in get_args(ServerMessage)}
 
 
 def read_server_message(text: str) -> ServerMessage | None:
-    """Read what a server says; None for a type of a later version. Unknown fields are ignored.
+    """Read a server's message; None for a type of a later version. Unknown fields are ignored.
 
     Raises:
-        ConnectFailed: it is no message of the protocol, so whoever is there is no such server.
+        ConnectFailed: it is not a message of the protocol, so the peer is not such a server.
     """
     try:
-        message = json.loads(text)
-        known = _SERVER_MESSAGES.get(message["type"])
-        if known is None:
+        return decode(_SERVER_MESSAGE, text)
+    except (ValueError, RecursionError) as exc:
+        if isinstance(exc, msgspec.ValidationError) and _is_of_later_version(text):
             return None
-        cls, required, optional = known
-        fields = {name: _check(name, message[name]) for name in required}
-        for name in optional:
-            value = message.get(name)
-            fields[name] = value if value is None else _check(name, value)
-    except (ValueError, TypeError, KeyError, RecursionError) as exc:
-        raise ConnectFailed(f"the server sent what is no message of {SUBPROTOCOL}: {text[:80]!r}") from exc
-    return cast(ServerMessage, cls(**fields))
+        raise ConnectFailed(
+            f"the server sent something that is not a message of {SUBPROTOCOL}: {text[:80]!r}"
+        ) from exc
+
+
+def _is_of_later_version(text: str) -> bool:
+    try:
+        return decode(_TYPE, text).type not in _TYPES
+    except (ValueError, RecursionError):
+        return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -306,11 +320,11 @@ class Ledger:
         """Answer what is unanswered with an error here, since its connection is gone."""
         lost: list[Answer] = []
         while self._unanswered:
-            lost.append(self._close(Error(None, None, "connection_lost", message, retryable=True)))
+            lost.append(self._close(Error("connection_lost", message, retryable=True)))
         self._answered_before = self._answered
         return lost
 
     def _close(self, answer: Answer) -> Answer:
         self._answered += 1
         self._counts[type(answer)] += 1
-        return replace(answer, seq=self._answered, id=self._unanswered.popleft())
+        return msgspec.structs.replace(answer, seq=self._answered, id=self._unanswered.popleft())

@@ -1,6 +1,6 @@
 """The server's end of the wire protocol, version 1: what it reads and what it writes. No I/O, no clock.
 
-`answers` is the client's end; `docs/protocol.md` describes both for those who write another client.
+`client_side` is the other end; `docs/protocol.md` describes both for those who write another client.
 """
 
 from __future__ import annotations
@@ -9,17 +9,19 @@ import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, TypeAlias, get_args
+from typing import Annotated, Any, TypeAlias, get_args
+
+import msgspec
 
 from inference import items
 from inference.model import InputKind, ModelCard, Policy
-from inference.wire import strict_json
 from stream_server.errors import (
     BadOption,
     Malformed,
     WrongKind,
-    meaning,
+    error_info,
 )
+from stream_server.protocol.decoding import Problem, decode, explain, words
 
 SUBPROTOCOL = "stream-inference.v1"
 
@@ -27,13 +29,13 @@ MAX_WINDOW = 64
 """Most unanswered items of one stream: hides any round trip, and few enough to hold for every stream."""
 
 DEFAULT_WINDOW: dict[Policy, int] = {"latest": 1, "queue": 16}
-"""A camera wants its newest frame answered, not its newest sixteen; a queue hides the round trip."""
+"""A camera needs its newest frame answered, not its newest sixteen; a queue's window hides the round trip."""
 
 MAX_AGE_MS = 3_600_000
 """Longest `max_age_ms`: an answer that may be an hour late needs no limit at all."""
 
 MIN_WEIGHT = 0.01
-"""Least weight: a stream that is to have still less of the workers had better send less."""
+"""Least weight: below this, throttle the sender instead."""
 
 DECIMAL = re.compile(r"[0-9]{1,6}(\.[0-9]{1,6})?")
 
@@ -58,15 +60,14 @@ class StreamOptions:
     weight: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Meta:
-    """Describes an item: the client's own name for it, and how old it may become.
+class Meta(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="meta"):
+    """Describes an item: the client's own name for it, and how old it may become, in milliseconds.
 
     From a client it describes the next binary message.
     """
 
-    id: str | None = None
-    max_age_ms: int | None = None
+    id: Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_ID)] | None = None
+    max_age_ms: Annotated[int, msgspec.Meta(ge=1, le=MAX_AGE_MS)] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,12 +78,43 @@ class TextItem:
     meta: Meta
 
 
-@dataclass(frozen=True, slots=True)
-class EndOfItems:
+class EndOfItems(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="end"):
     """The client has no more items."""
 
 
 ClientMessage: TypeAlias = TextItem | Meta | EndOfItems
+
+
+class _Text(Meta, frozen=True, forbid_unknown_fields=True, tag="item", kw_only=True):
+    text: str
+
+
+class _Data(Meta, frozen=True, forbid_unknown_fields=True, tag="item", kw_only=True):
+    data: msgspec.Raw  # checked for syntax, and forwarded as it is
+
+
+class _AnyItem(msgspec.Struct, tag="item"):
+    """An item of either kind, to tell one of the wrong kind from a malformed one."""
+
+    text: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    data: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+
+
+class _AnyMeta(msgspec.Struct, tag="meta"):
+    """A `meta` where none belongs."""
+
+
+_BINARY = msgspec.json.Decoder(_AnyItem | Meta | EndOfItems)
+_DECODERS: dict[InputKind, msgspec.json.Decoder[Any]] = {
+    "image": _BINARY,
+    "bytes": _BINARY,
+    "text": msgspec.json.Decoder(_Text | _AnyMeta | EndOfItems),
+    "data": msgspec.json.Decoder(_Data | _AnyMeta | EndOfItems),
+}
+_ITEM = msgspec.json.Decoder(_AnyItem)
+
+_DIGITS = bytes.maketrans(b"0123456789E", b"0000000000e")
+_MANY_DIGITS = b"0" * 200
 
 
 def read_options(query: Iterable[tuple[str, str]], max_weight: float = 1.0) -> StreamOptions:
@@ -92,15 +124,15 @@ def read_options(query: Iterable[tuple[str, str]], max_weight: float = 1.0) -> S
         max_weight: largest weight that a stream may ask for.
 
     Raises:
-        BadOption: one is unknown, twice there or out of range.
+        BadOption: one is unknown, given twice or out of range.
     """
     seen: dict[str, Any] = {}
     for key, value in query:
         if key in seen:
-            raise BadOption(f"option {key[:32]!r} is there twice")
+            raise BadOption(f"option {key[:32]!r} is given twice; give it once")
         if key == "policy":
             if value not in get_args(Policy):
-                raise BadOption(f"policy must be latest or queue, not {value[:32]!r}")
+                raise BadOption(f"policy must be {words(Policy)}, not {value[:32]!r}")
             seen[key] = value
         elif key == "window":
             seen[key] = _whole(key, value, MAX_WINDOW)
@@ -109,7 +141,7 @@ def read_options(query: Iterable[tuple[str, str]], max_weight: float = 1.0) -> S
         elif key == "weight":
             seen[key] = _weight(value, max_weight)
         else:
-            raise BadOption(f"no option {key[:32]!r}; there are policy, window, max_age_ms and weight")
+            raise BadOption(f"unknown option {key[:32]!r}; there are policy, window, max_age_ms and weight")
     return StreamOptions(**seen)
 
 
@@ -127,79 +159,79 @@ def _weight(value: str, most: float) -> float:
     raise BadOption(f"weight must be a number from {MIN_WEIGHT} to {most:g}, not {value[:32]!r}")
 
 
-def _object(text: str) -> dict[str, Any]:
-    try:
-        value = strict_json.read(text)
-    except RecursionError:
-        raise Malformed("the message is nested too deeply") from None
-    except ValueError as exc:
-        raise Malformed(f"the message is no JSON: {str(exc)[:80]}") from None
-    if not isinstance(value, dict):
-        raise Malformed("a message must be a JSON object with a `type`")
-    return value
-
-
 def read_client_message(text: str, kind: InputKind) -> ClientMessage:
     """Read a text message to a stream whose model takes `kind`.
 
     Raises:
-        Malformed: it is no message of the protocol.
+        Malformed: it is not a message of the protocol.
         WrongKind: it is an item, but of another kind.
     """
-    message = _object(text)
-    match message.pop("type", None):
-        case "item":
-            return _read_item(message, kind)
-        case "meta":
-            if kind not in ("image", "bytes"):
-                raise WrongKind(f"`meta` describes a binary message, and this model takes {kind}")
-            return _read_meta(message)
-        case "end":
-            _no_more(message)
-            return EndOfItems()
-        case None:
-            raise Malformed("the message has no `type`; there are item, meta and end")
-        case other:
-            raise Malformed(f"no message type {str(other)[:32]!r}; there are item, meta and end")
+    decoder = _DECODERS[kind]
+    try:
+        message = decode(decoder, text)
+    except msgspec.ValidationError as exc:
+        raise _wrong_kind(text, kind) or _malformed(explain(exc, decoder.type), kind) from None
+    except RecursionError:
+        raise Malformed("the message is nested too deeply") from None
+    except ValueError as exc:
+        raise Malformed(f"invalid JSON: {str(exc)[:80]}") from None
+    match message:
+        case _Text():
+            # half a surrogate pair is legal in JSON and in no encoding
+            payload = message.text.encode("utf-8", "replace")
+            return TextItem(payload, Meta(message.id, message.max_age_ms))
+        case _Data():
+            return TextItem(_checked(bytes(message.data)), Meta(message.id, message.max_age_ms))
+        case Meta() | EndOfItems():
+            return message
+        case _AnyMeta():
+            raise WrongKind(f"`meta` describes a binary message, and this model takes {kind}")
+        case _:
+            raise WrongKind("this model takes binary messages: send the encoded bytes as they are")
 
 
-def _read_item(message: dict[str, Any], kind: InputKind) -> TextItem:
-    if kind in ("image", "bytes"):
-        raise WrongKind("this model takes binary messages: send the encoded bytes as they are")
-    other = "data" if kind == "text" else "text"
-    if other in message and kind not in message:
-        raise WrongKind(f"this model takes `{kind}`, not `{other}`")
-    if kind not in message:
-        raise Malformed(f"an item for this model needs `{kind}`")
-    value = message.pop(kind)
-    if kind == "text":
-        if not isinstance(value, str):
-            raise Malformed("`text` must be a string")
-        # half a surrogate pair is legal in JSON and in no encoding
-        payload = value.encode("utf-8", "replace")
-    else:
+def _checked(data: bytes) -> bytes:
+    """Make sure that no number in valid JSON is beyond a double, without parsing what cannot hold one.
+
+    With fewer than 200 digits and an exponent of at most two, a number is below 1e299.
+    """
+    digits = data.translate(_DIGITS, b"+")
+    if b"0e000" in digits or _MANY_DIGITS in digits:
         try:
-            payload = json.dumps(value, allow_nan=False).encode()
-        except ValueError:
-            raise Malformed("`data` holds a number too large for JSON") from None
-    return TextItem(payload, _read_meta(message))
+            msgspec.json.decode(data)
+        except RecursionError:
+            raise Malformed("the message is nested too deeply") from None
+        except msgspec.ValidationError:
+            raise Malformed("`data` holds a number that is too large") from None
+    return data
 
 
-def _read_meta(message: dict[str, Any]) -> Meta:
-    id_ = message.pop("id", None)
-    if id_ is not None and not (isinstance(id_, str) and 1 <= len(id_) <= MAX_ID):
-        raise Malformed(f"`id` must be a string of 1 to {MAX_ID} characters")
-    max_age_ms = message.pop("max_age_ms", None)
-    # bool is an int to isinstance
-    if max_age_ms is not None and not (type(max_age_ms) is int and 1 <= max_age_ms <= MAX_AGE_MS):
-        raise Malformed(f"`max_age_ms` must be a whole number from 1 to {MAX_AGE_MS:,}")
-    _no_more(message)
-    return Meta(id_, max_age_ms)
+def _wrong_kind(text: str, kind: InputKind) -> WrongKind | None:
+    """Tell whether a message is an item with the other one of `text` and `data`."""
+    if kind not in ("text", "data"):
+        return None
+    other = "data" if kind == "text" else "text"
+    try:
+        item = decode(_ITEM, text)
+    except (ValueError, RecursionError):
+        return None
+    if getattr(item, kind) is msgspec.UNSET and getattr(item, other) is not msgspec.UNSET:
+        return WrongKind(f"this model takes `{kind}`, not `{other}`")
+    return None
 
 
-def _no_more(message: dict[str, Any]) -> None:
-    if message:
-        raise Malformed(f"unknown field {next(iter(message))[:32]!r}")
+def _malformed(problem: Problem, kind: InputKind) -> Malformed:
+    key = problem.key[:32]
+    match problem.kind, key:
+        case "invalid", "":
+            return Malformed("a message must be a JSON object with a `type`")
+        case _, "type":
+            return Malformed("`type` must be item, meta or end")
+        case "missing", _:
+            return Malformed(f"an item for this model needs `{kind}`")
+        case "unknown", _:
+            return Malformed(f"unknown field {key!r}")
+    return Malformed(f"`{key}` must be {problem.allowed}")
 
 
 def write_ready(stream: str, card: ModelCard, policy: Policy, window: int, max_item_bytes: int) -> str:
@@ -250,17 +282,17 @@ def write_failed(failed: items.Failed, id_: str | None) -> str:
 
 def write_error(error: BaseException) -> str:
     """Write an error of the conversation itself, with its code out of the table in `errors`."""
-    means = meaning(error)
-    # a defect's own words may hold paths and names that are nobody else's business
-    message = "the server failed" if means.code == "internal" else str(error)
+    info = error_info(error)
+    # the words of a bug may hold paths and names that must not leave this machine
+    message = "the server failed" if info.code == "internal" else str(error)
     body: dict[str, Any] = {
         "type": "error",
-        "code": means.code,
+        "code": info.code,
         "message": message,
-        "retryable": means.retryable,
+        "retryable": info.retryable,
     }
-    if means.retry_after_ms:
-        body["retry_after_ms"] = means.retry_after_ms
+    if info.retry_after_ms:
+        body["retry_after_ms"] = info.retry_after_ms
     return json.dumps(body)
 
 

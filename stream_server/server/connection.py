@@ -18,7 +18,7 @@ from aiohttp import WSMsgType, web
 from inference.engine import Engine
 from inference.intake import StreamRequest
 from inference.items import Outcome
-from stream_server.errors import Broken, Idle, StreamServerError, meaning
+from stream_server.errors import Broken, Idle, StreamServerError, error_info
 from stream_server.protocol.server_side import write_error
 from stream_server.server.config import Limits, Timeouts
 from stream_server.server.engine_errors import as_stream_errors
@@ -283,4 +283,4 @@ async def refuse(
             await ws.send_str(write_error(error))
     except (TimeoutError, ConnectionError):
         transport.abort()
-    await close(ws, transport, meaning(error).close or 1011, timeouts.close_s)
+    await close(ws, transport, error_info(error).close or 1011, timeouts.close_s)

@@ -12,7 +12,7 @@ from inference.engine import Engine, ModelStatus
 from inference.model import NAME, ModelCard
 from inference.scheduling.quantiles import Distribution
 from inference.scheduling.statistics import Tally
-from stream_server.errors import StreamServerError, UnknownModel, meaning
+from stream_server.errors import StreamServerError, UnknownModel, error_info
 from stream_server.protocol.server_side import DEFAULT_WINDOW
 from stream_server.server.config import Settings
 from stream_server.server.connection import Connections
@@ -69,10 +69,10 @@ def _check_name(name: str) -> None:
 
 def json_error(error: StreamServerError) -> web.Response:
     """An error as HTTP tells it: the table's status, and the wire's code."""
-    means = meaning(error)
-    body = {"error": str(error), "code": means.code, "retryable": means.retryable}
-    headers = {"Retry-After": f"{means.retry_after_ms / 1e3:.0f}"} if means.retry_after_ms else None
-    return web.json_response(body, status=means.status, headers=headers)
+    info = error_info(error)
+    body = {"error": str(error), "code": info.code, "retryable": info.retryable}
+    headers = {"Retry-After": f"{info.retry_after_ms / 1e3:.0f}"} if info.retry_after_ms else None
+    return web.json_response(body, status=info.status, headers=headers)
 
 
 def _describe(status: ModelStatus) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from inference.model import ModelId
 from inference.pool.pool import PoolStatus
 from inference.scheduling.quantiles import Distribution
 from inference.scheduling.statistics import Statistics, Tally
-from stream_server.errors import StreamServerError, meaning
+from stream_server.errors import StreamServerError, error_info
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -102,7 +102,7 @@ class Metrics(Collector):
 
     def refuse(self, error: StreamServerError) -> None:
         """Note that a stream was refused."""
-        self._refused[meaning(error).code] += 1
+        self._refused[error_info(error).code] += 1
 
     def render(self) -> bytes:
         """Everything, as a scraper reads it."""

@@ -22,7 +22,7 @@ from stream_server.errors import (
     StreamServerError,
     TooLarge,
     WrongKind,
-    meaning,
+    error_info,
 )
 from stream_server.protocol import server_side as protocol
 from stream_server.protocol.server_side import Meta
@@ -176,7 +176,7 @@ class Session:
         """Say that something is wrong with the conversation, and end it if the error is of that kind."""
         if self.close_code is None:
             self._outgoing.append(protocol.write_error(error))
-            self.close_code = meaning(error).close
+            self.close_code = error_info(error).close
 
     def drain(self, grace_ms: int, retry_after_ms: int) -> None:
         """Say that the server is going: what was accepted is answered, what is new dropped, then it ends."""

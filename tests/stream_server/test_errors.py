@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 
+from inference.items import RESERVED, Failed, Item
 from stream_server import errors
 from stream_server.errors import (
-    MEANINGS,
+    STREAM_ERRORS,
+    TABLE,
     ClientError,
     ClientFault,
     ConfigError,
     ServerFault,
     StreamServerError,
 )
+
+PROTOCOL = Path(__file__).parents[2] / "docs" / "protocol.md"
 
 
 def drawn() -> dict[str, str | None]:
@@ -49,51 +54,97 @@ def test_the_drawing_is_the_tree() -> None:
     assert drawn() == classes()
 
 
-def test_every_fault_has_a_meaning_and_nothing_else_has() -> None:
-    assert set(MEANINGS) == leaves(ClientFault) | leaves(ServerFault)
+def test_every_fault_is_in_the_table_and_nothing_else_is() -> None:
+    assert set(STREAM_ERRORS) == leaves(ClientFault) | leaves(ServerFault)
 
 
 def test_codes_are_unique_words() -> None:
-    codes = [means.code for means in MEANINGS.values()]
+    codes = [info.code for info in STREAM_ERRORS.values()]
     assert len(set(codes)) == len(codes)
     assert all(re.fullmatch(r"[a-z]+(_[a-z]+)*", code) for code in codes)
 
 
 def test_close_codes_are_those_of_the_protocol() -> None:
     """RFC 6455 section 7.4 names the first ones; 4000 to 4999 are for applications."""
-    closes = {means.close for means in MEANINGS.values()}
+    closes = {info.close for info in STREAM_ERRORS.values()}
     assert closes == {None, 1001, 1003, 1009, 1011, 1013, 4400, 4403, 4404, 4408, 4429}
 
 
-@pytest.mark.parametrize(("cls", "means"), MEANINGS.items())
-def test_blame_shows_in_the_status(cls: type[StreamServerError], means: errors.Meaning) -> None:
-    assert means.status // 100 == (4 if issubclass(cls, ClientFault) else 5)
+@pytest.mark.parametrize(("cls", "info"), STREAM_ERRORS.items())
+def test_blame_shows_in_the_status(cls: type[StreamServerError], info: errors.ErrorInfo) -> None:
+    assert info.status // 100 == (4 if issubclass(cls, ClientFault) else 5)
 
 
-def test_who_may_come_back_is_told_when_only_if_coming_back_can_help() -> None:
-    told = {cls: means for cls, means in MEANINGS.items() if means.retry_after_ms is not None}
+def test_only_a_retryable_error_says_when_to_retry() -> None:
+    told = {cls: info for cls, info in STREAM_ERRORS.items() if info.retry_after_ms is not None}
     assert set(told) == {errors.Overloaded}
-    assert all(means.retryable and means.retry_after_ms == errors.RETRY_AFTER_MS for means in told.values())
+    assert all(info.retryable and info.retry_after_ms == errors.RETRY_AFTER_MS for info in told.values())
 
 
-def test_what_ended_three_workers_is_not_to_be_sent_again() -> None:
-    poison = errors.meaning(errors.Poison("why"))
+def test_poison_closes_the_stream_and_is_not_retryable() -> None:
+    poison = errors.error_info(errors.Poison("why"))
     assert (poison.code, poison.close, poison.retryable) == ("poison", 1011, False)
 
 
-def test_an_heir_means_what_its_ancestor_means() -> None:
+def test_a_subclass_is_looked_up_by_its_ancestor() -> None:
     class Obscene(errors.Malformed):
         pass
 
-    assert errors.meaning(Obscene()) is MEANINGS[errors.Malformed]
+    assert errors.error_info(Obscene()) is STREAM_ERRORS[errors.Malformed]
 
 
-@pytest.mark.parametrize("stranger", [ValueError(), ConfigError(), ClientError(), KeyboardInterrupt()])
-def test_a_stranger_is_a_defect_of_ours(stranger: BaseException) -> None:
-    assert errors.meaning(stranger) is MEANINGS[errors.Broken]
+@pytest.mark.parametrize("foreign", [ValueError(), ConfigError(), ClientError(), KeyboardInterrupt()])
+def test_a_foreign_exception_is_internal(foreign: BaseException) -> None:
+    assert errors.error_info(foreign) is STREAM_ERRORS[errors.Broken]
 
 
 def test_what_clients_raise_says_what_it_knows() -> None:
     refused = errors.Refused("draining", "come back", retryable=True)
     assert (str(refused), refused.code, refused.retryable) == ("draining: come back", "draining", True)
     assert errors.ConnectionLost("gone", unanswered=3).unanswered == 3
+
+
+def documented() -> list[tuple[str, str, int | None, bool]]:
+    """Code, scope, close code and retryable of each row of the protocol's table; a row may name several codes."""
+    section = PROTOCOL.read_text("utf-8").partition("## Errors")[2].partition("\n## ")[0]
+    rows = []
+    for line in section.splitlines():
+        if line.startswith("| `"):
+            codes, where, close, retryable = (cell.strip() for cell in line.strip("|").split("|"))
+            scope = "item" if where.startswith("an item") else "stream"
+            number = int(close) if close.isdecimal() else None
+            rows += [
+                (code, scope, number, {"yes": True, "no": False}[retryable])
+                for code in re.findall(r"`(\w+)`", codes)
+            ]
+    return rows
+
+
+def test_the_protocols_table_is_this_one() -> None:
+    assert sorted(documented(), key=str) == sorted(
+        ((info.code, info.scope, info.close, info.retryable) for info in TABLE), key=str
+    )
+
+
+def test_each_meaning_is_a_sentence() -> None:
+    assert all(re.fullmatch(r"[A-Z].*\.", info.meaning) for info in TABLE)
+
+
+def failed(code: str, **more: bool) -> Failed:
+    return Failed(Item(1, 1, b"", 0.0), code, "", **more)
+
+
+def test_every_code_that_only_the_engine_gives_is_in_the_table() -> None:
+    assert {info.code for info in TABLE if info.scope == "item"} >= RESERVED
+
+
+def test_an_items_error_is_looked_up_by_its_code() -> None:
+    assert errors.item_error_info(failed("bad_image")).status == 422
+    assert errors.item_error_info(failed("worker_lost", retryable=True)).status == 503
+    assert errors.item_error_info(failed("poison", fatal=True)).close == 1011
+
+
+def test_a_models_own_code_does_not_close_the_stream() -> None:
+    own = errors.item_error_info(failed("no_code_found"))
+    assert (own.code, own.status, own.close, own.retryable) == ("no_code_found", 422, None, False)
+    assert errors.item_error_info(failed("poison")).close is None

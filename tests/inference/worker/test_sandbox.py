@@ -22,9 +22,9 @@ import pytest
 from inference.engine import Engine
 from inference.items import Failed, Outcome, Result
 from inference.model import ModelSource
+from inference.naming import SHIPPED
 from inference.pool.pool import WorkerOptions
 from inference.worker import sandbox
-from stream_server.server.config import SHIPPED
 from tests.conftest import RunningServer
 
 ROOT = Path(__file__).parents[3]

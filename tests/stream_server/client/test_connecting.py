@@ -55,7 +55,7 @@ async def test_another_websocket_server_is_none_of_ours() -> None:
         await peer.ws.send("hello")
 
     async with scripted(chat) as url:
-        with pytest.raises(ConnectFailed, match="no message of"):
+        with pytest.raises(ConnectFailed, match="not a message of"):
             await dial(address(url))
     async with scripted(obedient, subprotocols=None) as url:
         with pytest.raises(ConnectFailed, match="does not speak"):

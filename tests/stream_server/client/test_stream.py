@@ -172,6 +172,18 @@ async def test_what_is_not_there_is_refused(server: RunningServer) -> None:
         assert not caught.value.retryable
 
 
+@pytest.mark.parametrize("age", [33.3, True, "33", float("nan")])
+async def test_a_wrong_age_is_said_at_once_and_costs_nothing(server: RunningServer, age: Any) -> None:
+    async with connect(server.url, "echo") as stream:
+        with pytest.raises(TypeError, match="max_age_ms must be a whole number"):
+            await stream.send(b"x", max_age_ms=age)
+        assert [type(answer) for answer in await process_all(stream, [b"y"])] == [Result]
+        assert stream.statistics.sent == 1
+    with pytest.raises(TypeError, match="max_age_ms must be a whole number"):
+        async with connect("http://127.0.0.1:9", "echo", max_age_ms=age):
+            pass
+
+
 async def test_a_drained_server_answers_what_it_took_and_ends_the_stream(
     start_server: Callable[..., RunningServer],
 ) -> None:

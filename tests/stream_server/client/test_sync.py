@@ -193,3 +193,15 @@ def test_ctrl_c_ends_a_script_and_leaves_nothing_hanging(server: RunningServer) 
     assert errors.splitlines()[-1] == "KeyboardInterrupt"
     assert "never" not in errors
     assert "Fatal" not in errors
+
+
+def test_a_wrong_option_is_said_at_once(server: RunningServer) -> None:
+    with connect_sync(server.url, "echo") as stream:
+        with pytest.raises(
+            TypeError, match=r"max_age_ms must be a whole number from 1 to 3,600,000, not 33\.3"
+        ):
+            stream.send(b"x", max_age_ms=33.3)  # type: ignore[arg-type]
+        assert stream.send(b"x", max_age_ms=3_600_000) == 1
+    for options in ({"max_age_ms": "33"}, {"window": True}, {"weight": "1"}):
+        with pytest.raises(TypeError), connect_sync("http://127.0.0.1:9", "echo", **options):  # type: ignore[arg-type]
+            pass

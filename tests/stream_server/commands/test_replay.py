@@ -27,8 +27,8 @@ Here = Callable[..., tuple[int, str]]
 ROOT = Path(__file__).parents[3]
 SAMPLE = ROOT / "web_client" / "sample.jpg"
 
-LOST = Error(1, None, "worker_lost", "", retryable=False)
-DROPPED = Dropped(1, None, "superseded")
+LOST = Error("worker_lost", "", retryable=False, seq=1)
+DROPPED = Dropped(1, "superseded")
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ async def against(script: Script, *args: str | Path) -> tuple[int, str]:
 
 
 def result(outputs: Any) -> Result:
-    return Result(1, None, outputs, "echo", "1", 2.0, 1.0, 1.0, 1)
+    return Result(1, outputs, "echo", "1", 2.0, 1.0, 1.0, 1)
 
 
 def sizes(*numbers: int) -> list[Answer | None]:
@@ -143,9 +143,9 @@ def compared(path: Path, *now: Answer, tolerance: float = 0.0, version: str = "1
 
 def test_errors_are_compared_by_their_code(tmp_path: Path) -> None:
     path = made(tmp_path / "r.zip", [LOST])
-    other = Error(1, None, "worker_lost", "said in another way", retryable=True)
+    other = Error("worker_lost", "said in another way", retryable=True, seq=1)
     assert compared(path, other) == (True, "1 of 1 answers are as recorded")
-    same, words = compared(path, Error(1, None, "timeout", "", retryable=False))
+    same, words = compared(path, Error("timeout", "", retryable=False, seq=1))
     assert 'code is "timeout", was "worker_lost"' in words
     assert not same
     same, words = compared(path, result(1))

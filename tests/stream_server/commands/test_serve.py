@@ -15,16 +15,18 @@ import pytest
 from inference.model import ModelSource
 from inference.pool.groups import Group
 from stream_server.cli import main, make_parser
-from stream_server.commands.serve import assign, document, read_group
+from stream_server.commands.flags import assign
+from stream_server.commands.serve import document, read_group
 from stream_server.errors import ConfigError
-from stream_server.server.config import Settings, read_settings
+from stream_server.server.config import Settings
+from stream_server.server.config_file import read_settings
 from tests.conftest import START_TIMEOUT, RunningServer
 
 SAMPLES = "tests.inference.sample_models"
 
 
 def settings(*argv: str) -> Settings:
-    return read_settings(document(make_parser().parse_args(["serve", *argv])))
+    return read_settings(document(make_parser("serve").parse_args(["serve", *argv])))
 
 
 def test_without_flags_the_defaults_hold() -> None:
@@ -37,12 +39,13 @@ def test_every_flag_is_a_setting() -> None:
         *("--model", "faces", "--model", "mine=my.module:Mine", "--model", "spam"),
         *("--allow-origin", "https://a.example", "--allow-origin", "https://b.example"),
         *("--allow-host", "a.example", "--sandbox", "off"),
+        *("--trusted-proxy", "10.0.0.0/8", "--trusted-proxy", "::1"),
         *("--group", "rare=faces:2", "--group", "own=mine"),
         *(
             "--set",
-            "models.faces.long_side=320",
+            "models.faces.options.long_side=320",
             "--set",
-            "models.mine.name=a b",
+            "models.mine.options.name=a b",
             "--set",
             "limits.max_streams=5",
         ),
@@ -51,6 +54,7 @@ def test_every_flag_is_a_setting() -> None:
     assert made.sandbox == "off"
     assert made.allow_origin == ("https://a.example", "https://b.example")
     assert made.allow_host == ("a.example",)
+    assert made.trusted_proxies == ("10.0.0.0/8", "::1")
     assert made.models == (
         ModelSource("faces", "inference.models.faces:Faces", {"long_side": 320}),
         ModelSource("mine", "my.module:Mine", {"name": "a b"}),
@@ -132,6 +136,8 @@ def test_a_group_may_have_a_dot_in_its_name() -> None:
         ("a=two words", {"a": "two words"}),
         ("a=https://x.example/?b=c", {"a": "https://x.example/?b=c"}),
         ('a=["x", "y"]', {"a": ["x", "y"]}),
+        ("a=" + "9" * 5000, {"a": "9" * 5000}),
+        ("a=" + "[" * 5000, {"a": "[" * 5000}),
         ("a=", {"a": ""}),
     ],
 )
@@ -155,7 +161,7 @@ def test_what_is_no_assignment_is_refused(assignment: str) -> None:
 
 
 def test_a_value_is_no_table() -> None:
-    with pytest.raises(ConfigError, match="a is no table"):
+    with pytest.raises(ConfigError, match="a is not a table"):
         assign({"a": 1}, "a.b=1")
 
 
@@ -164,23 +170,33 @@ def test_a_value_is_no_table() -> None:
     [
         (["--model", "nothing"], "or name one that ships: faces, spam, echo"),
         (["--model", "echo", "--model", "echo"], "two models have the same name"),
-        (["--port", "70000"], "port = 70000; use 0 to 65,535"),
-        (["--workers", "0"], "workers = 0"),
-        (["--group", "rare=spam:0"], "workers in [groups.rare] = 0; use 1 to 1,024"),
+        (["--port", "70000"], "must be a whole number from 0 to 65,535 (0 takes a free one), not 70000"),
+        (["--workers", "0"], "must be a whole number from 1 to 1,024 (one per core is best), not 0"),
+        (
+            ["--group", "rare=spam:0"],
+            "workers in [groups.rare] must be a whole number from 1 to 1,024, not 0",
+        ),
         (["--group", "rare=ham"], "group rare has no model 'ham' to hold"),
         (["--group", "rare=spam", "--group", "own=spam"], "model spam is in two groups"),
         (["--group", "rare=spam:"], "write it as NAME=MODEL,MODEL:N"),
         (["--set", "groups=5", "--group", "rare=spam"], "groups "),
-        (["--set", "server.spares=-1"], "spares = -1; use 0 to 16"),
+        (["--set", "server.spares=-1"], "spares in [server] must be a whole number from 0 to 16"),
         (["--set", "limits.max_stream=1"], "unknown key 'max_stream' in [limits]"),
         (["--set", "limit.max_streams=1"], "unknown table [limit]"),
         (["--set", "limits.max_streams"], "write it as KEY=VALUE"),
         (["--set", "server=5"], "server must be a table"),
         (["--set", "server=5", "--port", "0"], "server must be a table"),
-        (["--set", "server.port=0x"], "port in [server] must be int"),
+        (["--set", "server.port=0x"], "port in [server] must be a whole number"),
         (["--config", "no/such/file.toml"], "cannot read no/such/file.toml: No such file or directory"),
-        (["--workers", "4", "--model", "spam", "--group", "own=spam"], "here is none: give groups theirs"),
+        (
+            ["--workers", "4", "--model", "spam", "--group", "own=spam"],
+            "every model is in one: give the groups theirs",
+        ),
         (["--config", "."], "cannot read ."),
+        (["--trusted-proxy", "proxy"], "trusted_proxies has 'proxy', which is not a network"),
+        (["--set", "models.faces.long_side=320"], "belongs in [models.faces.options]"),
+        (["--set", "models.faces.options.since=2026-01-02"], "which JSON cannot hold"),
+        (["--model", "m=inference:Model"], "inference:Model: the name 'inference' is taken by a package"),
         (["--host", "no.such.host.invalid"], "cannot listen on no.such.host.invalid"),
     ],
 )
@@ -283,3 +299,14 @@ def test_at_most_a_line_per_stream_is_logged_and_never_an_item(server: RunningSe
         == 1
     )
     assert len(re.findall(r"s1\b", errors)) == 1
+
+
+def test_a_settings_file_that_cannot_be_parsed_gets_a_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for text in ("port = " + "9" * 5000, "x = " + "[" * 5000, "port = ", "\xff"):
+        (tmp_path / "server.toml").write_bytes(text.encode("latin-1"))
+        assert main(["serve", "--config", str(tmp_path / "server.toml")]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith(f"stream-server: cannot read {tmp_path / 'server.toml'}: ")
+        assert error.count("\n") == 1

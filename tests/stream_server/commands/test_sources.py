@@ -17,7 +17,14 @@ from hypothesis import strategies as st
 
 from inference.model import InputKind
 from stream_server.commands import sources
-from stream_server.commands.sources import AFTER_SCAN, Named, folder_files, natural, open_source, split_jpegs
+from stream_server.commands.sources import (
+    AFTER_SCAN,
+    SourceItem,
+    folder_files,
+    natural,
+    open_source,
+    split_jpegs,
+)
 from stream_server.errors import ConfigError
 
 SAMPLE = Path(sources.__file__).parents[2] / "web_client" / "sample.jpg"
@@ -129,7 +136,7 @@ def test_a_folder_gives_what_the_model_takes(folder: Path, kind: InputKind, name
     source = open_source(str(folder), kind, LIMIT)
     assert source.total == len(names)
     payload = {"text": '{"a": 1}', "data": {"a": 1}}.get(kind, b'{"a": 1}')
-    assert list(source.items) == [Named(name, payload) for name in names]
+    assert list(source.items) == [SourceItem(name, payload) for name in names]
 
 
 def test_a_folder_with_nothing_for_the_model_is_said(tmp_path: Path) -> None:
@@ -141,8 +148,8 @@ def test_a_folder_with_nothing_for_the_model_is_said(tmp_path: Path) -> None:
 def test_a_file_of_any_other_name_is_one_item(tmp_path: Path) -> None:
     file = tmp_path / "mail"
     file.write_bytes(b"Gr\xfc\xdfe")
-    assert list(open_source(str(file), "text", LIMIT).items) == [Named("mail", "Gr��e")]
-    assert list(open_source(str(file), "bytes", LIMIT).items) == [Named("mail", b"Gr\xfc\xdfe")]
+    assert list(open_source(str(file), "text", LIMIT).items) == [SourceItem("mail", "Gr��e")]
+    assert list(open_source(str(file), "bytes", LIMIT).items) == [SourceItem("mail", b"Gr\xfc\xdfe")]
     with pytest.raises(ConfigError, match="mail is no JSON"):
         list(open_source(str(file), "data", LIMIT).items)
 
@@ -150,7 +157,7 @@ def test_a_file_of_any_other_name_is_one_item(tmp_path: Path) -> None:
 def test_the_sample_is_the_portrait() -> None:
     source = open_source("sample", "image", LIMIT)
     assert source.total == 1
-    assert list(source.items) == [Named("sample.jpg", SAMPLE.read_bytes())]
+    assert list(source.items) == [SourceItem("sample.jpg", SAMPLE.read_bytes())]
     with pytest.raises(ConfigError, match="sample gives pictures, and this model takes text"):
         open_source("sample", "text", LIMIT)
 
@@ -204,9 +211,9 @@ def test_standard_input_gives_lines_of_text(stdin: io.BufferedWriter) -> None:
     stdin.write("Grüße\r\n\nlast".encode())
     stdin.close()
     assert list(open_source("-", "text", LIMIT).items) == [
-        Named("1", "Grüße"),
-        Named("2", ""),
-        Named("3", "last"),
+        SourceItem("1", "Grüße"),
+        SourceItem("2", ""),
+        SourceItem("3", "last"),
     ]
 
 

@@ -309,7 +309,8 @@ async def test_an_obedient_server_is_a_success() -> None:
 
 def test_the_command_line_does_not_import_what_a_server_must_not() -> None:
     seen = (
-        "import sys, stream_server.cli as c; c.make_parser(); print(*{'cv2', 'websockets'} & {*sys.modules})"
+        "import sys, stream_server.cli; stream_server.cli.make_parser('serve'); "
+        "print(*{'cv2', 'websockets'} & {*sys.modules})"
     )
     done = subprocess.run([sys.executable, "-c", seen], capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout.strip() == ""
@@ -317,7 +318,7 @@ def test_the_command_line_does_not_import_what_a_server_must_not() -> None:
 
 def test_the_help_explains_every_source(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
-        make_parser().parse_args(["stream", "--help"])
+        make_parser("stream").parse_args(["stream", "--help"])
     assert ended.value.code == 0
     text = capsys.readouterr().out
     for word in ("webcam:1", "sample", "standard input", "folder", "video", "Exit status 0", "--draw"):

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -29,7 +29,7 @@ def test_what_the_server_says_reads_as_the_vectors_tell(case: dict[str, Any]) ->
         assert read is None
     else:
         assert read is not None
-        assert {"type": type(read).__name__.lower(), **dataclasses.asdict(read)} == case["reads"]
+        assert {"type": type(read).__name__.lower(), **msgspec.structs.asdict(read)} == case["reads"]
 
 
 @pytest.mark.parametrize(
@@ -42,12 +42,36 @@ def test_what_the_server_says_reads_as_the_vectors_tell(case: dict[str, Any]) ->
         '{"type": "error", "code": "x", "message": "y", "retryable": true, "retry_after_ms": 0.5}',
         '{"type": "end", "received": 1.5, "results": 0, "dropped": 0, "errors": 0}',
         '{"type": ["ready"]}',
+        '{"type": "result"}',
+        '{"type": "result", "seq": 1, "outputs": NaN, "model": "m", "version": "1", "age_ms": 1, "queue_ms": 1,'
+        ' "infer_ms": 1, "batch": 1}',
+        '{"type": "goaway", "grace_ms": Infinity, "retry_after_ms": 1}',
+        '{"type": "goaway", "grace_ms": 1e999, "retry_after_ms": 1}',
+        '{"type": "goaway", "grace_ms": ' + "9" * 5000 + ', "retry_after_ms": 1}',
+        '{"type": "dropped", "seq": 1, "reason": "\ud800"}',
+        '{"type": "hint", "x": NaN}',
+        "{}",
         "[" * 100_000,
+        '{"type": "hint", "x": ' + "[" * 100_000,
     ],
 )
 def test_a_field_of_a_wrong_type_is_no_message_of_the_protocol(text: str) -> None:
     with pytest.raises(ConnectFailed, match=r"stream-inference\.v1"):
         answers.read_server_message(text)
+
+
+def test_a_result_may_hold_whatever_json_can() -> None:
+    outputs = '{"half": "\\ud800", "twice": 1, "twice": 2, "huge": ' + "9" * 400 + "}"
+    read = answers.read_server_message(
+        f'{{"type": "result", "seq": 1, "outputs": {outputs}, "model": "m", "version": "1", "age_ms": 1,'
+        ' "queue_ms": 1, "infer_ms": 1, "batch": 1}'
+    )
+    assert isinstance(read, Result)
+    assert read.outputs == {"half": "\ud800", "twice": 2, "huge": int("9" * 400)}
+
+
+def test_a_reason_of_a_later_version_is_read() -> None:
+    assert answers.read_server_message('{"type": "dropped", "seq": 1, "reason": "new"}') == Dropped(1, "new")
 
 
 READS = [case for case in vectors("client_messages") if isinstance(case.get("reads"), dict)]
@@ -138,18 +162,18 @@ def test_what_the_server_would_refuse_is_not_sent() -> None:
 
 
 def result(seq: int) -> Result:
-    return Result(seq, None, None, "m", "1", 1.0, 0.5, 0.5, 1)
+    return Result(seq, None, "m", "1", 1.0, 0.5, 0.5, 1)
 
 
 def test_an_answer_gets_the_clients_own_id_and_number() -> None:
     ledger = Ledger()
     assert [ledger.send("a"), ledger.send(None)] == [1, 2]
-    assert ledger.settle(result(1)) == dataclasses.replace(result(1), id="a")
+    assert ledger.settle(result(1)) == msgspec.structs.replace(result(1), id="a")
     lost = ledger.lose("the cable")
-    assert lost == [Error(2, None, "connection_lost", "the cable", retryable=True)]
+    assert lost == [Error("connection_lost", "the cable", retryable=True, seq=2)]
     assert ledger.send("b") == 3
     # a new connection counts from 1 again
-    assert ledger.settle(Dropped(1, None, "expired")) == Dropped(3, "b", "expired")
+    assert ledger.settle(Dropped(1, "expired")) == Dropped(3, "expired", "b")
     assert ledger.statistics == Statistics(sent=3, results=1, dropped=1, errors=1, unanswered=0)
 
 
@@ -182,12 +206,53 @@ def test_whatever_happens_every_item_has_one_answer_in_order(steps: list[str]) -
             on_connection += 1
             answer: answers.Answer = result(on_connection)
             if step == "dropped":
-                answer = Dropped(on_connection, None, "superseded")
+                answer = Dropped(on_connection, "superseded")
             elif step == "error":
-                answer = Error(on_connection, None, "bad_image", "", retryable=False)
+                answer = Error("bad_image", "", retryable=False, seq=on_connection)
             given_out.append(ledger.settle(answer).seq)
         now = ledger.statistics
         assert now.sent == now.results + now.dropped + now.errors + now.unanswered
         assert now.unanswered == ledger.unanswered
     assert given_out == list(range(1, len(given_out) + 1))
     assert len(given_out) + ledger.unanswered == ledger.sent
+
+
+@pytest.mark.parametrize("value", [33.3, 33.0, True, "33", float("nan"), b"1"])
+def test_an_age_that_is_not_a_whole_number_is_a_type_error(value: Any) -> None:
+    for kind, item in (("image", b"x"), ("text", "x"), ("data", 1)):
+        with pytest.raises(TypeError, match="max_age_ms must be a whole number from 1 to 3,600,000, not"):
+            answers.encode_item(item, ready(kind), value)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "sentence"),
+    [
+        ({"max_age_ms": 33.3}, TypeError, "max_age_ms must be a whole number from 1 to 3,600,000, not 33.3"),
+        ({"max_age_ms": True}, TypeError, "max_age_ms must be a whole number"),
+        ({"max_age_ms": "33"}, TypeError, "max_age_ms must be a whole number from 1 to 3,600,000, not '33'"),
+        ({"max_age_ms": float("nan")}, TypeError, "max_age_ms must be a whole number"),
+        ({"max_age_ms": 0}, ValueError, "max_age_ms must be a whole number from 1 to 3,600,000, not 0"),
+        ({"max_age_ms": 3_600_001}, ValueError, "max_age_ms must be a whole number"),
+        ({"window": True}, TypeError, "window must be a whole number of at least 1, not True"),
+        ({"window": "4"}, TypeError, "window must be a whole number"),
+        ({"window": 4.0}, TypeError, "window must be a whole number"),
+        ({"window": 0}, ValueError, "window must be a whole number of at least 1, not 0"),
+        ({"weight": True}, TypeError, "weight must be a number, not True"),
+        ({"weight": "1"}, TypeError, "weight must be a number, not '1'"),
+        ({"weight": float("nan")}, ValueError, "weight must be a number of at least 0.01, not nan"),
+        ({"weight": float("inf")}, ValueError, "weight must be a number of at least 0.01, not inf"),
+        ({"weight": 0.001}, ValueError, "weight must be a number of at least 0.01, not 0.001"),
+        ({"policy": "newest"}, ValueError, "policy must be latest or queue, not 'newest'"),
+        ({"policy": ["latest"]}, ValueError, "policy must be latest or queue"),
+    ],
+)
+def test_an_option_that_cannot_be_is_said_before_anything_is_sent(
+    options: dict[str, Any], error: type[Exception], sentence: str
+) -> None:
+    with pytest.raises(error, match=sentence):
+        answers.check_options(StreamOptions(**options))
+
+
+def test_what_is_only_too_much_is_left_to_the_server() -> None:
+    answers.check_options(StreamOptions("latest", 65, 1, 100))
+    answers.check_options(StreamOptions())

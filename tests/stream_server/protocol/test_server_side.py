@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 from inference import items
 from inference.model import InputKind, ModelCard
 from stream_server.errors import (
-    MEANINGS,
+    STREAM_ERRORS,
     BadOption,
     Broken,
     Malformed,
     StreamServerError,
     WrongKind,
-    meaning,
+    error_info,
 )
 from stream_server.protocol import client_side as answers
 from stream_server.protocol import server_side as protocol
@@ -61,7 +61,7 @@ def test_client_messages(case: dict[str, Any]) -> None:
     if "fails" in case:
         with pytest.raises((Malformed, WrongKind)) as caught:
             protocol.read_client_message(case["text"], case["input"])
-        assert meaning(caught.value).code == case["fails"]
+        assert error_info(caught.value).code == case["fails"]
     else:
         assert read(protocol.read_client_message(case["text"], case["input"])) == case["reads"]
 
@@ -72,7 +72,7 @@ def test_options(case: dict[str, Any]) -> None:
     if "fails" in case:
         with pytest.raises(BadOption) as caught:
             protocol.read_options(query)
-        assert meaning(caught.value).code == case["fails"]
+        assert error_info(caught.value).code == case["fails"]
     else:
         assert protocol.read_options(query) == StreamOptions(**case["reads"])
 
@@ -125,6 +125,17 @@ HOSTILE = {
     "half a surrogate pair as a field": '{"type": "end", "\\udfff": 1}',
     "a NUL": "\0",
     "a byte order mark": '\ufeff{"type": "end"}',
+    "NaN as an age": '{"type": "meta", "max_age_ms": NaN}',
+    "Infinity deep in data": '{"type": "item", "data": [[{"x": -Infinity}]]}',
+    "a number beyond a double deep in data": '{"type": "item", "data": [[{"x": -1E+0309}]]}',
+    "a number of 250 digits with an exponent": '{"type": "item", "data": ' + "9" * 250 + "e99}",
+    "NaN beside half a surrogate pair": '{"type": "item", "data": ["\\ud800", NaN]}',
+    "1e999 beside half a surrogate pair": '{"type": "item", "data": ["\\ud800", 1e999]}',
+    "a surrogate that came unescaped": '{"type": "item", "text": "\ud800"}',
+    "a control character in a string": '{"type": "item", "data": "\x01"}',
+    "a comma too many": '{"type": "item", "data": [1,]}',
+    "a number with a leading zero": '{"type": "item", "data": 01}',
+    "two messages": '{"type": "end"} {"type": "end"}',
 }
 
 
@@ -135,6 +146,76 @@ def test_hostile_messages_are_malformed(message: str, kind: InputKind) -> None:
         protocol.read_client_message(message, kind)
     # what is said of it can be sent, and is no echo of megabytes
     assert len(protocol.write_error(caught.value)) < 400
+
+
+@pytest.mark.parametrize(
+    ("message", "kind", "sentence"),
+    [
+        (
+            '{"type": "meta", "max_age_ms": 0}',
+            "image",
+            "`max_age_ms` must be a whole number from 1 to 3,600,000",
+        ),
+        (
+            '{"type": "meta", "max_age_ms": 1.0}',
+            "image",
+            "`max_age_ms` must be a whole number from 1 to 3,600,000",
+        ),
+        ('{"type": "item", "text": "", "id": 1}', "text", "`id` must be a string of 1 to 128 characters"),
+        ('{"type": "item", "text": 5}', "text", "`text` must be a string"),
+        ('{"type": "item", "text": "", "x": 1}', "text", "unknown field 'x'"),
+        ('{"type": "end", "x": 1}', "bytes", "unknown field 'x'"),
+        ('{"type": "item"}', "data", "an item for this model needs `data`"),
+        ('{"type": "stop"}', "data", "`type` must be item, meta or end"),
+        ('{"type": 4}', "data", "`type` must be item, meta or end"),
+        ("{}", "text", "`type` must be item, meta or end"),
+        ("[]", "text", "a message must be a JSON object with a `type`"),
+        ('{"type": "item", "data": 1e999}', "data", "`data` holds a number that is too large"),
+        ("[" * 100_000, "data", "a message must be a JSON object with a `type`"),
+        ('{"type": "item", "data": ' + "[" * 100_000, "data", "the message is nested too deeply"),
+        ("hello", "text", "invalid JSON: "),
+    ],
+)
+def test_what_is_wrong_is_said_with_what_is_allowed(message: str, kind: InputKind, sentence: str) -> None:
+    with pytest.raises(Malformed) as caught:
+        protocol.read_client_message(message, kind)
+    assert str(caught.value).startswith(sentence)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        "1e308",
+        "1e0308",
+        "-1.5E+300",
+        "9" * 300,
+        "0." + "1" * 400,
+        "1e-999",
+        '"deadbeef0e999"',
+        '"' + "7" * 250 + '"',
+    ],
+)
+def test_data_with_numbers_that_fit_is_forwarded_as_it_is(data: str) -> None:
+    read_item = protocol.read_client_message(f'{{"type": "item", "data":  {data} }}', "data")
+    assert isinstance(read_item, TextItem)
+    assert read_item.payload == data.encode()
+
+
+@pytest.mark.parametrize("kind", ["text", "data"])
+def test_of_a_key_that_is_given_twice_the_last_one_counts(kind: InputKind) -> None:
+    message = f'{{"type": "item", "{kind}": "first", "id": "a", "{kind}": "last", "id": "b"}}'
+    parsed = protocol.read_client_message(message, kind)
+    assert isinstance(parsed, TextItem)
+    assert (parsed.payload.decode().strip('"'), parsed.meta.id) == ("last", "b")
+
+
+def test_half_a_surrogate_pair_beside_a_whole_one() -> None:
+    parsed = protocol.read_client_message('{"type": "item", "text": "\\ud83d\\ude00\\uD83D"}', "text")
+    assert parsed == TextItem("\U0001f600?".encode(), Meta())
+    message = '{"type": "item", "data": {"\\udfff": "\\\\ud800"}, "id": "i"}'
+    parsed = protocol.read_client_message(message, "data")
+    assert isinstance(parsed, TextItem)
+    assert (json.loads(parsed.payload), parsed.meta.id) == ({"\udfff": "\\ud800"}, "i")
 
 
 def test_nesting_ends_in_an_item_or_in_malformed_at_every_depth() -> None:
@@ -221,7 +302,7 @@ def test_a_result_reads_back(
 @given(seq=numbers, id_=ids, reason=st.sampled_from(["superseded", "expired", "draining"]))
 def test_a_drop_reads_back(seq: int, id_: str | None, reason: Any) -> None:
     written = protocol.write_dropped(items.Dropped(item(seq), reason), id_)
-    assert answers.read_server_message(written) == answers.Dropped(seq, id_, reason)
+    assert answers.read_server_message(written) == answers.Dropped(seq, reason, id_)
 
 
 @given(seq=numbers, id_=ids, code=text, message=text, retryable=st.booleans())
@@ -229,16 +310,16 @@ def test_an_items_error_reads_back(
     seq: int, id_: str | None, code: str, message: str, retryable: bool
 ) -> None:
     written = protocol.write_failed(items.Failed(item(seq), code, message, retryable), id_)
-    assert answers.read_server_message(written) == answers.Error(seq, id_, code, message, retryable)
+    assert answers.read_server_message(written) == answers.Error(code, message, retryable, seq, id_)
 
 
-@pytest.mark.parametrize("cls", [cls for cls in MEANINGS if cls is not Broken])
+@pytest.mark.parametrize("cls", [cls for cls in STREAM_ERRORS if cls is not Broken])
 def test_an_error_of_the_stream_reads_back(cls: type[StreamServerError]) -> None:
-    means = MEANINGS[cls]
-    expected = answers.Error(None, None, means.code, 'say "why"\n', means.retryable, means.retry_after_ms)
+    info = STREAM_ERRORS[cls]
+    expected = answers.Error(info.code, 'say "why"\n', info.retryable, None, None, info.retry_after_ms)
     written = protocol.write_error(cls('say "why"\n'))
     assert answers.read_server_message(written) == expected
-    assert ("retry_after_ms" in json.loads(written)) is (means.retry_after_ms is not None)
+    assert ("retry_after_ms" in json.loads(written)) is (info.retry_after_ms is not None)
 
 
 @pytest.mark.parametrize("error", [Broken("/etc/secret"), RuntimeError("/etc/secret")])
@@ -272,7 +353,7 @@ def write(told: dict[str, Any]) -> str:
             failed = items.Failed(item(seq), told["code"], told["message"], told["retryable"])
             return protocol.write_failed(failed, told["id"])
         case {"type": "error", "code": code, "message": message}:
-            (cls,) = (cls for cls, means in MEANINGS.items() if means.code == code)
+            (cls,) = (cls for cls, info in STREAM_ERRORS.items() if info.code == code)
             return protocol.write_error(cls(message))
         case {"type": "goaway", "grace_ms": grace_ms, "retry_after_ms": retry_after_ms}:
             return protocol.write_goaway(grace_ms, retry_after_ms)

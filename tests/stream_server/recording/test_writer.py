@@ -23,7 +23,7 @@ def about(kind: Any = "image") -> About:
 
 
 def result(seq: int, outputs: Any, age_ms: float = 7.0) -> Result:
-    return Result(seq, None, outputs, "faces", "2023mar", age_ms, 1.0, 2.0, 1)
+    return Result(seq, outputs, "faces", "2023mar", age_ms, 1.0, 2.0, 1)
 
 
 def write(path: Path, *, age_ms: float = 7.0) -> bytes:
@@ -34,8 +34,8 @@ def write(path: Path, *, age_ms: float = 7.0) -> bytes:
         writer.answer(1, result(1, {"faces": []}, age_ms))
         writer.add("ü", 66.7, JPEG)
         writer.add("last", 100.0, JPEG)
-        writer.answer(3, Dropped(3, None, "superseded"))
-        writer.answer(2, Error(2, None, "bad_image", "in many words", retryable=False))
+        writer.answer(3, Dropped(3, "superseded"))
+        writer.answer(2, Error("bad_image", "in many words", retryable=False, seq=2))
     return path.read_bytes()
 
 

@@ -41,8 +41,8 @@ HANDSHAKE = {
 
 PROMISES = (
     "--model=promises=tests.stream_server.sample_models:Promise",
-    "--set=models.promises.min_rate=4",
-    "--set=models.promises.seconds=0.1",
+    "--set=models.promises.options.min_rate=4",
+    "--set=models.promises.options.seconds=0.1",
 )
 """A model whose every stream needs 0.4 of a worker."""
 
@@ -289,7 +289,7 @@ async def test_a_stream_that_would_break_a_promise_is_refused_until_another_ends
 async def test_streams_that_come_at_once_do_not_slip_in_together(
     limit: tuple[str, ...], start_server: Callable[..., RunningServer]
 ) -> None:
-    server = start_server("--workers=1", "--set=models.promises.min_rate=0", *limit)
+    server = start_server("--workers=1", "--set=models.promises.options.min_rate=0", *limit)
     url = server.url + "/v2/models/promises/stream"
     connector = aiohttp.TCPConnector(limit=0)
     async with (

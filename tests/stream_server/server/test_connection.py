@@ -19,7 +19,8 @@ import pytest
 from stream_server import Result, connect
 from stream_server.protocol import server_side as protocol
 from stream_server.protocol.client_side import Answer
-from stream_server.server.config import Limits, read_settings
+from stream_server.server.config import Limits
+from stream_server.server.config_file import read_settings
 from stream_server.server.server import Server
 from stream_server.server.session import MAX_META_BYTES
 from tests.conftest import WAIT, RunningServer

@@ -199,7 +199,7 @@ async def test_statistics_tell_what_ran_twice_and_what_nobody_waited_for(
 
 def test_a_promise_is_told(start_server: Callable[..., RunningServer]) -> None:
     model = "promise=tests.stream_server.sample_models:Promise"
-    server = start_server("--workers=1", f"--model={model}", "--set=models.promise.min_rate=2.5")
+    server = start_server("--workers=1", f"--model={model}", "--set=models.promise.options.min_rate=2.5")
     assert get_json(server, "/v2/models/promise")[1]["min_rate"] == 2.5
 
 

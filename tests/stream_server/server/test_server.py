@@ -26,7 +26,7 @@ import pytest
 from aiohttp import web
 
 from stream_server import End, Result, connect
-from stream_server.server.config import read_settings
+from stream_server.server.config_file import read_settings
 from stream_server.server.http_api import CALLERS, CONNECTIONS
 from stream_server.server.server import FULL_COLLECTION, Server, tune_gc
 from tests.conftest import WAIT, RunningServer
@@ -583,7 +583,7 @@ class TestProcess:
         assert any("aiohttp" in path for path in libraries), "or this would prove nothing"
 
     def test_no_module_of_models_or_clients_is_imported(self) -> None:
-        code = "import sys, stream_server.cli; stream_server.cli.make_parser(); print(*sys.modules)"
+        code = "import sys, stream_server.cli; stream_server.cli.make_parser('serve'); print(*sys.modules)"
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
         loaded = set(done.stdout.split())
         assert "stream_server.commands.serve" in loaded
