@@ -10,17 +10,16 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Self, TypeAlias
 
 from inference.items import Batch, Item, Outcome
-from inference.model import ModelCard, ModelError, ModelSource, Policy
-from inference.pool.groups import Group, divide
-from inference.pool.pool import ModelState, Pool, WorkerOptions
+from inference.model import ModelCard, ModelError, ModelId, ModelSource, Policy
+from inference.pool.groups import Group, resolve_groups
+from inference.pool.pool import ModelState, Pool, PoolStatus, WorkerOptions
 from inference.scheduling.scheduler import Scheduler
 from inference.scheduling.statistics import ModelStatistics, Statistics, Tally
-from inference.wire.features import worst
 
 log = logging.getLogger(__name__)
 
@@ -40,33 +39,6 @@ class ModelStatus:
     card: ModelCard | None
     state: ModelState
     reason: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class PoolStatus:
-    """The workers now, of all groups.
-
-    Attributes:
-        slots: places of workers that get work.
-        ready: of these, those that can work.
-        deaths, recycled: workers that ended unasked, and those that were replaced, since the start.
-        serving: the processes of those that can work.
-        pids: all processes, spares and those that load included.
-        sandbox: its features, each with "on" or what is wrong with it in some group; empty when it is off or no
-            worker has told.
-        spares: workers that are ready to take a lost one's place.
-        resident_mb: resident memory of all of them together, in MiB.
-    """
-
-    slots: int
-    ready: int
-    deaths: int
-    pids: tuple[int, ...]
-    sandbox: Mapping[str, str] = field(default_factory=dict)
-    spares: int = 0
-    recycled: int = 0
-    resident_mb: int = 0
-    serving: tuple[int, ...] = ()
 
 
 class Engine:
@@ -100,7 +72,7 @@ class Engine:
         self._pools: list[Pool] = []
         self._pool_of: dict[str, Pool] = {}
         self._group_of: dict[str, str] = {}
-        for group in divide(sources, workers, groups):
+        for group in resolve_groups(sources, workers, groups):
             members = [source for source in sources if source.name in group.models]
             pool = Pool(members, group.workers, self, options or WorkerOptions())
             self._pools.append(pool)
@@ -161,19 +133,7 @@ class Engine:
 
     def workers(self) -> PoolStatus:
         """How the workers are."""
-        slots = [slot for pool in self._pools for slot in pool.slots]
-        serving = [slot for slot in slots if slot.serving]
-        return PoolStatus(
-            slots=len(serving),
-            ready=sum(slot.ready for slot in serving),
-            deaths=sum(slot.deaths for slot in slots),
-            pids=tuple(slot.pid for slot in slots if slot.pid is not None),
-            sandbox=worst(pool.features for pool in self._pools),
-            spares=sum(slot.ready for slot in slots if not slot.serving),
-            recycled=sum(slot.recycled for slot in slots),
-            resident_mb=sum(slot.resident_mb for slot in slots),
-            serving=tuple(slot.pid for slot in serving if slot.ready and slot.pid is not None),
-        )
+        return PoolStatus.sum([pool.status() for pool in self._pools])
 
     def statistics(self) -> Statistics:
         """What became of every item, as it stands now."""
@@ -266,7 +226,7 @@ class Engine:
                     min_rate=card.min_rate,
                     group=self._group_of[card.name],
                 )
-                if infer_ms := self._pool_of[card.name].infer_ms(card.name):
+                if infer_ms := self._pool_of[card.name].infer_ms(card.id):
                     self._scheduler.expect(card.name, infer_ms / 1e3)
                 if status.state == "unavailable":
                     self._lost.append(status.name)
@@ -278,14 +238,15 @@ class Engine:
         if not self._scheduler.anything_waits:  # as after most batches, unless there is too much to do
             return
         for pool in self._pools:
-            free = [slot for slot in pool.slots if slot.free]
-            for number, slot in enumerate(free):
-                if not slot.free:  # any more, since somebody was told of an outcome below
+            free = pool.free_workers()
+            for number, worker in enumerate(free):
+                if not worker.free:  # any more, since somebody was told of an outcome below
                     continue
-                batch, dropped = self._scheduler.take(self.now(), slot.cards, len(free) - number)
+                held = {model.name: model for model in worker.models}
+                batch, dropped = self._scheduler.take(self.now(), held, len(free) - number)
                 if batch is not None:
-                    slot.submit(batch)
-                # after it: who is told may offer the next item, and find the slot taken
+                    worker.submit(replace(batch, model=held[str(batch.model)]))
+                # after it: who is told may offer the next item, and find the worker taken
                 self._hand_out(dropped)
 
     def _dispatch(self) -> None:
@@ -294,17 +255,19 @@ class Engine:
 
     def batch_done(self, batch: Batch, outcomes: Sequence[Outcome], infer_ms: float) -> None:
         """The pool reports: a batch has run."""
-        self._hand_out(self._scheduler.done(batch, outcomes, infer_ms / 1e3, self.now()))
+        self._hand_out(self._scheduler.done(_by_name(batch), outcomes, infer_ms / 1e3, self.now()))
 
     def batch_lost(self, batch: Batch, *, timed_out: bool, unread: bool) -> None:
         """The pool reports: a worker ended with a batch, or before it had read it."""
         now = self.now()
         if unread:
-            self._hand_out(self._scheduler.returned(batch))
+            self._hand_out(self._scheduler.returned(_by_name(batch)))
             for item in batch.items:  # the alarm may have gone off while it ran
                 self._watch(item.deadline)
         else:
-            self._hand_out(self._scheduler.lost(batch, now - batch.started, now, timed_out=timed_out))
+            self._hand_out(
+                self._scheduler.lost(_by_name(batch), now - batch.started, now, timed_out=timed_out)
+            )
 
     def _watch(self, deadline: float | None) -> None:
         """See to it that `_expire` is called by then: items expire also while every worker is busy."""
@@ -334,3 +297,9 @@ class Engine:
                 deliver(outcome)
             except Exception:  # it may be anything, and must cost its own stream alone
                 log.exception("stream %d: its owner failed to take an outcome", outcome.item.stream)
+
+
+def _by_name(batch: Batch) -> Batch:
+    """Name a batch's model as the scheduler does, which knows no versions yet."""
+    name = batch.model.name if isinstance(batch.model, ModelId) else batch.model
+    return replace(batch, model=name)  # type: ignore[arg-type]

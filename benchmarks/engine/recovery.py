@@ -11,10 +11,10 @@ from benchmarks.failures import RunFailed
 from benchmarks.measures import percentile
 from benchmarks.payloads import portrait
 from benchmarks.results import Figure, Say, Section
-from inference.engine import Engine, PoolStatus
+from inference.engine import Engine
 from inference.items import Result
 from inference.model import ModelSource
-from inference.pool.pool import WorkerOptions
+from inference.pool.pool import PoolStatus, WorkerOptions
 
 KILLS = 12
 LOOK_S = 0.001

@@ -1,107 +1,31 @@
-"""Messages on the socket pair between the server and a worker: framing and the two ends. It reads no payload.
-
-A message is a struct prefix, a small JSON header and raw bytes::
-
-    !II  length of the header, length of the body | header: JSON object | body: bytes
-
-There is no pickle: a worker that turned hostile can send the other end nothing but JSON and bytes.
-"""
+"""The server's end of a worker's stream socket, on the event loop. It frames bytes and understands none of them."""
 
 from __future__ import annotations
 
 import errno
-import json
 import logging
-import signal
 import socket
-import struct
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
-from inference.wire import strict_json
+from inference.wire.framing import MAX_ANSWER, Buffer, FramingError, Unpacker, frame
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
 
 log = logging.getLogger(__name__)
 
-Header: TypeAlias = dict[str, Any]
-Buffer: TypeAlias = bytes | bytearray | memoryview
-
-PREFIX = struct.Struct("!II")
-
-DUMP_SIGNAL = signal.SIGUSR1
-"""Makes a worker print where its threads are."""
-
-MAX_HEADER = 1 << 20
-"""A header names the items of one batch, at most 256 of them; a megabyte is far above any honest one."""
-
-MAX_ANSWER = 64 << 20
-"""What a worker may answer to one batch: every answer becomes JSON text for a client, and the whole is held."""
-
 READ_SIZE = 256 << 10
 """What one read takes from a socket, at first: several frames, or hundreds of answers."""
 
-KEPT = 4 << 20
-"""The largest buffer that a worker keeps for the next message: to map, clear and unmap a megabyte for each batch of
-frames costs both ends a fifth of what a frame takes them."""
-
 _received = memoryview(bytearray(READ_SIZE))
-"""Where every channel reads to, one at a time on the loop: a buffer of its own for each read would be mapped and
-unmapped by malloc, which costs more than the reading."""
-
-_encoder = json.JSONEncoder(separators=(",", ":"))
+"""All transports read into this buffer, one at a time on the loop: a new one for each read would be mapped and
+unmapped by malloc, which costs more than the read."""
 
 
-class ChannelError(Exception):
-    """The other end broke the framing, or closed in the middle of a message."""
-
-
-def pack(header: Header, body: Sequence[Buffer] = ()) -> list[Buffer]:
-    """Frame a message as the buffers of one `sendmsg`; the body's parts are not copied."""
-    text = _encoder.encode(header).encode()
-    return [PREFIX.pack(len(text), sum(map(len, body))) + text, *body]
-
-
-class Unpacker:
-    """Cuts a stream of bytes into messages, without I/O."""
-
-    def __init__(self, max_body: int) -> None:
-        self._buffer = bytearray()
-        self._max_body = max_body
-
-    def feed(self, data: Buffer) -> Iterator[tuple[Header, memoryview]]:
-        """Take bytes as they come, give the messages that are whole.
-
-        Raises:
-            ChannelError: a length is over its limit, or a header is no JSON object.
-        """
-        self._buffer += data
-        while len(self._buffer) >= PREFIX.size:
-            head, body = PREFIX.unpack_from(self._buffer)
-            if head > MAX_HEADER or body > self._max_body:
-                raise ChannelError(f"a message of {head} + {body} bytes")
-            end = PREFIX.size + head + body
-            if len(self._buffer) < end:
-                return
-            whole = memoryview(bytes(self._buffer[:end]))
-            del self._buffer[:end]
-            yield _header(whole[PREFIX.size : PREFIX.size + head]), whole[PREFIX.size + head :]
-
-
-def _header(text: memoryview) -> Header:
-    try:
-        header = strict_json.read(str(text, "utf-8"))
-    except (ValueError, RecursionError) as exc:
-        raise ChannelError("a header that is no JSON") from exc
-    if not isinstance(header, dict):
-        raise ChannelError("a header that is no object")
-    return header
-
-
-class Channel:
-    """The server's end: non-blocking, on the event loop, without a task.
+class SocketTransport:
+    """Implements `inference.pool.launcher.Transport` on a stream socket: non-blocking, without a task.
 
     Args:
         on_message: called with the header and body of each message. If it raises, the other end is lost: what it
@@ -116,7 +40,7 @@ class Channel:
         self,
         sock: socket.socket,
         loop: AbstractEventLoop,
-        on_message: Callable[[Header, memoryview], None],
+        on_message: Callable[[memoryview, memoryview], None],
         on_lost: Callable[[str], None],
     ) -> None:
         sock.setblocking(False)
@@ -131,12 +55,12 @@ class Channel:
         self.unread = False
         loop.add_reader(sock, self._readable)
 
-    def send(self, header: Header, body: Sequence[Buffer] = ()) -> None:
+    def send(self, header: bytes, body: Sequence[Buffer] = ()) -> None:
         """Send a message, now as far as the socket takes it and the rest when it can.
 
-        The pool has one batch at a time in a worker, which bounds what waits here.
+        A worker has one batch at a time, which bounds what waits here.
         """
-        buffers = pack(header, body)
+        buffers = frame(header, body)
         if not self._open:
             return  # on_lost has been called, or the pool closed it
         self._unsent.extend(map(memoryview, buffers))
@@ -198,7 +122,7 @@ class Channel:
                 self._on_message(header, body)
                 if not self._open:
                     break  # the callback closed it
-        except ChannelError as exc:
+        except FramingError as exc:
             self._lose(f"it broke the framing: {exc}")
         except Exception:  # of the callback, which may raise anything
             log.exception("a worker's message could not be taken; this is no fault of the worker's")
@@ -209,66 +133,3 @@ class Channel:
         if self._open:
             self.close()
             self._on_lost(reason)
-
-
-class WorkerChannel:
-    """The worker's end: blocking, one message at a time."""
-
-    def __init__(self, sock: socket.socket) -> None:
-        sock.setblocking(True)
-        self._sock = sock
-        self._buffer = memoryview(bytearray(READ_SIZE))
-        self._ahead = self._buffer[:0]  # what was read of the next message
-
-    def receive(self) -> tuple[Header, memoryview | None] | None:
-        """Wait for a message; None when the server has gone.
-
-        The body is good until the next call. None is in its place where this process has no memory for it.
-        """
-        view = self._buffer
-        got = len(self._ahead)
-        view[:got] = bytes(self._ahead)  # it may overlap
-        while got < PREFIX.size:
-            if not (n := self._read(view[got:])):
-                return None
-            got += n
-        head, body = PREFIX.unpack_from(view)
-        end = PREFIX.size + head + body
-        if end > len(view):
-            try:
-                view = memoryview(bytearray(end))
-            except MemoryError:
-                return self._skip(got, head, end)
-            view[:got] = self._buffer[:got]
-            if end <= KEPT:
-                self._buffer = view
-        while got < end:
-            if not (n := self._read(view[got:])):
-                return None
-            got += n
-        self._ahead = view[end:got] if got > end else self._buffer[:0]  # which holds no large one alive
-        return _header(view[PREFIX.size : PREFIX.size + head]), view[PREFIX.size + head : end]
-
-    def _skip(self, got: int, head: int, end: int) -> tuple[Header, None] | None:
-        """Read a message of which `got` bytes are in the buffer to its end, and keep the header alone."""
-        kept = bytearray(self._buffer[:got])
-        while got < end:
-            if not (n := self._read(self._buffer[: end - got])):
-                return None
-            kept += self._buffer[: min(n, max(0, PREFIX.size + head - len(kept)))]
-            got += n
-        self._ahead = self._buffer[:0]
-        return _header(memoryview(kept)[PREFIX.size : PREFIX.size + head]), None
-
-    def _read(self, into: memoryview) -> int:
-        try:
-            return self._sock.recv_into(into)
-        except ConnectionResetError:
-            return 0
-
-    def send(self, header: Header, body: Sequence[Buffer] = ()) -> None:
-        """Send a message whole."""
-        buffers = pack(header, body)
-        sent = self._sock.sendmsg(buffers)
-        if sent < sum(map(len, buffers)):
-            self._sock.sendall(b"".join(buffers)[sent:])

@@ -13,7 +13,7 @@ from dataclasses import MISSING, dataclass, field, fields, replace
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from inference.model import DEFAULT_GROUP, ModelError, ModelSource
-from inference.pool.groups import Group, divide
+from inference.pool.groups import Group, resolve_groups
 from stream_server.errors import ConfigError
 from stream_server.protocol.server_side import MIN_WEIGHT
 
@@ -149,7 +149,7 @@ class Settings:
         for group in self.groups:
             _check_range(f"workers in [groups.{group.name}]", group.workers, *RANGES["workers"])
         try:
-            divide(self.models, self.workers, self.groups)
+            resolve_groups(self.models, self.workers, self.groups)
         except ModelError as exc:
             raise ConfigError(str(exc)) from exc
         for table in (self.limits, self.timeouts):
@@ -160,7 +160,7 @@ class Settings:
     @property
     def all_groups(self) -> list[Group]:
         """The groups, and before them that of the models which are in none, if there are any."""
-        return divide(self.models, self.workers, self.groups)
+        return resolve_groups(self.models, self.workers, self.groups)
 
 
 def _check_range(name: str, value: int, least: int, most: int, hint: str) -> None:

@@ -18,8 +18,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
-from inference.engine import PoolStatus
 from inference.items import Dropped, DropReason, Failed, Outcome, Result
+from inference.pool.pool import PoolStatus
 from inference.scheduling.quantiles import Distribution
 from inference.scheduling.statistics import Statistics, Tally
 from stream_server.errors import StreamServerError, meaning

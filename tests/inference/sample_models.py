@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import json
 import os
 import signal
 import socket
@@ -15,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from inference.model import ItemError
-from inference.wire.channel import MAX_ANSWER, MAX_HEADER, PREFIX, WorkerChannel
+from inference.wire.framing import MAX_ANSWER, MAX_HEADER, PREFIX
+from inference.wire.worker_channel import WorkerChannel
 
 
 class Length:
@@ -153,7 +153,7 @@ class Obeys(Length):
         elif what == "long-body":
             sock.sendall(PREFIX.pack(2, MAX_ANSWER + 1) + b"{}")
         else:
-            WorkerChannel(sock).send(json.loads(what))
+            WorkerChannel(sock).send(what.encode())
         time.sleep(0.2)
         return "written"
 

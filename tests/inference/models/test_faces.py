@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from benchmarks.accuracy import iou, matches
+from inference.image import Image
 from inference.model import ModelError, ModelSource, describe
 from inference.models.faces import WEIGHTS, Faces, in_sent_pixels, read_weights
-from inference.image import Image
 from inference.worker.images import decode
 
 SAMPLE = (Path(__file__).parents[3] / "web_client" / "sample.jpg").read_bytes()

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from inference.engine import PoolStatus
 from inference.items import Dropped, Failed, Item, Outcome, Result
+from inference.pool.pool import PoolStatus
 from inference.scheduling.quantiles import Distribution
 from inference.scheduling.statistics import ModelStatistics, Statistics, StreamStatistics, Tally
 from stream_server.errors import Forbidden, Overloaded
