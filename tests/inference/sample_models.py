@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from inference.model import ItemError
+from inference.model import ItemError, StatefulItem
 from inference.wire.framing import MAX_ANSWER, MAX_HEADER, PREFIX
 from inference.wire.worker_channel import WorkerChannel
 
@@ -255,6 +255,13 @@ class Data(Text):
     input = "data"
 
 
+class Quotes(Data):
+    """Refuses every item, in words that quote it."""
+
+    def predict(self, items: Sequence[Any], /) -> Sequence[Any]:
+        return [ItemError("quoted", f"what is {item}") for item in items]
+
+
 class Threads(Length):
     """Multiplies matrices and answers how many threads the worker has and may have."""
 
@@ -426,6 +433,36 @@ class Options(Length):
 
     def __init__(self, *, factor: int) -> None:
         self.version = str(factor)
+
+
+class Counts:
+    """Counts the items of each stream in its state; an item says what else to do."""
+
+    input = "text"
+    max_batch = 8
+    stateful = True
+
+    def load(self) -> None:
+        pass
+
+    def predict(self, items: Sequence[StatefulItem], /) -> Sequence[Any]:
+        return [self.count(item.value, item.state) for item in items]
+
+    def count(self, order: str, state: Any) -> Any:
+        what, _, argument = order.partition(" ")
+        n = 1 if state is None else state["n"] + 1 if isinstance(state, dict) else len(state) + 1
+        if what == "fail":
+            raise ItemError("failed", "x")
+        if what == "give":
+            return ItemError("given", "x")
+        if what == "alone":
+            return {"n": n}
+        return {"n": n}, {
+            "bytes": lambda: b"x" * n,
+            "forget": lambda: None,
+            "object": object,
+            "pad": lambda: {"n": n, "pad": "x" * int(argument)},
+        }.get(what, lambda: {"n": n})()
 
 
 class NoPredict:

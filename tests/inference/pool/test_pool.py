@@ -10,13 +10,14 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
-from inference.items import Batch, Item, Outcome, Result
+from inference.items import Batch, Failed, Item, Outcome, Result
 from inference.model import ModelId, ModelSource
 from inference.pool import pool as pool_module
 from inference.pool import slot as slot_module
@@ -546,6 +547,42 @@ async def test_the_only_worker_tries_again_if_it_has_nothing_else(
     await owner.until(lambda: pool.state("repaired")[0] == "unavailable")
     (tmp_path / "cause").unlink()
     await owner.until(lambda: pool.state("repaired")[0] == "ready")
+
+
+async def test_a_state_goes_with_each_item_to_whichever_worker_is_free(make: Make, owner: Recorder) -> None:
+    pool = make("Counts", workers=2)
+    pool.start()
+    await owner.until(lambda: all_ready(pool))
+    state, seen = b"", []
+    for n in range(4):
+        work = replace(batch(pool, "counts", "bytes" if n == 2 else "count"), states=(state,))
+        pool.free_workers()[n % 2].submit(work)
+        await owner.until(lambda n=n: len(owner.done) == n + 1)
+        (result,) = owner.done[-1][1]
+        assert isinstance(result, Result), result
+        state = result.state
+        seen.append(json.loads(result.outputs)["n"])
+    assert seen == [1, 2, 3, 4]
+
+
+async def test_an_error_that_utf_8_cannot_hold_costs_its_item_alone(make: Make, owner: Recorder) -> None:
+    pool = make("Quotes")
+    pool.start()
+    (slot,) = pool.slots
+    await owner.until(lambda: slot.free)
+    failed = await ask(pool, owner, slot, "quotes", '"\\ud800"')
+    assert failed == Failed(failed.item, "quoted", "what is ?")
+    assert (slot.deaths, slot.free) == (0, True)
+
+
+async def test_options_that_cannot_be_encoded_leave_the_other_models_alone(
+    make: Make, owner: Recorder
+) -> None:
+    pool = make(ModelSource("options", f"{SAMPLES}:Options", {"factor": object()}), "Length")
+    pool.start()
+    await owner.until(lambda: all_ready(pool))
+    assert pool.state("options")[0] == "unavailable"
+    assert isinstance(await ask(pool, owner, pool.slots[0], "length", "abc"), Result)
 
 
 async def test_nothing_is_tried_again_after_the_stop(

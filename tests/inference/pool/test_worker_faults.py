@@ -522,7 +522,7 @@ GARBLED = {
     "long-body": f"it broke the framing: a message of 2 + {(64 << 20) + 1} bytes",
     '{"type":"answers","infer_ms":0,"items":[50],"resident_mb":1}': "parts of 50 bytes in a body of 0",
     '{"type":"answers","infer_ms":0,"items":[],"resident_mb":1}': "0 answers, 0 states to 1 items",
-    f'{{"type":"answers","infer_ms":0,"items":[{ERROR},{ERROR}],"resident_mb":1}}': "2 answers, 0 states to 1 items",
+    f'{{"type":"answers","infer_ms":0,"items":[{ERROR},{ERROR}],"resident_mb":1}}': "2 answers, 0 states to",
     '{"type":"importing","model":"nobody"}': "that is busy has no transition for importing",
 }
 """What a worker writes in place of its answer, and what the log says of it."""
