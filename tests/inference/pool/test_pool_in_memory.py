@@ -141,13 +141,17 @@ async def test_during_a_renewal_each_version_answers_its_own_batches() -> None:
 
 async def test_an_old_worker_that_loads_late_does_not_become_the_newest_version() -> None:
     world = World(source("a"), workers=2)
-    early, late = world.launcher.living
-    early.load({"a": "1"})
+    first, late = world.launcher.living
+    first.load({"a": "1"})
     world.pool.renew(all_workers=True)
+    first.die()
+    world.launcher.living[-1].load({"a": "2"})
+    assert world.versions("a") == ["2"]
     late.load({"a": "1"})
+    assert world.versions("a") == ["1", "2"]
+    assert world.pool.card("a") == card_of("a", "2")
     world.load({"a": "2"})
     assert world.versions("a") == ["2"]
-    assert world.pool.card("a") == card_of("a", "2")
 
 
 async def test_a_version_that_does_not_load_takes_no_worker_from_the_old_one() -> None:
