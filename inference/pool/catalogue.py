@@ -20,7 +20,7 @@ LOAD_DEATHS = 3
 """A model that killed its worker this often while loading is left out, so that its neighbours can start."""
 
 SPARE_HEADER = 4 << 10
-"""Bytes of the set-up message for what is not a model's."""
+"""Bytes of the set-up message for what is not a model's: far more than it has."""
 
 
 class Catalogue:
@@ -56,9 +56,15 @@ class Catalogue:
         self.sources[source.name] = source
         self._deaths[source.name] = 0
         try:
-            self._setups[source.name] = setup_of(source)
+            setup = setup_of(source)
+            if sum(map(size_of, (setup, *self._setups.values()))) > MAX_HEADER - SPARE_HEADER:
+                raise ModelError(
+                    f"the options of {source.name} and of the models before it are too long together"
+                )
         except ModelError as exc:
             self.failed(source.name, str(exc))
+        else:
+            self._setups[source.name] = setup
 
     def remove(self, name: str) -> None:
         """Forget a model.
@@ -75,17 +81,7 @@ class Catalogue:
 
     def setup(self, options: WorkerOptions) -> tuple[dict[str, ModelSource], bytes]:
         """Return what a new worker is to load, and the message that tells it."""
-        loadable: list[messages.ModelSetup] = []
-        room = MAX_HEADER - SPARE_HEADER
-        for name, model in self._setups.items():
-            if self._deaths[name] >= LOAD_DEATHS:
-                continue
-            room -= (size := len(messages.encode(model)) + 1)
-            if room < 0:
-                room += size
-                self.failed(name, "its options and those of the models before it are too long together")
-            else:
-                loadable.append(model)
+        loadable = [model for name, model in self._setups.items() if self._deaths[name] < LOAD_DEATHS]
         message = messages.Setup(loadable, options.sandbox, options.memory_mb)
         return {model.name: self.sources[model.name] for model in loadable}, messages.encode(message)
 
@@ -175,3 +171,8 @@ def setup_of(source: ModelSource) -> messages.ModelSetup:
     except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as exc:
         raise ModelError(f"the options of {source.name} are not JSON values: {exc}") from exc
     return messages.ModelSetup(source.name, source.reference, msgspec.Raw(options))
+
+
+def size_of(setup: messages.ModelSetup) -> int:
+    """Return what a model takes up in the set-up message, in bytes."""
+    return len(messages.encode(setup)) + 1

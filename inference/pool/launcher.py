@@ -40,7 +40,7 @@ class Transport(Protocol):
 
 
 class Events(Protocol):
-    """Who is told about one worker. All calls come on the event loop."""
+    """Who is told about one worker. All calls come on the event loop, none from within a call of ours."""
 
     def received(self, header: memoryview, body: memoryview) -> None:
         """Take a message. If it raises, the transport is lost."""

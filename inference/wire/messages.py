@@ -106,7 +106,7 @@ class Sealing(Struct, frozen=True, forbid_unknown_fields=True, tag_field="type",
 class Sandbox(Struct, frozen=True, forbid_unknown_fields=True, tag_field="type", tag="sandbox"):
     """The sandbox is closed, as far as it could be; see `inference.wire.features`."""
 
-    features: Annotated[dict[Name, Annotated[str, Meta(max_length=200)]], Meta(max_length=MAX_FEATURES)]
+    features: Annotated[dict[Name, Annotated[str, Meta(max_length=500)]], Meta(max_length=MAX_FEATURES)]
 
 
 class Loaded(Struct, frozen=True, forbid_unknown_fields=True, tag_field="type", tag="loaded"):

@@ -87,14 +87,16 @@ class LoadedModel:
         Only what is no `Exception`, as `SystemExit`, ends the worker.
 
         Args:
-            states: for a stateful model the encoded state of each item's stream, else none.
+            states: for a stateful model the encoded state of each item's stream, or none if nobody keeps them.
         """
         answers: dict[int, Answer] = {}
         items: dict[int, Any] = {}
         for i, payload in enumerate(payloads):
             try:
                 value = self._decode(payload)
-                items[i] = StatefulItem(value, read_state(states[i])) if self.card.stateful else value
+                if self.card.stateful:
+                    value = StatefulItem(value, read_state(states[i]) if states else None)
+                items[i] = value
             except ItemError as exc:
                 answers[i] = exc
             except MemoryError:

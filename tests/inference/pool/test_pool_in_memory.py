@@ -255,6 +255,8 @@ async def test_options_that_are_too_long_together_cost_the_last_models() -> None
     world = World(source("a", big="x" * 600_000), source("b", big="x" * 600_000), source("c"))
     assert set(world.worker.options) == {"a", "c"}
     assert world.pool.state("b")[0] == "unavailable"
+    world.load({"a": "1", "c": "1"})
+    assert world.clock.pending() == [], "another try would change nothing"
 
 
 async def test_a_models_own_time_bounds_its_loading() -> None:

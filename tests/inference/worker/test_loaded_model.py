@@ -44,6 +44,10 @@ def test_each_item_of_a_batch_has_its_own_state(counts: LoadedModel) -> None:
     ]
 
 
+def test_without_a_keeper_of_states_every_item_is_a_first_one(counts: LoadedModel) -> None:
+    assert ask(counts, "count", states=[]) == [Output(b'{"n": 1}', b'j{"n": 1}')]
+
+
 def test_none_is_no_state(counts: LoadedModel) -> None:
     (given,) = ask(counts, "forget", states=[encode_state({"n": 1})])
     assert given == Output(b'{"n": 2}', b"")
