@@ -22,7 +22,7 @@ from inference.pool.catalogue import LOAD_DEATHS, Catalogue
 from inference.pool.launcher import Clock, Launcher, Timer
 from inference.pool.options import ModelState, PoolStatus, WorkerOptions
 from inference.pool.process import LoopClock, ProcessLauncher
-from inference.pool.slot import Slot
+from inference.pool.slot import RECYCLE_PAUSE, Slot
 from inference.pool.worker import STOP_GRACE, Worker
 from inference.wire.features import missing
 
@@ -269,8 +269,9 @@ class Pool:
     def became_ready(self, slot: Slot) -> None:
         """A slot's worker has loaded what it could, and can work."""
         for other in self.slots:
-            if other.worker and other.ready and not slot.names <= other.names:
-                other.worker.worn = True  # it lacks a model that could not be loaded before
+            lacks = not slot.names <= other.names  # a model that could not be loaded before
+            if other.worker and other.ready and (lacks or self._outdated(other, slot)):
+                other.worker.worn = True
         if self._spares_wait and all(slot.ready for slot in self.slots if slot.serving):
             self._spares_wait = False
             for spare in self.slots:
@@ -289,6 +290,16 @@ class Pool:
         if slot.stale:
             self.renew()
         self.owner.worker_free()
+
+    def _outdated(self, other: Slot, slot: Slot) -> bool:
+        """Whether a slot's worker has loaded a newer version, as after a crash, than another one holds.
+
+        Streams follow the newest version, so the other worker would idle. It is not replaced more often than a worn
+        one: a model that has another version whenever it loads must not take up a core.
+        """
+        newest = {card.id for name in slot.names if (card := self._models.card(name))}
+        rested = self.clock.now() - other.since >= RECYCLE_PAUSE
+        return rested and bool(newest & slot.models.keys() - other.models.keys())
 
     def died_loading(self, source: ModelSource, status: int) -> None:
         """A worker ended while it imported or loaded a model."""

@@ -465,6 +465,13 @@ class Counts:
         }.get(what, lambda: {"n": n})()
 
 
+class Versioned(Length):
+    """Has the version that a file holds when it is loaded."""
+
+    def __init__(self, *, file: str) -> None:
+        self.version = Path(file).read_text("utf-8")
+
+
 class NoPredict:
     """Has no predict."""
 

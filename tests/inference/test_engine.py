@@ -7,6 +7,7 @@ import contextlib
 import fcntl
 import json
 import os
+import random
 import select
 import signal
 import struct
@@ -858,6 +859,101 @@ class TestIntake:
         engine.open(StreamRequest("length", principal="10.0.0.1"), Owner(lambda outcome: None))
         (row,) = engine.stream_statistics(ModelId("length", "1"))
         assert row.principal == "10.0.0.1"
+
+
+class TestVersions:
+    async def test_a_version_that_one_worker_loaded_reaches_the_others(
+        self, start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """As when the files change and a worker crashes: streams follow the newest, so the others would idle."""
+        monkeypatch.setattr(pool_module, "RECYCLE_PAUSE", 0.0)
+        file = tmp_path / "version"
+        file.write_text("1")
+        engine = await start(source("Versioned", file=str(file)), workers=2)
+        stream = Stream(engine, "versioned")
+        file.write_text("2")
+        os.kill(engine.workers().pids[0], signal.SIGKILL)
+        await until(lambda: engine.model("versioned").versions == ("2",))
+        await restarted(engine)
+        stream.send("abc")
+        (answer,) = await stream.answered()
+        assert isinstance(answer, Result)
+        assert answer.version == stream.stream.model.version == "2"
+        assert list(engine.statistics().models) == [ModelId("versioned", "2")], "the old one is forgotten"
+
+    async def test_a_model_can_be_added_and_removed_while_another_is_served(self, start: Start) -> None:
+        engine = await start("Twin", workers=2, spares=1)
+        async with load_on(engine, "twin"):
+            engine.add_model(source("Length"), "default")
+            assert engine.model("length").state == "loading"
+            await until(lambda: engine.model("length").state == "ready")
+            assert (await outputs(engine, b"abc", "length"))["length"] == 3
+            stream = Stream(engine, "length")
+            engine.remove_model("length")
+            stream.send("abc")
+            (refused,) = await stream.answered()
+            assert isinstance(refused, Failed)
+            assert (refused.code, refused.retryable) == ("model_unavailable", False)
+            assert "no longer served" in refused.message
+            with pytest.raises(UnknownModelError):
+                engine.resolve("length")
+            with pytest.raises(UnknownModelError):
+                engine.remove_model("length")
+            with pytest.raises(ModelError, match="is served already"):
+                engine.add_model(source("Twin"), "default")
+            stream.stream.close()
+            engine.add_model(source("Length"), "default")
+            await until(lambda: engine.model("length").state == "ready")
+            assert (await outputs(engine, b"abcd", "length"))["length"] == 4
+        assert engine.workers().deaths == 0
+
+
+class TestState:
+    async def test_a_counting_model_neither_skips_nor_repeats_while_its_workers_are_killed(
+        self, start: Start
+    ) -> None:
+        engine = await start("Counts", workers=3, spares=1)
+        streams = [Stream(engine, "counts", window=8) for _ in range(4)]
+        randomly = random.Random(1)
+        kills = 0
+        while sum(len(stream.outcomes) for stream in streams) < 2000:
+            for stream in streams:
+                while stream.sent - len(stream.outcomes) < 4:
+                    stream.send(randomly.choice(["count", "count", "count", "bytes", "fail"]))
+            if kills < 12 and randomly.random() < 0.02 and engine.workers().serving:
+                os.kill(randomly.choice(engine.workers().serving), signal.SIGKILL)
+                kills += 1
+            await asyncio.sleep(0)
+        for stream in streams:
+            counted = 0
+            for outcome in await stream.answered():
+                if isinstance(outcome, Result):
+                    counted += 1
+                    assert json.loads(outcome.outputs) == {"n": counted}
+                else:
+                    assert isinstance(outcome, Failed)
+                    assert outcome.code in ("failed", "worker_lost")
+            assert counted > 100
+        assert engine.workers().deaths >= kills > 5
+
+    async def test_dropped_frames_do_not_touch_the_state(self, start: Start) -> None:
+        engine = await start("Counts")
+        stream = Stream(engine, "counts", "latest", 1)
+        for _ in range(50):
+            stream.send("count")
+            if stream.sent % 10 == 0:
+                await stream.answered(stream.sent)
+        results = [o for o in await stream.answered() if isinstance(o, Result)]
+        assert len(results) < 50
+        assert [json.loads(o.outputs)["n"] for o in results] == list(range(1, len(results) + 1))
+
+    async def test_each_stream_has_a_state_of_its_own(self, start: Start) -> None:
+        engine = await start("Counts", workers=2)
+        one, other = Stream(engine, "counts"), Stream(engine, "counts")
+        for stream in (one, one, other):
+            stream.send("count")
+        assert [json.loads(o.outputs)["n"] for o in await one.answered() if isinstance(o, Result)] == [1, 2]
+        assert [json.loads(o.outputs)["n"] for o in await other.answered() if isinstance(o, Result)] == [1]
 
 
 class TestResolving:
