@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import json
 import os
 import random
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+import msgspec
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
 from websockets.typing import Subprotocol
@@ -83,11 +83,22 @@ def translate(exc: Exception, address: str, unanswered: int = 0) -> ClientError:
             return ConnectFailed(f"what answers at {address} is no stream server ({exc})")
 
 
+class _Refusal(msgspec.Struct):
+    """The body of an HTTP error of our server."""
+
+    code: str
+    error: str
+    retryable: bool
+
+
+_REFUSAL = msgspec.json.Decoder(_Refusal)
+
+
 def _refusal(status: int, body: bytes | bytearray | None, address: str) -> ClientError:
     try:
-        said = json.loads(body or b"")
-        return Refused(said["code"], said["error"], retryable=said["retryable"])
-    except (ValueError, TypeError, KeyError):
+        said = _REFUSAL.decode(body or b"")
+        return Refused(said.code, said.error, retryable=said.retryable)
+    except (ValueError, RecursionError):
         pass  # not our server's words, but those of a proxy or of something else
     if status in (429, 502, 503, 504):
         return Refused(f"http_{status}", f"{address} cannot be reached now", retryable=True)
@@ -98,7 +109,7 @@ def read_message(message: str | bytes) -> ServerMessage | None:
     """Read a message, None for one of a later version.
 
     Raises:
-        ConnectFailed: it is no message of the protocol.
+        ConnectFailed: it is not a message of the protocol.
         Refused: it is an error, but no item's. Nobody can tell which of our messages it means, so that the
             stream cannot go on.
     """

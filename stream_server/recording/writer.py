@@ -1,4 +1,4 @@
-"""Recordings of streams: items, when each was sent and what it got, in one file. `recorded` reads them.
+"""Recordings of streams: items, when each was sent and its answer, in one file. `reader` reads them.
 
 A recording is a plain zip, which any tool opens: the items under ``items/`` as they were sent, and `INDEX`, a JSON
 object that names the model, the stream's options and every item with its time and answer. Nothing in it is

@@ -267,7 +267,7 @@ async def test_a_connection_that_is_lost_is_no_success(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"\xff\xd8\xff and so on, for more than a few bytes in all", "is no whole recording"),
+        (b"\xff\xd8\xff and so on, for more than a few bytes in all", "is not a whole recording"),
         (None, "cannot read"),
     ],
 )
