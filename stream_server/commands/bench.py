@@ -118,7 +118,7 @@ def run(args: argparse.Namespace) -> int:
         if (exc.name or "").startswith("benchmarks"):
             raise  # a defect
         raise ConfigError(
-            f"the package {exc.name} is missing; to measure, install 'stream-inference-server[bench]'"
+            f"the package {exc.name} is missing; in a checkout run: make .venv/bench, or: pip install -e '.[bench]'"
         ) from exc
     told = _told(args, takes, given, options)
     return int(

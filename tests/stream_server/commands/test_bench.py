@@ -139,4 +139,5 @@ def test_a_missing_package_is_named_with_what_to_install(
     )
     assert done.returncode == 2
     assert f"the package {package}" in done.stderr
-    assert "install 'stream-inference-server[bench]'" in done.stderr
+    assert "in a checkout run: make .venv/bench, or: pip install -e '.[bench]'" in done.stderr
+    assert done.stderr.count("\n") == 1
