@@ -1,4 +1,4 @@
-"""Stream the sample portrait through a server and say what came back.
+"""Stream the sample portrait through a server and report the result.
 
 ``python -m stream_server.commands.self_check URL``
 """

@@ -36,7 +36,7 @@ MAX_AT_MS = 10**10
 """Latest time of an item: four months."""
 
 END_RECORD = struct.Struct("<4sHHHHIIH")
-"""A zip's end of central directory record (APPNOTE.TXT 4.3.16), which comes last where there is no comment."""
+"""A zip's end of central directory record (APPNOTE.TXT 4.3.16), which comes last if there is no comment."""
 
 LOCATOR_BYTES = 20
 ENTRY_BYTES = 100
@@ -82,7 +82,7 @@ class Recording:
         return self._zip.read(self._find(name, most))
 
     def _find(self, name: str, most: int) -> zipfile.ZipInfo:
-        """Look a file up, and make sure that to read it takes no more than it says and we allow."""
+        """Look a file up, and check that reading it takes no more memory than we allow."""
         try:
             info = self._zip.getinfo(name)
         except KeyError:

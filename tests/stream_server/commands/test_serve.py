@@ -293,7 +293,7 @@ def test_at_most_a_line_per_stream_is_logged_and_never_an_item(server: RunningSe
     assert (
         len(
             re.findall(
-                r"INFO stream_server.server.connection: stream s1 to echo: 20 items, 20 results", errors
+                r"INFO stream_server.server.connection: stream s1 to echo@1: 20 items, 20 results", errors
             )
         )
         == 1

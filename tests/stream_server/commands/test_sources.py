@@ -72,7 +72,7 @@ def test_an_end_within_a_segment_between_scans_is_none() -> None:
 
 def test_what_is_no_jpeg_is_said() -> None:
     for stream in (b"", b"PNG and so on", b"\xff\xd8"):
-        with pytest.raises(ConfigError, match="no JPEG in standard input"):
+        with pytest.raises(ConfigError, match="standard input holds no JPEG"):
             split(stream)
     with pytest.raises(ConfigError, match="ends in the middle"):
         split(jpeg() + jpeg()[:-1])
@@ -150,7 +150,7 @@ def test_a_file_of_any_other_name_is_one_item(tmp_path: Path) -> None:
     file.write_bytes(b"Gr\xfc\xdfe")
     assert list(open_source(str(file), "text", LIMIT).items) == [SourceItem("mail", "Gr��e")]
     assert list(open_source(str(file), "bytes", LIMIT).items) == [SourceItem("mail", b"Gr\xfc\xdfe")]
-    with pytest.raises(ConfigError, match="mail is no JSON"):
+    with pytest.raises(ConfigError, match="mail is not JSON"):
         list(open_source(str(file), "data", LIMIT).items)
 
 
@@ -221,7 +221,7 @@ def test_standard_input_gives_lines_of_json(stdin: io.BufferedWriter) -> None:
     stdin.write(b'{"x": [1, 2]}\nnull\nno JSON\n')
     items = open_source("-", "data", LIMIT).items
     assert [next(items).payload, next(items).payload] == [{"x": [1, 2]}, None]
-    with pytest.raises(ConfigError, match="line 3 of standard input is no JSON"):
+    with pytest.raises(ConfigError, match="line 3 of standard input is not JSON"):
         next(items)
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from stream_server.errors import ConfigError, ConnectFailed, TooLarge
 from stream_server.protocol import client_side as answers
 from stream_server.protocol import server_side as protocol
-from stream_server.protocol.client_side import Dropped, Error, Ledger, Ready, Result, Statistics
+from stream_server.protocol.client_side import Dropped, Error, PendingItems, Ready, Result, Statistics
 from stream_server.protocol.server_side import Meta, StreamOptions
 from tests.conftest import vectors
 
@@ -166,55 +166,55 @@ def result(seq: int) -> Result:
 
 
 def test_an_answer_gets_the_clients_own_id_and_number() -> None:
-    ledger = Ledger()
-    assert [ledger.send("a"), ledger.send(None)] == [1, 2]
-    assert ledger.settle(result(1)) == msgspec.structs.replace(result(1), id="a")
-    lost = ledger.lose("the cable")
+    pending = PendingItems()
+    assert [pending.send("a"), pending.send(None)] == [1, 2]
+    assert pending.settle(result(1)) == msgspec.structs.replace(result(1), id="a")
+    lost = pending.lose("the cable")
     assert lost == [Error("connection_lost", "the cable", retryable=True, seq=2)]
-    assert ledger.send("b") == 3
+    assert pending.send("b") == 3
     # a new connection counts from 1 again
-    assert ledger.settle(Dropped(1, "expired")) == Dropped(3, "expired", "b")
-    assert ledger.statistics == Statistics(sent=3, results=1, dropped=1, errors=1, unanswered=0)
+    assert pending.settle(Dropped(1, "expired")) == Dropped(3, "expired", "b")
+    assert pending.statistics == Statistics(sent=3, results=1, dropped=1, errors=1, unanswered=0)
 
 
 @pytest.mark.parametrize("seq", [0, 2, 3])
 def test_an_answer_out_of_order_is_no_servers_of_ours(seq: int) -> None:
-    ledger = Ledger()
-    ledger.send(None)
-    ledger.send(None)
+    pending = PendingItems()
+    pending.send(None)
+    pending.send(None)
     with pytest.raises(ConnectFailed, match=f"answered item {seq} where 1 was next"):
-        ledger.settle(result(seq))
+        pending.settle(result(seq))
 
 
 def test_an_answer_to_nothing_is_refused() -> None:
     with pytest.raises(ConnectFailed):
-        Ledger().settle(result(1))
+        PendingItems().settle(result(1))
 
 
 @given(st.lists(st.sampled_from(["send", "result", "dropped", "error", "lose"])))
 def test_whatever_happens_every_item_has_one_answer_in_order(steps: list[str]) -> None:
-    ledger = Ledger()
+    pending = PendingItems()
     given_out: list[int | None] = []
     on_connection = 0
     for step in steps:
         if step == "send":
-            ledger.send(None)
+            pending.send(None)
         elif step == "lose":
-            given_out += [answer.seq for answer in ledger.lose("")]
+            given_out += [answer.seq for answer in pending.lose("")]
             on_connection = 0
-        elif ledger.unanswered:
+        elif pending.unanswered:
             on_connection += 1
             answer: answers.Answer = result(on_connection)
             if step == "dropped":
                 answer = Dropped(on_connection, "superseded")
             elif step == "error":
                 answer = Error("bad_image", "", retryable=False, seq=on_connection)
-            given_out.append(ledger.settle(answer).seq)
-        now = ledger.statistics
+            given_out.append(pending.settle(answer).seq)
+        now = pending.statistics
         assert now.sent == now.results + now.dropped + now.errors + now.unanswered
-        assert now.unanswered == ledger.unanswered
+        assert now.unanswered == pending.unanswered
     assert given_out == list(range(1, len(given_out) + 1))
-    assert len(given_out) + ledger.unanswered == ledger.sent
+    assert len(given_out) + pending.unanswered == pending.sent
 
 
 @pytest.mark.parametrize("value", [33.3, 33.0, True, "33", float("nan"), b"1"])
@@ -256,3 +256,11 @@ def test_an_option_that_cannot_be_is_said_before_anything_is_sent(
 def test_what_is_only_too_much_is_left_to_the_server() -> None:
     answers.check_options(StreamOptions("latest", 65, 1, 100))
     answers.check_options(StreamOptions())
+
+
+@pytest.mark.parametrize(("text", "each"), [("\u043f", 2), ("\u65e5", 3), ("\U0001f600", 4)])
+def test_a_text_takes_no_more_than_its_utf8(text: str, each: int) -> None:
+    around = len(answers.write_item("", "text", Meta()))
+    assert len(str(answers.encode_item(text * 100, ready("text", around + 100 * each), None)).encode()) > 100
+    with pytest.raises(TooLarge, match=f"an item of {around + 100 * each:,} bytes"):
+        answers.encode_item(text * 100, ready("text", around + 100 * each - 1), None)
