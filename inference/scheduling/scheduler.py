@@ -572,17 +572,20 @@ class Scheduler:
         """Count an outcome, for the stream and for the version where the item waited or ran."""
         if stream.returns:
             stream.returns.pop(outcome.item.seq, None)
-        match outcome:
-            case Result():
-                kind = "results"
-            case Failed():
-                kind = "errors"
-            case Dropped(reason=reason):
-                kind = reason
-        discarded = not (stream.open or isinstance(outcome, Dropped))
-        for tally in (stream.tally, model.tally):
-            setattr(tally, kind, getattr(tally, kind) + 1)
-            tally.discarded += discarded
+        ours, models = stream.tally, model.tally
+        if isinstance(outcome, Result):
+            ours.results += 1
+            models.results += 1
+        elif isinstance(outcome, Failed):
+            ours.errors += 1
+            models.errors += 1
+        else:
+            ours.drop(outcome.reason)
+            models.drop(outcome.reason)
+            return
+        if not stream.open:
+            ours.discarded += 1
+            models.discarded += 1
 
     def _forget_if_idle(self, stream: Stream) -> None:
         if not stream.tally.running:

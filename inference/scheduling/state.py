@@ -220,11 +220,12 @@ class Stream:
 
     def begin_waiting(self) -> None:
         """Count an item that waits, now or again."""
-        self.tally.waiting += 1
-        model = self.model
-        model.tally.waiting += 1
-        model.peak = max(model.peak, model.tally.waiting + model.tally.running)
-        if self.tally.waiting + self.tally.running == 1:
+        ours, model = self.tally, self.model
+        models = model.tally
+        ours.waiting += 1
+        models.waiting += 1
+        model.peak = max(model.peak, models.waiting + models.running)
+        if ours.waiting + ours.running == 1:
             self.principal.busy += 1
             self.principal.weight += self.weight
 
@@ -239,10 +240,9 @@ class Stream:
         weight = self.fair_weight
         self.running[item.seq] = (self.cost, weight)
         self.finish += self.cost / weight
-        self.tally.waiting -= 1
-        self.tally.running += 1
-        self.model.tally.waiting -= 1
-        self.model.tally.running += 1
+        for tally in (self.tally, self.model.tally):
+            tally.waiting -= 1
+            tally.running += 1
 
     def charge(self, item: Item, cost: float, model: Model) -> None:
         """An item runs no more: correct the finish tag by what it took indeed, in worker seconds.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
+from inference.items import DropReason
 from inference.model import ModelId
 from inference.scheduling.quantiles import Distribution
 
@@ -49,6 +50,10 @@ class Tally:
     def balanced(self) -> bool:
         """Whether law 1 holds."""
         return self.received == self.results + self.errors + self.dropped + self.present + self.rebound
+
+    def drop(self, reason: DropReason) -> None:
+        """Count an item that was dropped."""
+        setattr(self, reason, getattr(self, reason) + 1)
 
     def __add__(self, other: Tally) -> Tally:
         return Tally(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(Tally)))

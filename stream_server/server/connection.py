@@ -114,26 +114,26 @@ class Connection:
         self._outgoing.set()
 
     def drain(self, grace_ms: int, retry_after_ms: int) -> None:
-        """Tell the client that the server is going."""
+        """Tell the client that the server is shutting down."""
         self._session.drain(grace_ms, retry_after_ms)
         self._outgoing.set()
 
     def abort(self) -> None:
-        """Drop the connection: `close` of a transport waits for ever on a client that does not read."""
+        """Drop the connection at once: a transport's `close` waits for ever for a client that does not read."""
         self._transport.abort()
 
     async def _read(self) -> None:
         try:
             while await self._read_one():
                 pass
-        except Exception:  # a defect of ours: this stream ends with 1011, the others go on
+        except Exception:  # a defect of ours: this stream ends with 1011, the others continue
             log.exception("reading from a stream failed")
             self._session.fail(Broken())
         self._client_left = True
         self._outgoing.set()
 
     async def _read_one(self) -> bool:
-        """Pass one message on; whether the client is still there."""
+        """Receive one message and pass it on; return whether the client is still connected."""
         session = self._session
         while not (session.wants_input and self._stream.may_offer):
             self._may_read.clear()
@@ -174,9 +174,9 @@ class Connection:
             self._may_read.set()
 
     async def _within_time(self, sending: Coroutine[None, None, None]) -> None:
-        """Send, and drop the connection of a client that does not read meanwhile.
+        """Send, and drop the connection if the client does not read for too long.
 
-        One timer looks after all that is sent while it runs: most of it is gone at once.
+        One timer covers every send that starts while it runs: most of them complete at once.
         """
         self._sending_since = time.monotonic()
         if self._write_timer is None:
@@ -202,12 +202,10 @@ class Connection:
         half = self._timeouts.heartbeat_s / 2
         now = time.monotonic()
         if now - self._heartbeat_due > half:
-            self._last_receive = (
-                now  # the loop or the machine stood still: what the clients sent is still unread
-            )
+            self._last_receive = now  # the loop or machine was stopped: what clients sent is still unread
         self._schedule_heartbeat()
         silent = now - self._last_receive
-        if silent < 1.5 * half:  # at two beats it is due, and no beat is exact
+        if silent < 1.5 * half:  # due at two heartbeats, and no timer is exact
             return
         if self._pinged <= self._last_receive:
             self._pinged = now
@@ -250,13 +248,13 @@ class Connections:
             closed.set_result(None)
 
     def drain(self, grace_ms: int, retry_after_ms: int) -> None:
-        """Tell every client that the server is going; each stream ends when its items are answered."""
+        """Tell every client that the server is shutting down; a stream ends when its items are answered."""
         self.draining = True
         for connection in self._open:
             connection.drain(grace_ms, retry_after_ms)
 
     async def closed(self, seconds: float) -> bool:
-        """Wait until no stream is open, for so long at most; whether none is."""
+        """Wait until no stream is open, for at most so many seconds; return whether none is."""
         if self._open:
             await asyncio.wait(self._open.values(), timeout=seconds)
         return not self._open
@@ -268,7 +266,7 @@ class Connections:
 
 
 async def close(ws: web.WebSocketResponse, transport: asyncio.Transport, code: int, close_s: float) -> None:
-    """Close politely, then by force: aiohttp's close has no limit on a client that does not read."""
+    """Close with a handshake, then abort: aiohttp's close has no time limit on a client that does not read."""
     try:
         async with asyncio.timeout(close_s):
             await ws.close(code=code)

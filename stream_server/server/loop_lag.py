@@ -1,4 +1,4 @@
-"""Watches how late the event loop is: whatever holds it up holds up every stream at once. It mends nothing."""
+"""Measures how late the event loop runs its timers: a delay there delays every stream. It only measures."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import time
 from inference.scheduling.quantiles import RECENT, Distribution, Recent
 
 PERIOD_S = 0.02
-"""Seconds between looks. A stall is seen shorter than it was by at most this. With fifty looks a second an idle
-server takes 0.75 % of a core in all; under load they were not to be seen in what a frame costs."""
+"""Seconds between measurements: a stall is underestimated by at most this. At fifty a second an idle server takes
+0.75 % of a core in all; under load the cost per frame did not change measurably."""
 
 
 class LoopLag:
-    """How late the loop calls what is due. It belongs to the loop it is started on."""
+    """The delay of the loop's timers. It belongs to the loop that it is started on."""
 
     def __init__(self) -> None:
         self._recent = Recent(RECENT)
@@ -21,20 +21,20 @@ class LoopLag:
         self._due = 0.0
 
     def start(self) -> None:
-        """Begin to look."""
+        """Start measuring."""
         self._due = time.monotonic() + PERIOD_S
-        self._timer = asyncio.get_running_loop().call_later(PERIOD_S, self._look)
+        self._timer = asyncio.get_running_loop().call_later(PERIOD_S, self._measure)
 
     def stop(self) -> None:
-        """Look no more."""
+        """Stop measuring."""
         if self._timer:
             self._timer.cancel()
 
     def recent(self) -> Distribution:
-        """How late it was lately, in seconds."""
+        """The delays of the last 30 to 60 s, in seconds."""
         return self._recent.at(time.monotonic())
 
-    def _look(self) -> None:
+    def _measure(self) -> None:
         now = time.monotonic()
         self._recent.add(now - self._due, now)
         self.start()

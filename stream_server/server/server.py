@@ -25,13 +25,13 @@ BACKLOG = 1024
 """Connections the kernel holds until we accept them: a thousand clients may come back at once."""
 
 FULL_COLLECTION = 100
-"""How many collections of younger objects come before a full one. A full one looks at every object of every
-stream, about 95 each, and nobody is served meanwhile: with 4,000 idle streams for some 200 ms. It finds next to
-nothing, since a stream that ends leaves no reference cycles. With Python's own 10, each few hundred new streams
-cost one."""
+"""How many collections of the middle generation come before a full one. A full one visits every object of every
+stream, about 95 each, and stops the loop: for some 200 ms with 4,000 idle streams. It finds next to nothing,
+because a stream that ends leaves no reference cycles. With Python's default of 10, every few hundred new streams
+trigger one."""
 
-LOOKS = 4
-"""Into how many intervals ``hello_s`` is divided: a silent connection may last for one longer than it must."""
+INTERVALS = 4
+"""How many intervals ``hello_s`` is divided into: a silent connection may last for one interval longer."""
 
 RETRY_AFTER_MS = 1000
 """What a drained client is told to wait: a restart takes about that long."""
@@ -127,12 +127,12 @@ class Server:
     async def _close_silent(self) -> None:
         """Close connections that ask for nothing: aiohttp waits for the end of a request's head for ever.
 
-        One that has been silent for `LOOKS` intervals is closed. An interval in which the loop stood still does
+        One that has been silent for `INTERVALS` intervals is closed. An interval in which the loop stood still does
         not count: what came meanwhile is still unread.
         """
         callers, server = self._app[CALLERS], self._runner.server
         assert server
-        interval = self._settings.timeouts.hello_s / LOOKS
+        interval = self._settings.timeouts.hello_s / INTERVALS
         silent: dict[web.RequestHandler, int] = {}
         while True:
             due = time.monotonic() + interval
@@ -143,7 +143,7 @@ class Server:
             callers &= connected
             silent = {connection: silent.get(connection, -1) + 1 for connection in connected - callers}
             for connection, intervals in silent.items():
-                if intervals >= LOOKS:
+                if intervals >= INTERVALS:
                     connection.force_close()
 
 

@@ -373,3 +373,80 @@ async def test_a_model_that_does_not_load_is_unavailable_and_others_serve(
         await ws.receive_str()
         await ws.send_bytes(b"abc")
         assert json.loads(await ws.receive_str())["outputs"] == {"bytes": 3}
+
+
+async def test_behind_a_trusted_proxy_limits_are_by_the_address_that_it_tells(
+    start_server: Callable[..., RunningServer],
+) -> None:
+    server = start_server(
+        "--workers=1",
+        "--model=echo",
+        "--set=limits.max_streams_per_principal=1",
+        "--trusted-proxy=127.0.0.1",
+    )
+    url = server.url + "/v2/models/echo/stream"
+
+    def through_proxy(claimed: str) -> dict[str, str]:
+        return {"X-Forwarded-For": f"{claimed}, 198.51.100.7"}
+
+    async with (
+        asyncio.timeout(WAIT),
+        aiohttp.ClientSession() as session,
+        session.ws_connect(url, headers={"X-Forwarded-For": "203.0.113.9"}) as other,
+        session.ws_connect(url, headers=through_proxy("192.0.2.1")) as one,
+        session.ws_connect(url, headers=through_proxy("192.0.2.2")) as same_client,
+    ):
+        for ws in (other, one):
+            assert json.loads(await ws.receive_str())["type"] == "ready"
+        error = json.loads(await same_client.receive_str())
+        assert error["code"] == "too_many_streams", (
+            "what the client itself wrote into the header is not believed"
+        )
+
+
+async def test_without_a_trusted_proxy_nobody_is_believed_about_the_address(
+    start_server: Callable[..., RunningServer],
+) -> None:
+    server = start_server("--workers=1", "--model=echo", "--set=limits.max_streams_per_principal=1")
+    url = server.url + "/v2/models/echo/stream"
+    async with (
+        asyncio.timeout(WAIT),
+        aiohttp.ClientSession() as session,
+        session.ws_connect(url, headers={"X-Forwarded-For": "203.0.113.9"}) as one,
+        session.ws_connect(url, headers={"X-Forwarded-For": "203.0.113.10"}) as other,
+    ):
+        assert json.loads(await one.receive_str())["type"] == "ready"
+        assert json.loads(await other.receive_str())["code"] == "too_many_streams"
+
+
+@pytest.mark.parametrize(("fair_by", "least", "most"), [("principal", 0.4, 0.6), ("stream", 0.0, 0.25)])
+async def test_the_workers_are_shared_by_stream_or_by_principal(
+    start_server: Callable[..., RunningServer], fair_by: str, least: float, most: float
+) -> None:
+    """One stream of one address and nine of another, all of them with items that wait."""
+    server = start_server(
+        "--workers=1",
+        f"--model=patient={SAMPLES}:Patient",
+        "--trusted-proxy=127.0.0.1",
+        f"--set=server.fair_by={fair_by}",
+    )
+    url = server.url + "/v2/models/patient/stream?policy=queue&window=4"
+    counts: dict[int, int] = dict.fromkeys(range(10), 0)
+    enough = asyncio.Event()
+
+    async def client(number: int) -> None:
+        address = "192.0.2.1" if number == 0 else "192.0.2.2"
+        async with session.ws_connect(url, headers={"X-Forwarded-For": address}) as ws:
+            assert json.loads(await ws.receive_str())["type"] == "ready"
+            for _ in range(4):
+                await ws.send_bytes(b"sleep 0.005")
+            while not enough.is_set():
+                assert json.loads(await ws.receive_str())["type"] == "result"
+                counts[number] += 1
+                if sum(counts.values()) >= 400:
+                    enough.set()
+                await ws.send_bytes(b"sleep 0.005")
+
+    async with asyncio.timeout(3 * WAIT), aiohttp.ClientSession() as session:
+        await asyncio.gather(*map(client, counts))
+    assert least <= counts[0] / sum(counts.values()) <= most
