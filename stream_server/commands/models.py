@@ -10,6 +10,7 @@ import urllib.request
 from http.client import HTTPException
 from typing import Any
 
+import msgspec
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
@@ -34,6 +35,10 @@ MAX_BYTES = 1 << 20
 
 FIELDS = {"name", "version", "state", "reason", "input", "policy", "window", "description"}
 """What the table needs of every model."""
+
+
+class _Listing(msgspec.Struct):
+    models: list[dict[str, Any]]
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -64,7 +69,7 @@ def fetch(url: str) -> list[dict[str, Any]]:
     address = server_address(url) + "/v2/models"
     try:
         with urllib.request.urlopen(address, timeout=TIMEOUT_S) as response:  # noqa: S310  # http or https
-            models: list[dict[str, Any]] = json.loads(response.read(MAX_BYTES))["models"]
+            models = msgspec.json.decode(response.read(MAX_BYTES), type=_Listing).models
             if all(model.keys() >= FIELDS for model in models):
                 return models
     except urllib.error.HTTPError as exc:
@@ -75,7 +80,7 @@ def fetch(url: str) -> list[dict[str, Any]]:
         raise ConnectFailed(
             f"no server at {address} ({reason}); is it running? start one: stream-server serve"
         ) from exc
-    except (ValueError, TypeError, KeyError, AttributeError) as exc:
+    except (ValueError, RecursionError) as exc:
         raise ConnectFailed(f"{address} is not a stream server's: it lists no models") from exc
     raise ConnectFailed(f"{address} is not a stream server's: it lists no models")
 

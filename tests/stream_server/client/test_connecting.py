@@ -43,14 +43,14 @@ def test_the_longest_answer_is_within_what_the_client_reads() -> None:
     assert len(write_result(answer, "\U0001f600" * MAX_ID, name, 1e12)) <= MAX_ANSWER_BYTES
 
 
-async def test_no_server_is_said_with_what_to_do(unused_tcp_port: int) -> None:
+async def test_missing_server_is_reported_with_what_to_do(unused_tcp_port: int) -> None:
     with pytest.raises(ConnectFailed, match=r"Connection refused\); is it running\? start one") as caught:
         await open_connection(f"ws://127.0.0.1:{unused_tcp_port}/v2/models/echo/stream?window=4")
     assert isinstance(caught.value.__cause__, OSError)
     assert "window" not in str(caught.value)
 
 
-async def test_another_websocket_server_is_none_of_ours() -> None:
+async def test_foreign_websocket_server_is_recognised() -> None:
     async def chat(peer: Peer) -> None:
         await peer.ws.send("hello")
 
@@ -136,7 +136,7 @@ def http_answer(status: int, body: str) -> Callable[[ServerConnection, Request],
         ),
     ],
 )
-async def test_a_plain_http_answer_is_told_apart(
+async def test_plain_http_answer_is_recognised(
     status: int, body: str, error: type[Exception], words: str
 ) -> None:
     async with scripted(obedient, process_request=http_answer(status, body)) as url:
@@ -211,7 +211,7 @@ async def test_dialing_ends_at_a_refusal_that_stays() -> None:
             await reopen_connection(url)
 
 
-async def test_a_server_is_left_alone_as_long_as_it_asked_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_each_retry_waits_as_long_as_the_server_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     waits: list[float] = []
 
     class Noting:

@@ -102,7 +102,7 @@ def test_help_lists_every_scenario_with_examples(capsys: pytest.CaptureFixture[s
         (["camera", "--output", "/dev/null/results.json"], "cannot write the results"),
     ],
 )
-def test_what_cannot_be_is_said_before_the_run(
+def test_invalid_options_fail_before_the_run(
     flags: list[str], said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["bench", *flags]) == 2

@@ -52,7 +52,7 @@ def test_a_model_that_is_not_ready_says_why(
     assert "cannot import" in out
 
 
-def test_no_server_is_said_with_what_to_do(unused_tcp_port: int) -> None:
+def test_missing_server_is_reported_with_what_to_do(unused_tcp_port: int) -> None:
     with pytest.raises(
         ConnectFailed, match=r"Connection refused\); is it running\? start one: stream-server serve"
     ):
@@ -93,6 +93,6 @@ def http_server(status: int, body: bytes) -> Iterator[str]:
         (200, b'{"models": 3}', "lists no models"),
     ],
 )
-def test_another_server_is_told_apart(status: int, body: bytes, words: str) -> None:
+def test_foreign_server_is_recognised(status: int, body: bytes, words: str) -> None:
     with http_server(status, body) as url, pytest.raises(ConnectFailed, match=words):
         run(url)

@@ -17,7 +17,7 @@ async def run(monkeypatch: pytest.MonkeyPatch, url: str) -> int:
     return await asyncio.to_thread(self_check.main)
 
 
-async def test_faces_that_were_found_are_told(
+async def test_faces_found_are_printed(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     async def answers(peer: Peer) -> None:
@@ -33,7 +33,7 @@ async def test_faces_that_were_found_are_told(
     )
 
 
-async def test_an_error_is_told_and_is_the_exit_status(
+async def test_error_is_printed_and_sets_the_exit_status(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     async def refuses(peer: Peer) -> None:
@@ -50,7 +50,7 @@ async def test_an_error_is_told_and_is_the_exit_status(
     assert f"open {url} in a browser" in said
 
 
-def test_how_to_enter_the_environment_is_told_where_that_is_needed(
+def test_how_to_enter_the_environment_is_printed_if_needed(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)

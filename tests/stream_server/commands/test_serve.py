@@ -116,7 +116,7 @@ def test_a_group_is_a_name_models_and_a_number(text: str, group: tuple[str, list
         "rare=../x",
     ],
 )
-def test_what_is_no_group_is_refused(text: str) -> None:
+def test_invalid_group_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match=r"write it as NAME=MODEL,MODEL:N, e\.g\. rare=spam,echo:1"):
         read_group(text)
 
@@ -155,12 +155,12 @@ def test_assignments_go_side_by_side() -> None:
 
 
 @pytest.mark.parametrize("assignment", ["", "a", "=1", ".a=1", "a.=1", "a..b=1"])
-def test_what_is_no_assignment_is_refused(assignment: str) -> None:
+def test_invalid_assignment_is_refused(assignment: str) -> None:
     with pytest.raises(ConfigError, match="write it as KEY=VALUE"):
         assign({}, assignment)
 
 
-def test_a_value_is_no_table() -> None:
+def test_assignment_below_a_value_is_refused() -> None:
     with pytest.raises(ConfigError, match="a is not a table"):
         assign({"a": 1}, "a.b=1")
 
@@ -246,7 +246,7 @@ def test_it_says_what_runs_and_where_and_how_it_is() -> None:
     assert (process.returncode, errors) == (0, "")
 
 
-def test_a_model_that_does_not_load_is_said_with_its_reason() -> None:
+def test_model_that_does_not_load_is_reported_with_its_reason() -> None:
     with run("--model=echo", f"--model=broken={SAMPLES}:LoadRaises", "--model=gone=no_such:Model") as process:
         assert process.stdout
         lines = [process.stdout.readline() for _ in range(4)]

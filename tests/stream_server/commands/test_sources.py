@@ -70,7 +70,7 @@ def test_an_end_within_a_segment_between_scans_is_none() -> None:
     assert split(whole + jpeg(16)) == [whole, jpeg(16)]
 
 
-def test_what_is_no_jpeg_is_said() -> None:
+def test_input_without_jpeg_is_an_error() -> None:
     for stream in (b"", b"PNG and so on", b"\xff\xd8"):
         with pytest.raises(ConfigError, match="standard input holds no JPEG"):
             split(stream)
@@ -139,7 +139,7 @@ def test_a_folder_gives_what_the_model_takes(folder: Path, kind: InputKind, name
     assert list(source.items) == [SourceItem(name, payload) for name in names]
 
 
-def test_a_folder_with_nothing_for_the_model_is_said(tmp_path: Path) -> None:
+def test_folder_without_items_for_the_model_is_an_error(tmp_path: Path) -> None:
     for kind in ("image", "bytes"):
         with pytest.raises(ConfigError, match=r"no .* in"):
             open_source(str(tmp_path), kind, LIMIT)
@@ -180,7 +180,7 @@ def test_a_video_gives_its_frames_as_jpeg_in_order(tmp_path: Path) -> None:
     assert [round(frame.mean() / 8) for frame in frames] == pytest.approx(list(range(20)), abs=1)
 
 
-def test_what_cannot_be_opened_is_said(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_source_that_cannot_be_opened_is_an_error(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "film.mp4").write_bytes(b"no film")
     for source, words in (
         (str(tmp_path / "film.mp4"), "cannot be read as a video"),

@@ -19,7 +19,7 @@ from tests.conftest import vectors
 
 
 @pytest.mark.parametrize("case", vectors("server_messages"), ids=lambda case: case["name"])
-def test_what_the_server_says_reads_as_the_vectors_tell(case: dict[str, Any]) -> None:
+def test_server_messages_read_as_the_vectors_say(case: dict[str, Any]) -> None:
     if case.get("fails"):
         with pytest.raises(ConnectFailed):
             answers.read_server_message(case["text"])
@@ -55,7 +55,7 @@ def test_what_the_server_says_reads_as_the_vectors_tell(case: dict[str, Any]) ->
         '{"type": "hint", "x": ' + "[" * 100_000,
     ],
 )
-def test_a_field_of_a_wrong_type_is_no_message_of_the_protocol(text: str) -> None:
+def test_message_with_a_wrong_type_is_refused(text: str) -> None:
     with pytest.raises(ConnectFailed, match=r"stream-inference\.v1"):
         answers.read_server_message(text)
 
@@ -86,7 +86,7 @@ def test_what_the_client_writes_is_what_the_server_reads(case: dict[str, Any]) -
     assert protocol.read_client_message(text, kind) == protocol.read_client_message(case["text"], kind)
 
 
-def test_the_end_is_what_the_server_reads_as_the_end() -> None:
+def test_server_reads_the_clients_end() -> None:
     assert isinstance(protocol.read_client_message(answers.END, "image"), protocol.EndOfItems)
 
 
@@ -108,7 +108,7 @@ def test_an_address_may_have_any_of_four_schemes(url: str, address: str) -> None
     "url",
     ["", "localhost:8080", "ftp://host", "http://", "http://host:99999", "http://[::1", "http://h/?a=1"],
 )
-def test_what_is_no_address_is_said_with_an_example(url: str) -> None:
+def test_invalid_address_is_refused_with_an_example(url: str) -> None:
     with pytest.raises(ConfigError, match="write it as http://HOST:PORT"):
         answers.server_address(url)
 
@@ -143,12 +143,12 @@ def test_bytes_travel_as_they_are() -> None:
         ("data", {1, 2}, "set is not JSON serializable"),
     ],
 )
-def test_an_item_of_a_wrong_kind_is_said_in_a_sentence(kind: str, item: Any, words: str) -> None:
+def test_item_of_a_wrong_kind_is_a_type_error(kind: str, item: Any, words: str) -> None:
     with pytest.raises(TypeError, match=words):
         answers.encode_item(item, ready(kind), None)
 
 
-def test_what_the_server_would_refuse_is_not_sent() -> None:
+def test_item_that_the_server_would_refuse_is_not_sent() -> None:
     assert len(answers.encode_item(bytes(100), ready("image"), None)) == 100
     with pytest.raises(TooLarge, match="101 bytes is over this server's limit of 100"):
         answers.encode_item(bytes(101), ready("image"), None)
@@ -178,7 +178,7 @@ def test_an_answer_gets_the_clients_own_id_and_number() -> None:
 
 
 @pytest.mark.parametrize("seq", [0, 2, 3])
-def test_an_answer_out_of_order_is_no_servers_of_ours(seq: int) -> None:
+def test_answer_out_of_order_is_refused(seq: int) -> None:
     pending = PendingItems()
     pending.send(None)
     pending.send(None)
@@ -246,14 +246,14 @@ def test_an_age_that_is_not_a_whole_number_is_a_type_error(value: Any) -> None:
         ({"policy": ["latest"]}, ValueError, "policy must be latest or queue"),
     ],
 )
-def test_an_option_that_cannot_be_is_said_before_anything_is_sent(
+def test_invalid_option_raises_before_anything_is_sent(
     options: dict[str, Any], error: type[Exception], sentence: str
 ) -> None:
     with pytest.raises(error, match=sentence):
         answers.check_options(StreamOptions(**options))
 
 
-def test_what_is_only_too_much_is_left_to_the_server() -> None:
+def test_upper_limits_are_left_to_the_server() -> None:
     answers.check_options(StreamOptions("latest", 65, 1, 100))
     answers.check_options(StreamOptions())
 

@@ -131,7 +131,7 @@ def test_every_truncation(tmp_path: Path) -> None:
         refused(tmp_path / "t.zip", "")
 
 
-def test_every_flipped_byte_is_said_or_does_no_harm(tmp_path: Path) -> None:
+def test_every_flipped_byte_is_refused_or_harmless(tmp_path: Path) -> None:
     """Bytes that nobody reads, such as times, may change; whatever is read is right, or refused."""
     whole = make(tmp_path / "r.zip").read_bytes()
     for at in range(len(whole)):
@@ -140,7 +140,7 @@ def test_every_flipped_byte_is_said_or_does_no_harm(tmp_path: Path) -> None:
             assert read(tmp_path / "f.zip") == [PAYLOAD]
 
 
-def test_what_is_no_file_or_no_zip(tmp_path: Path) -> None:
+def test_missing_file_and_foreign_zip_are_refused(tmp_path: Path) -> None:
     refused(tmp_path / "nothing.zip", "No such file or directory")
     refused(tmp_path, "Is a directory")
     (tmp_path / "photo.jpg").write_bytes(bytes(10_000))
@@ -164,7 +164,7 @@ def test_nothing_is_decompressed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("limit", "name"), [("MAX_ITEM_BYTES", "items/000001.bin"), ("MAX_INDEX_BYTES", "recording")]
 )
-def test_what_is_too_large_is_not_read(
+def test_oversized_parts_are_not_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str, name: str
 ) -> None:
     monkeypatch.setattr(recorded, limit, 7)
