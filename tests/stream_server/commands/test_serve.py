@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import signal
 import subprocess
@@ -310,3 +311,15 @@ def test_a_settings_file_that_cannot_be_parsed_gets_a_sentence(
         error = capsys.readouterr().err
         assert error.startswith(f"stream-server: cannot read {tmp_path / 'server.toml'}: ")
         assert error.count("\n") == 1
+
+
+def test_serving_settings_of_any_model_reach_the_server(start_server: Callable[..., RunningServer]) -> None:
+    settings = ("min_rate=2.5", "max_batch=3", "timeout_ms=700", "latency_target_ms=70", "policy=latest")
+    server = start_server(
+        "--workers=1", "--model=echo", *(f"--set=models.echo.{setting}" for setting in settings)
+    )
+    status, _, body = server.get("/v2/models/echo")
+    assert status == 200
+    served = json.loads(body)
+    keys = ("min_rate", "max_batch", "timeout_ms", "latency_target_ms", "policy")
+    assert [served[key] for key in keys] == [2.5, 3, 700, 70, "latest"]
