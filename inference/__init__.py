@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from inference.engine import Engine, ModelStatus, Stream, StreamOwner
+    from inference.image import Image
     from inference.intake import (
         ModelUnavailableError,
         OverloadedError,
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     )
     from inference.pool.groups import Group
     from inference.pool.pool import WorkerOptions
-    from inference.worker.images import Image
 
 __all__ = [
     "Dropped",
@@ -86,7 +86,7 @@ _HOMES = {
     ),
     "inference.pool.groups": ("Group",),
     "inference.pool.pool": ("WorkerOptions",),
-    "inference.worker.images": ("Image",),
+    "inference.image": ("Image",),
 }
 
 

@@ -25,8 +25,7 @@ from inference.intake import (
 )
 from inference.items import Batch, Dropped, Failed, Item, Outcome, Result
 from inference.model import ModelCard, ModelError, ModelId, ModelSource, Policy
-from inference.pool.groups import Group
-from inference.pool.groups import divide as resolve_groups
+from inference.pool.groups import Group, resolve_groups
 from inference.pool.pool import ModelState, Pool, PoolStatus, WorkerOptions
 from inference.scheduling.scheduler import Scheduler
 from inference.scheduling.state import FairBy

@@ -10,13 +10,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from inference.model import ItemError, ModelCard, ModelError
+from inference.model import ItemError, ModelCard
 from inference.naming import named_source
-from inference.worker.main import LoadedModel
+from inference.worker.loaded_model import Answer, LoadedModel, Payload
 
 
 class LocalModel:
-    """A model in this process; `load_model` makes it.
+    """A model in this process; `load_model` makes it. A stateful model takes its items as those of one stream.
 
     Attributes:
         card: its name, version, what it takes and how it is served.
@@ -25,6 +25,7 @@ class LocalModel:
     def __init__(self, loaded: LoadedModel) -> None:
         self.card: ModelCard = loaded.card
         self._loaded = loaded
+        self._state = b""
 
     def __call__(self, item: Any) -> Any:
         """Answer one item, see `predict`."""
@@ -46,13 +47,26 @@ class LocalModel:
             TypeError, ValueError: an item is not what the model takes.
         """
         payloads = [memoryview(self._encode(item)) for item in items]
-        most = self.card.max_batch
+        most = 1 if self.card.stateful else self.card.max_batch
         answers: list[Any] = []
         for start in range(0, len(payloads), most):
-            for answer in self._loaded.answer(payloads[start : start + most]):
+            for answer in self._answer(payloads[start : start + most]):
                 if isinstance(answer, ItemError) and not return_errors:
                     raise answer
-                answers.append(answer if isinstance(answer, ItemError) else json.loads(answer))
+                answers.append(answer if isinstance(answer, ItemError) else json.loads(answer.text))
+        return answers
+
+    def reset(self) -> None:
+        """Begin another stream: the next item of a stateful model gets no state."""
+        self._state = b""
+
+    def _answer(self, payloads: Sequence[Payload]) -> list[Answer]:
+        if not self.card.stateful:
+            return self._loaded.answer(payloads)
+        answers = self._loaded.answer(payloads, [self._state])
+        for answer in answers:
+            if not isinstance(answer, ItemError):
+                self._state = answer.state
         return answers
 
     def _encode(self, item: Any) -> bytes:
@@ -80,6 +94,5 @@ def load_model(model: str, /, **options: Any) -> LocalModel:
         ModelError: it cannot be imported or described, or an option is wrong. What its `load` raises is passed on.
     """
     loaded = LoadedModel(replace(named_source(model), options=options))
-    if loaded.card.stateful:
-        raise ModelError(f"model {loaded.card.name} is stateful: run it with an Engine or a server")
+    loaded.load()
     return LocalModel(loaded)

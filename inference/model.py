@@ -69,6 +69,19 @@ class ItemError(Exception):
         self.code = code
 
 
+@dataclass(frozen=True, slots=True)
+class StatefulItem:
+    """An item of a model with ``stateful = True``.
+
+    Attributes:
+        value: what a stateless model would get as the item.
+        state: what the model returned for the stream's previous item; None for the first one.
+    """
+
+    value: Any
+    state: Any = None
+
+
 class Model(Protocol):
     """What the worker calls. A user's class need not inherit from it.
 
@@ -78,6 +91,12 @@ class Model(Protocol):
     where the workers cannot keep that for all), ``timeout_ms`` (10,000), ``policy`` ("latest" for images, else
     "queue"), and for images ``long_side`` (None: decode at full size; else images arrive no larger than
     this many pixels on their longer side).
+
+    ``stateful`` (False): if True, each item is a `StatefulItem` and each answer a pair ``(answer, state)``. The
+    next item of the same stream comes with that state; the first comes with None. A state is bytes or anything
+    JSON can hold (a tuple comes back as a list, an array as lists), encoded in less than `MAX_STATE` bytes. It
+    travels with the item, so consecutive items of a stream may run in different workers. An item with an exception
+    for an answer, or with a state that cannot be kept (error ``bad_output``), leaves the stream's state as it was.
     """
 
     input: InputKind
@@ -92,12 +111,13 @@ class Model(Protocol):
         """Answer a batch.
 
         Args:
-            items: 1 to ``max_batch`` of: `inference.worker.images.Image` ("image"), bytes ("bytes"), str ("text"),
-                or what the JSON held ("data").
+            items: 1 to ``max_batch`` of: `inference.image.Image` ("image"), bytes ("bytes"), str ("text"),
+                or what the JSON held ("data"); for a stateful model a `StatefulItem` with one of these.
 
         Returns:
             As many answers in the same order: anything JSON can hold (numpy scalars and arrays too), up to
-            `MAX_OUTPUT` bytes of it, or an exception for an item that cannot be answered.
+            `MAX_OUTPUT` bytes of it, or an exception for an item that cannot be answered. A stateful model returns
+            a pair ``(answer, state)`` for each item.
         """
 
 

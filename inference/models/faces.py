@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 
+from inference.image import Image, Pixels
 from inference.model import InputKind, ModelError, Policy
-from inference.worker.images import Image, Pixels
 
 Floats: TypeAlias = npt.NDArray[np.float32]
 

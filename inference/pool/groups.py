@@ -23,7 +23,7 @@ class Group:
     workers: int = 1
 
 
-def divide(sources: Sequence[ModelSource], workers: int, groups: Sequence[Group]) -> list[Group]:
+def resolve_groups(sources: Sequence[ModelSource], workers: int, groups: Sequence[Group]) -> list[Group]:
     """Put the models that no group names into one of their own, which `workers` serve.
 
     Raises:
@@ -44,17 +44,17 @@ def divide(sources: Sequence[ModelSource], workers: int, groups: Sequence[Group]
                 raise ModelError(f"model {name} is in two groups; each has one")
             grouped.add(name)
     rest = tuple(name for name in names if name not in grouped)
-    divided = [*([Group(DEFAULT_GROUP, rest, workers)] if rest else []), *groups]
-    _check(divided, named=groups)
-    return divided
+    resolved = [*([Group(DEFAULT_GROUP, rest, workers)] if rest else []), *groups]
+    _check(resolved, named=groups)
+    return resolved
 
 
-def _check(divided: Sequence[Group], named: Sequence[Group]) -> None:
+def _check(resolved: Sequence[Group], named: Sequence[Group]) -> None:
     called = [group.name for group in named]
     if DEFAULT_GROUP in called or len(set(called)) < len(called):
         raise ModelError(
             f"groups need names of their own, and other than {DEFAULT_GROUP!r}; there are {called}"
         )
-    for group in divided:
+    for group in resolved:
         if not group.models or group.workers < 1:
             raise ModelError(f"group {group.name} needs a model and a worker, at least")

@@ -1,4 +1,4 @@
-"""One worker process: how it is started, watched and ended. It decides nothing about work."""
+"""Workers as processes of this machine, on socket pairs: started, watched, ended. It decides nothing about work."""
 
 from __future__ import annotations
 
@@ -7,13 +7,16 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from inference.pool.launcher import Events, LaunchError, Timer
 from inference.pool.worker_log import Output
-from inference.wire.channel import DUMP_SIGNAL
+from inference.wire.socket_transport import SocketTransport
+from inference.wire.worker_channel import DUMP_SIGNAL
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
@@ -138,3 +141,69 @@ class WorkerProcess:
         status = self._process.wait()
         self._output.close()
         self._on_exit(status)
+
+
+class LaunchedProcess:
+    """Implements `Launched`: a process and the transport on its socket."""
+
+    def __init__(self, loop: AbstractEventLoop, events: Events) -> None:
+        self._events: Events | None = None
+        self.process = WorkerProcess(loop, self._exited)
+        try:
+            self.transport = SocketTransport(self.process.sock, loop, events.received, events.lost)
+        except OSError:  # the kernel watches no more files for this user
+            self.process.sock.close()
+            self.process.kill()
+            raise
+        self._events = events
+
+    def _exited(self, status: int) -> None:
+        if self._events:  # else nobody knows of it
+            self._events.exited(status)
+
+    @property
+    def name(self) -> str:
+        """The process's number."""
+        return str(self.process.pid)
+
+    @property
+    def pid(self) -> int | None:
+        """The process's number."""
+        return self.process.pid
+
+    def dump(self) -> None:
+        """See `Launched`."""
+        self.process.dump()
+
+    def kill(self) -> None:
+        """See `Launched`."""
+        self.process.kill()
+
+
+class ProcessLauncher:
+    """Implements `Launcher` with processes of this machine."""
+
+    def __init__(self, loop: AbstractEventLoop) -> None:
+        self._loop = loop
+
+    def launch(self, events: Events) -> LaunchedProcess:
+        """See `Launcher`."""
+        try:
+            return LaunchedProcess(self._loop, events)
+        except (OSError, RuntimeError) as exc:  # no memory, processes, threads or files left
+            raise LaunchError(str(exc)) from exc
+
+
+class LoopClock:
+    """Implements `Clock` with an event loop's timers."""
+
+    def __init__(self, loop: AbstractEventLoop) -> None:
+        self._loop = loop
+
+    def now(self) -> float:
+        """See `Clock`."""
+        return time.monotonic()  # a loop's own may stand still within a pass, as uvloop's does
+
+    def call_later(self, delay: float, callback: Callable[..., object], *args: Any) -> Timer:
+        """See `Clock`."""
+        return self._loop.call_later(delay, callback, *args)

@@ -8,6 +8,8 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from inference.token_bucket import TokenBucket
+
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
 
@@ -28,25 +30,23 @@ class Lines:
 
     def __init__(self, now: float) -> None:
         self._rest = b""
-        self._allowance = float(BURST)
-        self._at = now
+        self._allowance = TokenBucket(LINES_PER_S, BURST, now)
         self._left_out = 0
 
     def feed(self, data: bytes, now: float) -> Iterator[str]:
         """Take bytes as they come, give the lines to log."""
-        self._allowance = min(BURST, self._allowance + (now - self._at) * LINES_PER_S)
-        self._at = now
+        allowed = int(self._allowance.available(now))
         # what is left out is counted and not cut: a flood of line ends would cost milliseconds for each read
-        *lines, rest = (self._rest + data).split(b"\n", int(self._allowance))
+        *lines, rest = (self._rest + data).split(b"\n", allowed)
         left_out = rest.count(b"\n")
         self._rest = rest[rest.rfind(b"\n") + 1 :]
         if len(self._rest) > LONGEST:  # no line's end in sight: it must not pile up here
-            if len(lines) < int(self._allowance):
+            if len(lines) < allowed:
                 lines.append(self._rest)
             else:
                 left_out += 1
             self._rest = b""
-        self._allowance -= len(lines)
+        self._allowance.spend(len(lines), now)
         for line in lines:
             yield from self._told()
             yield _printable(line)

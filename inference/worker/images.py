@@ -11,12 +11,12 @@ import re
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import simplejpeg
 
+from inference.image import Image, Pixels
 from inference.model import ItemError
 
 MAX_PIXELS = 25_000_000
@@ -28,8 +28,6 @@ os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(MAX_PIXELS))
 os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
 
 import cv2  # noqa: E402  # after its settings
-
-Pixels: TypeAlias = npt.NDArray[Any]
 
 MAX_SCANS = 64
 """Most scans of a progressive JPEG: encoders write about ten, and each costs a pass over the whole image."""
@@ -53,26 +51,6 @@ TRANSPOSED = 5
 """Orientations from this one on swap width and height."""
 FLIPS = {2: 1, 3: -1, 4: 0, 6: 1, 7: -1, 8: 0}
 """Orientation to the axis that `cv2.flip` takes, after transposing where the orientation asks for it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Image:
-    """A decoded frame.
-
-    Attributes:
-        pixels: uint8, height x width x 3, blue green red, upright, at the working size.
-        width, height: the frame as it was sent and as a viewer shows it, in pixels.
-    """
-
-    pixels: Pixels
-    width: int
-    height: int
-
-    @property
-    def scale(self) -> tuple[float, float]:
-        """Sent pixels per working pixel, along x and along y."""
-        height, width = self.pixels.shape[:2]
-        return self.width / width, self.height / height
 
 
 @dataclass(frozen=True, slots=True)

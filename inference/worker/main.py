@@ -1,4 +1,4 @@
-"""The code in a worker process: load the models, then answer batches, one at a time.
+"""The program of a worker process: load the models, then answer batches, one at a time.
 
 Started as ``python -m inference.worker.main FD PARENT``; it talks only on the socket it inherits and ends when
 that closes. This module imports nothing heavy: what a model needs comes with the model.
@@ -9,31 +9,31 @@ from __future__ import annotations
 import ctypes
 import faulthandler
 import gc
-import json
 import logging
 import os
 import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict
-from itertools import accumulate
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeAlias
 
-from inference.model import MAX_OUTPUT, InputKind, ItemError, Model, ModelError, ModelSource, describe
-from inference.wire.channel import DUMP_SIGNAL, MAX_ANSWER, Header, WorkerChannel
-from inference.wire.features import Mode, missing
+import msgspec
+
+from inference.model import MAX_OUTPUT, ItemError, ModelError, ModelId, ModelSource
+from inference.wire import messages
+from inference.wire.features import missing
+from inference.wire.framing import MAX_ANSWER
+from inference.wire.messages import MAX_CODE, MAX_MESSAGE, BatchHeader, ItemFailure
+from inference.wire.worker_channel import DUMP_SIGNAL, WorkerChannel
 from inference.worker import sandbox
+from inference.worker.loaded_model import Answer, LoadedModel, Output, out_of_memory
 
 log = logging.getLogger("inference.worker.main")
 
 PR_SET_PDEATHSIG = 1
-
-MAX_CODE, MAX_MESSAGE = 64, 240
-"""Longest error of an item, in characters: 256 of them in the worst JSON, 12 bytes each, fit `MAX_HEADER`."""
 
 OOM_SCORE = 500
 """Added to the server's, out of 1000: when memory runs out, the kernel ends a worker, which is replaced."""
@@ -42,9 +42,6 @@ PAGE = os.sysconf("SC_PAGE_SIZE")
 
 LOOK_S = 0.1
 """Seconds between looks at the memory: a leak does no harm in so short a time, and a look is a system call."""
-
-Answer: TypeAlias = bytes | ItemError
-"""One item's outputs as JSON, or why it has none."""
 
 
 def die_with_parent(parent: int) -> None:
@@ -58,7 +55,7 @@ def die_with_parent(parent: int) -> None:
         sys.exit(0)
 
 
-def volunteer_for_the_kernel() -> None:
+def raise_oom_score() -> None:
     """Ask Linux to end this process rather than the server when memory runs out (proc_pid_oom_score_adj(5))."""
     with suppress(OSError):  # not Linux, or not permitted
         adjustment = Path("/proc/self/oom_score_adj")
@@ -82,174 +79,39 @@ class Memory:
         return self._resident_mb
 
 
-def plain(value: Any) -> Any:
-    """Turn a numpy scalar or array into what JSON holds.
-
-    Raises:
-        TypeError: it is neither.
-    """
-    to_list = getattr(value, "tolist", None)
-    if to_list is None:
-        raise TypeError(f"a {type(value).__name__} is nothing JSON can hold")
-    return to_list()
+def send(channel: WorkerChannel, message: messages.FromWorker, body: Sequence[bytes] = ()) -> None:
+    """Send the server a message."""
+    channel.send(messages.encode(message), body)
 
 
-_outputs = json.JSONEncoder(allow_nan=False, default=plain)
-
-
-class LoadedModel:
-    """A model that is ready to answer, with the decoding its kind of item needs.
-
-    Attributes:
-        infer_ms: what its second inference took, without decoding: the first also pays for what happens once. 0
-            where there is no sample to infer.
-    """
-
-    def __init__(self, source: ModelSource) -> None:
-        self._model: Model = source.build()
-        self.card = describe(source.name, self._model)
-        self._decode = decoder(self.card.input, getattr(self._model, "long_side", None))
-        self._model.load()
-        if "cv2" in sys.modules:
-            sys.modules["cv2"].setNumThreads(1)
-        self.infer_ms = self._warm()
-
-    def answer(self, payloads: Sequence[memoryview]) -> list[Answer]:
-        """Answer a batch: as many answers as payloads, in their order.
-
-        Whatever decoding, the model or its answers raise costs the item that they raise it for; only what is no
-        `Exception`, as `SystemExit`, ends the worker.
-        """
-        answers: dict[int, Answer] = {}
-        items: dict[int, Any] = {}
-        for i, payload in enumerate(payloads):
-            try:
-                items[i] = self._decode(payload)
-            except ItemError as exc:
-                answers[i] = exc
-            except MemoryError:
-                answers[i] = out_of_memory()
-            except Exception as exc:  # a decoder may raise what nobody has seen yet
-                log.warning("an item for model %s cannot be decoded", self.card.name, exc_info=True)
-                answers[i] = ItemError("bad_item", f"decoding the item failed with {type(exc).__name__}")
-        if items:
-            outputs = self._predict(list(items.values()))
-            answers.update(zip(items, map(self._encode, outputs), strict=True))
-        return [answers[i] for i in range(len(payloads))]
-
-    def _predict(self, items: list[Any]) -> list[Any]:
-        try:
-            outputs = list(self._model.predict(items))
-        except MemoryError:
-            if len(items) == 1:
-                return [out_of_memory()]
-        except ItemError as exc:
-            if len(items) == 1:
-                return [exc]
-        except Exception as exc:  # a user's code may raise anything, and it costs one item
-            if len(items) == 1:
-                log.warning("model %s failed on an item", self.card.name, exc_info=True)
-                return [ItemError("model_error", f"the model failed with {type(exc).__name__}")]
-        else:
-            if len(outputs) == len(items):
-                return outputs
-            log.warning("model %s: %d answers to %d items", self.card.name, len(outputs), len(items))
-            return [ItemError("bad_output", "the model's answers do not match its items")] * len(items)
-        # something in the batch is bad: one by one, so that it alone fails
-        return [output for item in items for output in self._predict([item])]
-
-    def _encode(self, output: Any) -> Answer:
-        if isinstance(output, ItemError):
-            return output
-        if isinstance(output, MemoryError):
-            return out_of_memory()
-        if isinstance(output, Exception):
-            return ItemError("model_error", f"the model failed with {type(output).__name__}")
-        try:
-            return _outputs.encode(output).encode()
-        except MemoryError:
-            return out_of_memory()
-        except Exception:  # the encoder's are TypeError and ValueError, but `tolist` may raise anything
-            log.warning("model %s answered what JSON cannot hold", self.card.name, exc_info=True)
-            return ItemError("bad_output", "the model's answer is nothing JSON can hold")
-
-    def _warm(self) -> float:
-        """Run twice, so that no client waits for what happens only the first time; what the second took."""
-        sample = sample_item(self.card.input, getattr(self._model, "long_side", None))
-        if sample is None:
-            return 0.0
-        self._predict([sample])
-        started = time.perf_counter()
-        self._predict([sample])
-        return (time.perf_counter() - started) * 1e3
-
-
-def out_of_memory() -> ItemError:
-    """Say that an item does not fit into the worker's memory; the server replaces the worker."""
-    return ItemError("out_of_memory", "the item needs more memory than a worker has")
-
-
-def decoder(kind: InputKind, long_side: int | None) -> Callable[[memoryview], Any]:
-    """Give the function that turns a payload into what `predict` takes."""
-    if kind == "image":
-        from inference.worker import images  # noqa: PLC0415  # imports OpenCV, which other models do without
-
-        return lambda payload: images.decode(payload, long_side)
-    return {"text": read_text, "data": read_data}.get(kind, bytes)
-
-
-def read_text(payload: memoryview) -> str:
-    """Read a text item.
-
-    Raises:
-        ItemError: ``bad_item``, it is not UTF-8.
-    """
-    try:
-        return str(payload, "utf-8")
-    except UnicodeDecodeError as exc:
-        raise ItemError("bad_item", f"the text is not UTF-8 from byte {exc.start} on") from None
-
-
-def read_data(payload: memoryview) -> Any:
-    """Read a data item.
-
-    Raises:
-        ItemError: ``bad_item``, it is no JSON, or nested more deeply than Python can read.
-    """
-    try:
-        return json.loads(bytes(payload))
-    except (ValueError, RecursionError):
-        raise ItemError("bad_item", "the data is no JSON, or nested too deeply") from None
-
-
-def sample_item(kind: InputKind, long_side: int | None) -> Any:
-    """Make a small valid item to warm up with; None where only the model's author could."""
-    if kind == "image":
-        import numpy as np  # noqa: PLC0415  # as above
-
-        from inference.worker import images  # noqa: PLC0415
-
-        width = long_side or 640
-        height = max(1, width * 3 // 4)
-        return images.Image(np.zeros((height, width, 3), np.uint8), width, height)
-    return {"text": "warm up", "bytes": b"\0"}.get(kind)
-
-
-def load(channel: WorkerChannel, sources: Sequence[ModelSource]) -> dict[str, LoadedModel]:
+def load(channel: WorkerChannel, sources: Sequence[ModelSource]) -> dict[ModelId, LoadedModel]:
     """Load each model, saying which and what failed, so that the server knows whose a death was."""
-    loaded: dict[str, LoadedModel] = {}
+    loaded: dict[ModelId, LoadedModel] = {}
     for source in sources:
-        channel.send({"type": "loading", "model": source.name})
+        send(channel, messages.Importing(source.name))
         try:
-            loaded[source.name] = LoadedModel(source)
-        except ModelError as exc:
-            channel.send({"type": "failed", "model": source.name, "reason": str(exc)})
-        except Exception as exc:  # a user's code may raise anything
-            log.exception("model %s does not load", source.name)
-            # clients read the reason, and an exception's own words may hold paths
-            reason = f"loading it failed with {type(exc).__name__}; the server's log has the traceback"
-            channel.send({"type": "failed", "model": source.name, "reason": reason})
+            model = LoadedModel(source)
+        except Exception as exc:  # noqa: BLE001  # a user's code may raise anything; it is logged
+            send(channel, messages.ModelFailed(source.name, reason_of(source, exc)))
+            continue
+        description = messages.short(model.card.description, messages.MAX_DESCRIPTION)
+        send(channel, messages.Described(replace(model.card, description=description)))
+        try:
+            model.load()
+        except Exception as exc:  # noqa: BLE001  # as above
+            send(channel, messages.ModelFailed(source.name, reason_of(source, exc)))
+        else:
+            loaded[model.card.id] = model
     return loaded
+
+
+def reason_of(source: ModelSource, error: Exception) -> str:
+    """Say why a model does not load, in words that clients may read."""
+    if isinstance(error, ModelError):
+        return messages.short(str(error), messages.MAX_REASON)
+    log.error("model %s does not load", source.name, exc_info=error)
+    # an exception's own words may hold paths
+    return f"loading it failed with {type(error).__name__}; the server's log has the traceback"
 
 
 def code_of(sources: Sequence[ModelSource]) -> list[str]:
@@ -261,51 +123,53 @@ def code_of(sources: Sequence[ModelSource]) -> list[str]:
     return places
 
 
-def begin(channel: WorkerChannel, setup: Header, memory: Memory) -> dict[str, LoadedModel]:
+def begin(channel: WorkerChannel, setup: messages.Setup, memory: Memory) -> dict[ModelId, LoadedModel]:
     """Load the models, close the sandbox behind them, and say which are ready."""
-    sources = [ModelSource(**source) for source in setup["models"]]
-    mode: Mode = setup["sandbox"]
-    if setup["memory_mb"]:
-        sandbox.limit_memory(setup["memory_mb"])
-    if mode != "off":
+    sources = [
+        ModelSource(model.name, model.reference, msgspec.json.decode(model.options)) for model in setup.models
+    ]
+    if setup.memory_mb:
+        sandbox.limit_memory(setup.memory_mb)
+    if setup.sandbox != "off":
         sandbox.separate()
     models = load(channel, sources)
-    if mode != "off":
-        channel.send({"type": "sealing"})  # a death from here on is no model's
+    send(channel, messages.Sealing())
+    if setup.sandbox != "off":
         features = sandbox.seal(code_of(sources))
-        channel.send({"type": "sandbox", "features": features})
-        if mode == "require" and (lacking := missing(features)):
+        send(channel, messages.Sandbox(features))
+        if setup.sandbox == "require" and (lacking := missing(features)):
             reason = f"its sandbox is not whole: {lacking}"
-            for name in models:
-                channel.send({"type": "failed", "model": name, "reason": reason})
+            for model in models:
+                send(channel, messages.ModelFailed(model.name, reason))
             models = {}
-    for model in models.values():
-        channel.send({"type": "loaded", "card": asdict(model.card), "infer_ms": model.infer_ms})
-    channel.send({"type": "ready", "resident_mb": memory.resident_mb()})
+    for held, loaded in models.items():
+        send(channel, messages.Loaded(held.name, loaded.infer_ms))
+    send(channel, messages.Ready(memory.resident_mb()))
     return models
 
 
 def answer(
-    models: dict[str, LoadedModel], header: Header, body: memoryview | None
-) -> tuple[Header, list[bytes]]:
-    """Answer one batch message: per item the length of its outputs in the body, or its error.
+    models: Mapping[ModelId, LoadedModel], batch: BatchHeader, body: memoryview | None, memory: Memory
+) -> tuple[messages.Answers, list[bytes]]:
+    """Answer a batch: the header, and the parts of its body.
 
     Args:
-        body: the payloads; None where there was no memory for them.
+        body: the states and payloads; None where there was no memory for them.
     """
     started = time.perf_counter()
-    lengths = header["lengths"]
     answers: list[Answer]
     if body is None:
-        answers = [out_of_memory()] * len(lengths)
+        answers = [out_of_memory()] * len(batch.lengths)
     else:
-        ends = accumulate(lengths)
-        payloads = [body[end - length : end] for length, end in zip(lengths, ends, strict=True)]
-        answers = fitting(models[header["model"]].answer(payloads))
-    items = [len(a) if isinstance(a, bytes) else as_error(a) for a in answers]
-    outputs = [a for a in answers if isinstance(a, bytes)]
+        parts = list(messages.cut(body, [*batch.states, *batch.lengths]))
+        states, payloads = parts[: len(batch.states)], parts[len(batch.states) :]
+        answers = fitting(models[ModelId(batch.model, batch.version)].answer(payloads, states))
+    outputs = [a for a in answers if isinstance(a, Output)]
+    items = [len(a.text) if isinstance(a, Output) else as_error(a) for a in answers]
+    new = [a.state if isinstance(a, Output) else b"" for a in answers] if batch.states else []
     infer_ms = (time.perf_counter() - started) * 1e3
-    return {"type": "answers", "infer_ms": infer_ms, "items": items}, outputs
+    header = messages.Answers(infer_ms, memory.resident_mb(), items, states=list(map(len, new)))
+    return header, [*new, *(output.text for output in outputs)]
 
 
 def fitting(answers: Sequence[Answer]) -> list[Answer]:
@@ -315,21 +179,26 @@ def fitting(answers: Sequence[Answer]) -> list[Answer]:
     """
     fits = list(answers)
     room = MAX_ANSWER
-    for size, i in sorted((len(answer), i) for i, answer in enumerate(answers) if isinstance(answer, bytes)):
+    sizes = [
+        (len(answer.text), len(answer.state), i)
+        for i, answer in enumerate(answers)
+        if isinstance(answer, Output)
+    ]
+    for size, state, i in sorted(sizes):
         if size > MAX_OUTPUT:
             words = f"the model's answer has {size:,} bytes; {MAX_OUTPUT:,} is the most"
             fits[i] = ItemError("bad_output", words)
-        elif size > room:
+        elif size + state > room:
             words = f"the model's answers to a batch have over {MAX_ANSWER:,} bytes: it needs a smaller `max_batch`"
             fits[i] = ItemError("bad_output", words)
         else:
-            room -= size
+            room -= size + state
     return fits
 
 
-def as_error(error: ItemError) -> dict[str, str]:
+def as_error(error: ItemError) -> ItemFailure:
     """Write an item's error for the header, cut to what a header can hold of every item in a batch."""
-    return {"code": str(error.code)[:MAX_CODE], "message": str(error)[:MAX_MESSAGE]}
+    return ItemFailure(messages.short(str(error.code), MAX_CODE), messages.short(str(error), MAX_MESSAGE))
 
 
 def main(fd: int, parent: int) -> None:
@@ -338,20 +207,20 @@ def main(fd: int, parent: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     die_with_parent(parent)
-    volunteer_for_the_kernel()
+    raise_oom_score()
     faulthandler.enable()  # a segmentation fault leaves its traceback in the server's log, and so does a hang
     faulthandler.register(DUMP_SIGNAL)
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
     memory = Memory()
     channel = WorkerChannel(socket.socket(fileno=fd))
-    message = channel.receive()
-    if message is None:
-        return
-    models = begin(channel, message[0], memory)
-    gc.freeze()  # libraries and models stay: a full collection between two items need not look at them
-    while (message := channel.receive()) is not None:
-        header, outputs = answer(models, *message)
-        channel.send({**header, "resident_mb": memory.resident_mb()}, outputs)
+    models: dict[ModelId, LoadedModel] = {}
+    while (received := channel.receive()) is not None:
+        message = messages.read_to_worker(received[0])
+        if isinstance(message, messages.Setup):
+            models = begin(channel, message, memory)
+            gc.freeze()  # libraries and models stay: a full collection between two items need not look at them
+        else:
+            send(channel, *answer(models, message, received[1], memory))
 
 
 if __name__ == "__main__":

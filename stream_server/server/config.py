@@ -15,7 +15,7 @@ from msgspec import Meta, Struct
 
 from inference.model import ModelError, ModelSource
 from inference.naming import SHIPPED, named_source
-from inference.pool.groups import Group, divide
+from inference.pool.groups import Group, resolve_groups
 from stream_server.errors import ConfigError
 from stream_server.protocol.server_side import MIN_WEIGHT
 from stream_server.server.principals import Network
@@ -139,14 +139,14 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
                 )
         self.trusted_networks()
         try:
-            divide(self.models, self.workers, self.groups)
+            resolve_groups(self.models, self.workers, self.groups)
         except ModelError as exc:
             raise ConfigError(str(exc)) from exc
 
     @property
     def all_groups(self) -> list[Group]:
         """The groups, and before them that of the models which are in none, if there are any."""
-        return divide(self.models, self.workers, self.groups)
+        return resolve_groups(self.models, self.workers, self.groups)
 
     def trusted_networks(self) -> tuple[Network, ...]:
         """Read `trusted_proxies`; an address is a network of one.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import json
 import os
 import signal
 import socket
@@ -14,8 +13,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from inference.model import ItemError
-from inference.wire.channel import MAX_ANSWER, MAX_HEADER, PREFIX, WorkerChannel
+from inference.model import ItemError, StatefulItem
+from inference.wire.framing import MAX_ANSWER, MAX_HEADER, PREFIX
+from inference.wire.worker_channel import WorkerChannel
 
 
 class Length:
@@ -153,7 +153,7 @@ class Obeys(Length):
         elif what == "long-body":
             sock.sendall(PREFIX.pack(2, MAX_ANSWER + 1) + b"{}")
         else:
-            WorkerChannel(sock).send(json.loads(what))
+            WorkerChannel(sock).send(what.encode())
         time.sleep(0.2)
         return "written"
 
@@ -253,6 +253,13 @@ class Data(Text):
     """Answers the data itself."""
 
     input = "data"
+
+
+class Quotes(Data):
+    """Refuses every item, in words that quote it."""
+
+    def predict(self, items: Sequence[Any], /) -> Sequence[Any]:
+        return [ItemError("quoted", f"what is {item}") for item in items]
 
 
 class Threads(Length):
@@ -426,6 +433,36 @@ class Options(Length):
 
     def __init__(self, *, factor: int) -> None:
         self.version = str(factor)
+
+
+class Counts:
+    """Counts the items of each stream in its state; an item says what else to do."""
+
+    input = "text"
+    max_batch = 8
+    stateful = True
+
+    def load(self) -> None:
+        pass
+
+    def predict(self, items: Sequence[StatefulItem], /) -> Sequence[Any]:
+        return [self.count(item.value, item.state) for item in items]
+
+    def count(self, order: str, state: Any) -> Any:
+        what, _, argument = order.partition(" ")
+        n = 1 if state is None else state["n"] + 1 if isinstance(state, dict) else len(state) + 1
+        if what == "fail":
+            raise ItemError("failed", "x")
+        if what == "give":
+            return ItemError("given", "x")
+        if what == "alone":
+            return {"n": n}
+        return {"n": n}, {
+            "bytes": lambda: b"x" * n,
+            "forget": lambda: None,
+            "object": object,
+            "pad": lambda: {"n": n, "pad": "x" * int(argument)},
+        }.get(what, lambda: {"n": n})()
 
 
 class NoPredict:

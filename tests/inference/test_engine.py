@@ -164,8 +164,9 @@ async def restarted(engine: Engine) -> None:
 
 def unread_bytes(slot: Slot) -> int:
     """What the kernel holds of what was sent to a slot's worker (tty_ioctl(4), TIOCOUTQ)."""
-    assert slot._channel
-    (count,) = struct.unpack("i", fcntl.ioctl(slot._channel._sock, termios.TIOCOUTQ, bytes(4)))
+    assert slot.worker
+    sock = slot.worker._launched.transport._sock
+    (count,) = struct.unpack("i", fcntl.ioctl(sock, termios.TIOCOUTQ, bytes(4)))
     return int(count)
 
 
@@ -314,8 +315,8 @@ class TestAnswers:
         (slot,) = engine._pools["default"].slots
         while not slot.busy:
             await asyncio.sleep(0)
-        assert slot._channel
-        assert select.select([slot._channel._sock], [], [], WAIT)[0]
+        assert slot.worker
+        assert select.select([slot.worker._launched.transport._sock], [], [], WAIT)[0]
         await asyncio.sleep(0)  # its answer is there, and is read right after the cancelling below
         call.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -973,7 +974,7 @@ class TestSecondTries:
             await until(lambda: engine.models()[0].state == "ready")
             assert engine.models()[0].reason is None
             assert (await outputs(engine, b"abc", "repaired"))["length"] == 3
-            await until(lambda: all("repaired" in slot.cards for slot in engine._pools["default"].slots))
+            await until(lambda: all("repaired" in slot.names for slot in engine._pools["default"].slots))
 
     async def test_renewing_tries_again_too(self, start: Start, tmp_path: Path) -> None:
         cause = tmp_path / "cause"

@@ -66,3 +66,13 @@ def test_a_model_that_cannot_be_loaded_is_said_with_its_reason(
 ) -> None:
     with pytest.raises(ModelError, match=sentence):
         load_model(model, **options)
+
+
+def test_a_stateful_model_takes_its_items_as_those_of_one_stream() -> None:
+    model = load_model("counts=tests.inference.sample_models:Counts")
+    assert [answer["n"] for answer in model.predict(["count", "count", "count"])] == [1, 2, 3]
+    with pytest.raises(ItemError):
+        model("fail")
+    assert model("count")["n"] == 4, "what failed left the state alone"
+    model.reset()
+    assert model("count")["n"] == 1

@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 
 from benchmarks.accuracy import iou, matches
+from inference.image import Image
 from inference.model import ModelError, ModelSource, describe
 from inference.models.faces import WEIGHTS, Faces, in_sent_pixels, read_weights
-from inference.worker.images import Image, decode
+from inference.worker.images import decode
 
 SAMPLE = (Path(__file__).parents[3] / "web_client" / "sample.jpg").read_bytes()
 FACE = (224, 79, 114, 139)
@@ -209,7 +210,7 @@ class TestWeights:
     def test_load_without_their_package_s_code_and_run_at_any_size_without_a_warning(self):
         script = (
             "import sys, numpy as np\n"
-            "from inference.worker.images import Image\n"
+            "from inference.image import Image\n"
             "from inference.models.faces import Faces\n"
             "faces = Faces()\n"
             "faces.load()\n"

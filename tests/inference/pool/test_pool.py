@@ -10,17 +10,20 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
-from inference.items import Batch, Item, Outcome, Result
-from inference.model import ModelSource
+from inference.items import Batch, Failed, Item, Outcome, Result
+from inference.model import ModelId, ModelSource
 from inference.pool import pool as pool_module
 from inference.pool import slot as slot_module
+from inference.pool import worker as worker_module
 from inference.pool.pool import LOAD_DEATHS, Pool, WorkerOptions
+from inference.pool.process import WorkerProcess
 from inference.pool.slot import Slot
 from tests.conftest import WAIT
 
@@ -116,8 +119,10 @@ async def make(owner: Recorder) -> AsyncIterator[Make]:
 
 
 def batch(pool: Pool, model: str, *payloads: str) -> Batch:
-    now = pool.loop.time()
-    return Batch(model, tuple(Item(1, n, p.encode(), now) for n, p in enumerate(payloads, 1)), now)
+    now = pool.clock.now()
+    return Batch(
+        ModelId(model, "1"), tuple(Item(1, n, p.encode(), now) for n, p in enumerate(payloads, 1)), now
+    )
 
 
 def only(pool: Pool, what: Callable[[Slot], bool]) -> Slot:
@@ -140,7 +145,7 @@ def all_ready(pool: Pool) -> bool:
 async def ask(pool: Pool, owner: Recorder, slot: Slot, model: str, payload: str) -> Outcome:
     """Give a slot an item; its outcome."""
     work = batch(pool, model, payload)
-    slot.submit(work)
+    slot.worker.submit(work)
     await owner.until(lambda: any(done is work for done, _, _ in owner.done))
     ((outcome,),) = (outcomes for done, outcomes, _ in owner.done if done is work)
     return outcome
@@ -173,7 +178,7 @@ async def test_a_death_tells_of_free_workers_after_its_outcomes(make: Make, owne
     pool = make("Twin", workers=2)
     pool.start()
     await owner.until(lambda: all(slot.free for slot in pool.slots))
-    pool.slots[0].submit(batch(pool, "twin", "exit 1"))
+    pool.slots[0].worker.submit(batch(pool, "twin", "exit 1"))
     frees = owner.frees
     await owner.until(lambda: owner.frees > frees)
     assert pool.slots[1].free
@@ -210,7 +215,7 @@ async def test_stopping_gives_running_items_their_outcome(make: Make, owner: Rec
     pool.start()
     await owner.until(lambda: all(slot.free for slot in pool.slots))
     for slot, order in zip(pool.slots, ["sleep 30", "stop"], strict=True):
-        slot.submit(batch(pool, "patient", order))
+        slot.worker.submit(batch(pool, "patient", order))
     async with asyncio.timeout(WAIT):
         await pool.stop()
     assert all(slot.gone and not slot.free for slot in pool.slots)
@@ -221,8 +226,8 @@ async def test_what_a_warm_inference_took_is_known_with_the_card(make: Make, own
     pool = make("WarmsUp", "Data")
     pool.start()
     await owner.until(lambda: all_ready(pool))
-    assert pool.infer_ms("warmsup") == pytest.approx(50)
-    assert pool.infer_ms("data") == 0
+    assert pool.infer_ms(ModelId("warmsup", "1")) == pytest.approx(50)
+    assert pool.infer_ms(ModelId("data", "1")) == 0
 
 
 async def test_spares_start_when_those_that_serve_are_ready(make: Make, owner: Recorder) -> None:
@@ -241,10 +246,10 @@ async def test_a_spare_gets_no_work(make: Make, owner: Recorder) -> None:
     pool.start()
     await owner.until(lambda: all_ready(pool))
     one, other = pool.slots
-    one.submit(batch(pool, "patient", "sleep 30"))
+    one.worker.submit(batch(pool, "patient", "sleep 30"))
     assert (one.free, other.free, other.idle) == (False, False, True)
-    with pytest.raises(RuntimeError, match="slot 1 is not free"):
-        other.submit(batch(pool, "patient", "answer"))
+    with pytest.raises(RuntimeError, match="is a spare, and not free"):
+        other.worker.submit(batch(pool, "patient", "answer"))
 
 
 async def test_a_warm_spare_takes_over_at_once_when_a_worker_is_killed(make: Make, owner: Recorder) -> None:
@@ -253,7 +258,7 @@ async def test_a_warm_spare_takes_over_at_once_when_a_worker_is_killed(make: Mak
     await owner.until(lambda: all_ready(pool))
     one, other = pool.slots
     warm = other.pid
-    one.submit(batch(pool, "patient", "sleep 30"))
+    one.worker.submit(batch(pool, "patient", "sleep 30"))
     # when the owner hears of the loss, the spare is there for what was lost
     owner.watch(lambda: (len(owner.lost), other.pid, other.free, one.serving, one.ready))
     os.kill(one.pid or 0, signal.SIGKILL)
@@ -370,7 +375,7 @@ async def test_a_spare_that_alone_holds_a_model_serves_until_it_does_no_more(
     owner.watch(lambda: pool.state("y")[0])
     pool.renew(all_workers=True)
     await owner.until(lambda: other.recycled and other.ready)
-    assert [(set(slot.cards), slot.serving, slot.recycled) for slot in pool.slots] == [
+    assert [(set(slot.names), slot.serving, slot.recycled) for slot in pool.slots] == [
         ({"y"}, True, 0),
         ({"x"}, True, 1),
     ]
@@ -382,11 +387,11 @@ async def test_a_spare_that_alone_holds_a_model_serves_until_it_does_no_more(
     assert (other.ready, other.stale) == (True, False), "it is not taken from the model that it alone has"
     pool.renew(all_workers=True)
     await owner.until(lambda: other.recycled == 2 and other.ready)
-    assert (set(other.cards), one.recycled) == ({"x"}, 0), "the one that may load again is the one that tries"
+    assert (set(other.names), one.recycled) == ({"x"}, 0), "the one that may load again is the one that tries"
     causes["y"].unlink()
     pool.renew(all_workers=True)
     await owner.until(lambda: one.recycled and all_ready(pool))
-    assert [set(slot.cards) for slot in pool.slots] == [{"x", "y"}] * 2
+    assert [set(slot.names) for slot in pool.slots] == [{"x", "y"}] * 2
     assert [slot.serving for slot in pool.slots] == [False, True]
     assert set(owner.seen) == {"ready"}
 
@@ -397,7 +402,7 @@ async def test_renewing_waits_for_who_is_busy(make: Make, owner: Recorder) -> No
     await owner.until(lambda: all_ready(pool))
     one, other = pool.slots
     first, second = one.pid, other.pid
-    one.submit(batch(pool, "patient", "sleep 0.6"))
+    one.worker.submit(batch(pool, "patient", "sleep 0.6"))
     pool.renew(all_workers=True)
     await owner.until(lambda: other.recycled and other.ready)
     assert one.pid == first
@@ -432,7 +437,7 @@ async def test_renewing_spares_who_alone_holds_a_model(
     pool.renew(all_workers=True)
     await owner.until(lambda: one.recycled and all_ready(pool))
     assert set(owner.seen) == {"ready"}
-    assert all("repaired" in slot.cards for slot in pool.slots)
+    assert all("repaired" in slot.names for slot in pool.slots)
 
 
 async def test_the_only_worker_is_renewed_too(make: Make, owner: Recorder) -> None:
@@ -485,11 +490,11 @@ async def test_a_model_is_available_once_what_kept_it_from_loading_is_gone(
     await owner.until(lambda: all_ready(pool))
     assert pool.state("repaired")[0] == "unavailable"
     first = len(attempts(tmp_path))
-    owner.watch(lambda: any(slot.ready and "length" in slot.cards for slot in pool.slots))
+    owner.watch(lambda: any(slot.ready and "length" in slot.names for slot in pool.slots))
     await until(lambda: len(attempts(tmp_path)) >= first + 1)
     assert pool.state("repaired")[0] == "unavailable"
     (tmp_path / "cause").unlink()
-    await owner.until(lambda: all("repaired" in slot.cards for slot in pool.slots) and all_ready(pool))
+    await owner.until(lambda: all("repaired" in slot.names for slot in pool.slots) and all_ready(pool))
     assert pool.state("repaired") == ("ready", None)
     assert all(owner.seen), "the other model was ready all the time"
     assert "model repaired is available" in caplog.text
@@ -544,6 +549,42 @@ async def test_the_only_worker_tries_again_if_it_has_nothing_else(
     await owner.until(lambda: pool.state("repaired")[0] == "ready")
 
 
+async def test_a_state_goes_with_each_item_to_whichever_worker_is_free(make: Make, owner: Recorder) -> None:
+    pool = make("Counts", workers=2)
+    pool.start()
+    await owner.until(lambda: all_ready(pool))
+    state, seen = b"", []
+    for n in range(4):
+        work = replace(batch(pool, "counts", "bytes" if n == 2 else "count"), states=(state,))
+        pool.free_workers()[n % 2].submit(work)
+        await owner.until(lambda n=n: len(owner.done) == n + 1)
+        (result,) = owner.done[-1][1]
+        assert isinstance(result, Result), result
+        state = result.state
+        seen.append(json.loads(result.outputs)["n"])
+    assert seen == [1, 2, 3, 4]
+
+
+async def test_an_error_that_utf_8_cannot_hold_costs_its_item_alone(make: Make, owner: Recorder) -> None:
+    pool = make("Quotes")
+    pool.start()
+    (slot,) = pool.slots
+    await owner.until(lambda: slot.free)
+    failed = await ask(pool, owner, slot, "quotes", '"\\ud800"')
+    assert failed == Failed(failed.item, "quoted", "what is ?")
+    assert (slot.deaths, slot.free) == (0, True)
+
+
+async def test_options_that_cannot_be_encoded_leave_the_other_models_alone(
+    make: Make, owner: Recorder
+) -> None:
+    pool = make(ModelSource("options", f"{SAMPLES}:Options", {"factor": object()}), "Length")
+    pool.start()
+    await owner.until(lambda: all_ready(pool))
+    assert pool.state("options")[0] == "unavailable"
+    assert isinstance(await ask(pool, owner, pool.slots[0], "length", "abc"), Result)
+
+
 async def test_nothing_is_tried_again_after_the_stop(
     make: Make, owner: Recorder, repaired: Repaired, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -574,32 +615,32 @@ async def test_stopping_while_a_worker_is_replaced(make: Make, owner: Recorder) 
 async def test_a_worker_that_does_not_end_when_its_socket_closes_is_ended(
     make: Make, owner: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pool_module, "STOP_GRACE", 0.3)
+    monkeypatch.setattr(worker_module, "STOP_GRACE", 0.3)
     pool = make("Lingers", workers=2, sandbox="off")
     pool.start()
     await owner.until(lambda: all_ready(pool))
-    started = pool.loop.time()
+    started = pool.clock.now()
     async with asyncio.timeout(WAIT):
         await pool.stop()
-    assert pool.loop.time() - started >= 0.3, "it was given its time"
+    assert pool.clock.now() - started >= 0.3, "it was given its time"
     assert all(slot.gone for slot in pool.slots)
 
 
 async def test_stopping_does_not_wait_for_ever_for_what_cannot_be_ended(
     make: Make, owner: Recorder, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(pool_module, "STOP_GRACE", 0.1)
+    monkeypatch.setattr(worker_module, "STOP_GRACE", 0.1)
     monkeypatch.setattr(pool_module, "REAP_GRACE", 0.1)
     pool = make("Lingers", sandbox="off")
     pool.start()
     await owner.until(lambda: all_ready(pool))
     (slot,) = pool.slots
     with monkeypatch.context() as stuck:
-        stuck.setattr(Slot, "kill", lambda _: None)
+        stuck.setattr(WorkerProcess, "kill", lambda _: None)
         async with asyncio.timeout(WAIT):
             await pool.stop()
-    assert f"after SIGKILL workers [{slot.pid}] are still there" in caplog.text
-    slot.kill()
+    assert f"after they were killed workers {slot.pid} are still there" in caplog.text
+    os.kill(slot.pid or 0, signal.SIGKILL)
     await until(lambda: slot.gone)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import json
 import os
 import signal
 import socket
@@ -12,12 +13,17 @@ import threading
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
+import msgspec
 import psutil
 import pytest
 
 from inference.pool.process import ENVIRONMENT, WorkerProcess
-from inference.wire.channel import WorkerChannel
+from inference.wire import messages
+from inference.wire.worker_channel import WorkerChannel
 from tests.conftest import WAIT
+
+NOBODYS = messages.BatchHeader("none", "1", [])
+"""A batch of a model that no worker has: it ends with a KeyError."""
 
 ENVIRON = {**ENVIRONMENT, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
@@ -65,10 +71,10 @@ async def spawned() -> Spawn:
 async def loaded(process: WorkerProcess) -> None:
     """Talk to a worker without models until it waits for work."""
     channel = WorkerChannel(process.sock)
-    channel.send({"models": [], "sandbox": "off", "memory_mb": 0})
-    message = await asyncio.to_thread(channel.receive)
-    assert message
-    assert message[0]["type"] == "ready"
+    channel.send(messages.encode(messages.Setup([], "off", 0)))
+    said = [await asyncio.to_thread(channel.receive) for _ in range(2)]
+    kinds = [type(messages.read_from_worker(message[0])) for message in said if message]
+    assert kinds == [messages.Sealing, messages.Ready]
 
 
 def link_of(fd: Path) -> str:
@@ -107,7 +113,7 @@ async def test_a_signal_for_the_terminals_group_does_not_end_it(spawned: Spawn) 
     for number in (signal.SIGINT, signal.SIGTERM):
         os.kill(process.pid, number)
     channel = WorkerChannel(process.sock)
-    channel.send({"model": "none", "lengths": []})  # it fails on that, as it could not had it ended
+    channel.send(messages.encode(NOBODYS))  # it fails on that, as it could not had it ended
     assert await ended.status() == 1
     process.sock.close()
 
@@ -159,10 +165,10 @@ async def test_its_last_words_are_logged_before_its_end_is_told(
 ) -> None:
     process, ended = await spawned()
     await loaded(process)
-    WorkerChannel(process.sock).send({"model": "none", "lengths": []})
+    WorkerChannel(process.sock).send(messages.encode(NOBODYS))
     assert await ended.status() == 1
     process.sock.close()
-    assert f"{process.pid}: KeyError: 'none'" in caplog.messages
+    assert any(message.startswith(f"{process.pid}: KeyError: ") for message in caplog.messages)
     assert {record.name for record in caplog.records} == {"inference.worker.main"}
 
 
@@ -237,9 +243,10 @@ async def test_a_folder_of_our_name_beside_a_users_model_does_not_hide_us(
     monkeypatch.chdir(tmp_path)
     process, ended = await spawned()
     channel = WorkerChannel(process.sock)
-    mine = {"name": "mine", "reference": "mine:Mine", "options": {}}
-    await asyncio.to_thread(channel.send, {"models": [mine], "sandbox": "off", "memory_mb": 0})
-    said = [(await asyncio.to_thread(channel.receive) or ({},))[0].get("type") for _ in range(3)]
+    mine = messages.ModelSetup("mine", "mine:Mine", msgspec.Raw(b"{}"))
+    await asyncio.to_thread(channel.send, messages.encode(messages.Setup([mine], "off", 0)))
+    said = [await asyncio.to_thread(channel.receive) for _ in range(5)]
     process.sock.close()
-    assert said == ["loading", "loaded", "ready"]
+    kinds = [json.loads(message[0])["type"] for message in said if message]
+    assert kinds == ["importing", "described", "sealing", "loaded", "ready"]
     assert await ended.status() == 0

@@ -14,9 +14,12 @@ from collections.abc import AsyncIterator, Sequence
 import pytest
 
 from inference.items import Batch, Failed, Outcome, Result
+from inference.model import DEFAULT_LOAD_TIMEOUT_S
 from inference.pool import slot as slot_module
+from inference.pool import worker as worker_module
 from inference.pool.pool import LOAD_DEATHS
-from inference.pool.slot import LOAD_TIMEOUT, RESTARTS
+from inference.pool.slot import RESTARTS, Slot
+from inference.pool.states import State
 from tests.conftest import WAIT
 from tests.inference.pool.test_pool import UNSTARTED, Make, Recorder, ask, batch, pools, until
 
@@ -38,6 +41,10 @@ def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(slot_module, "RECYCLE_PAUSE", 0.0)
 
 
+def state_of(slot: Slot) -> State | None:
+    return slot.worker.state if slot.worker else None
+
+
 def pid_in(outcome: Outcome) -> int:
     assert isinstance(outcome, Result), outcome
     pid: int = json.loads(outcome.outputs)["pid"]
@@ -50,15 +57,15 @@ async def test_a_slot_has_one_batch_at_a_time(make: Make, owner: Recorder) -> No
     assert (slot.ready, slot.free, slot.pid, slot.gone) == (False, False, None, True)
     pool.start()
     assert not slot.free
-    with pytest.raises(RuntimeError, match="slot 0 is not free"):
-        slot.submit(batch(pool, "obeys", "answer"))
+    with pytest.raises(RuntimeError, match="a worker that is starting has no transition for submit"):
+        slot.worker.submit(batch(pool, "obeys", "answer"))
     await owner.until(lambda: slot.free)
     work = batch(pool, "obeys", "sleep 0.05", "refuse", "print x")
     frees = owner.frees
-    slot.submit(work)
+    slot.worker.submit(work)
     assert (slot.ready, slot.free) == (True, False)
     with pytest.raises(RuntimeError):
-        slot.submit(work)
+        slot.worker.submit(work)
     await owner.until(lambda: owner.done)
     ((done, (first, second, third), infer_ms),) = owner.done
     assert done is work
@@ -76,10 +83,10 @@ async def test_a_worker_that_is_being_ended_is_not_free(make: Make, owner: Recor
     pool.start()
     (slot,) = pool.slots
     await owner.until(lambda: slot.free)
-    assert slot._channel
-    slot._channel._sock.shutdown(socket.SHUT_RD)
+    assert slot.worker
+    slot.worker._launched.transport._sock.shutdown(socket.SHUT_RD)
     async with asyncio.timeout(WAIT):
-        while not slot._epitaph:
+        while not slot.worker.exit_reason:
             await asyncio.sleep(0)
     assert not slot.free
     assert not slot.gone
@@ -92,7 +99,7 @@ async def test_a_slot_that_was_ready_is_replaced_at_once(make: Make, owner: Reco
     (slot,) = pool.slots
     await owner.until(lambda: slot.free)
     for _ in range(3):
-        slot.submit(batch(pool, "twin", "exit 1"))
+        slot.worker.submit(batch(pool, "twin", "exit 1"))
         await owner.until(lambda: owner.lost)
         owner.lost.clear()
         assert slot.pid is not None
@@ -132,10 +139,10 @@ async def test_a_crash_loop_is_no_fork_bomb(
 ) -> None:
     monkeypatch.setattr(sys, "executable", "/bin/false")
     pool = make("Length")
-    started = pool.loop.time()
+    started = pool.clock.now()
     pool.start()
     await owner.until(lambda: pool.slots[0].deaths >= 5)
-    assert pool.loop.time() - started >= 0.1 + 0.2 + 0.4 + 0.8
+    assert pool.clock.now() - started >= 0.1 + 0.2 + 0.4 + 0.8
     monkeypatch.undo()
     await owner.until(lambda: pool.slots[0].free)
 
@@ -160,10 +167,10 @@ async def test_loading_that_hangs_is_ended(
     (slot,) = pool.slots
     for deaths in range(LOAD_DEATHS):
         # no sooner, as a short time might be over: a worker's start, which is no model's, may take any time
-        await until(lambda deaths=deaths: (slot.deaths, slot._loading) == (deaths, "loadhangs"))
-        assert slot._timer
-        assert 0 < slot._timer.when() - pool.loop.time() <= LOAD_TIMEOUT
-        slot._timer._run()  # type: ignore[attr-defined]
+        await until(lambda deaths=deaths: (slot.deaths, state_of(slot)) == (deaths, State.LOADING))
+        assert slot.worker._timer
+        assert 0 < slot.worker._timer.when() - pool.clock.now() <= DEFAULT_LOAD_TIMEOUT_S
+        slot.worker._timer._run()  # type: ignore[attr-defined]
     await owner.until(lambda: slot.free)
     state, reason = pool.state("loadhangs")
     assert (state, reason) == ("unavailable", "its worker ended while loading it (exit status -9)")
@@ -268,8 +275,8 @@ async def test_a_stale_worker_finishes_its_batch_first(make: Make, owner: Record
     await owner.until(lambda: slot.free)
     before = slot.pid
     work = batch(pool, "obeys", "sleep 0.2", "answer")
-    slot.submit(work)
-    slot.stale = True
+    slot.worker.submit(work)
+    slot.worker.worn = True
     pool.renew()
     assert (slot.busy, slot.recycled) == (True, 0)
     await owner.until(lambda: owner.done)
@@ -283,16 +290,16 @@ async def test_a_stale_worker_finishes_its_batch_first(make: Make, owner: Record
 async def test_a_retired_worker_that_does_not_end_is_ended(
     make: Make, owner: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(slot_module, "STOP_GRACE", 0.3)
+    monkeypatch.setattr(worker_module, "STOP_GRACE", 0.3)
     pool = make("Lingers", sandbox="off")
     pool.start()
     (slot,) = pool.slots
     await owner.until(lambda: slot.free)
-    before, started = slot.pid, pool.loop.time()
+    before, started = slot.pid, pool.clock.now()
     slot.retire()
     assert (slot.ready, slot.free, slot.gone) == (False, False, False)
     await owner.until(lambda: slot.free)
-    assert pool.loop.time() - started >= 0.3, "it was given its time"
+    assert pool.clock.now() - started >= 0.3, "it was given its time"
     assert slot.pid != before
     assert (slot.recycled, slot.deaths) == (1, 0)
     os.kill(slot.pid or 0, signal.SIGKILL)  # it would linger at the stop as well
@@ -331,7 +338,7 @@ async def test_our_own_defect_is_not_called_the_workers_and_leaves_no_batch_behi
         (slot,) = pool.slots
         await owner.until(lambda: slot.free)
         work = batch(pool, "obeys", "answer")
-        slot.submit(work)
+        slot.worker.submit(work)
         await owner.until(lambda: owner.lost)
         assert owner.lost == [(work, False)]
         await owner.until(lambda: slot.free)
@@ -348,7 +355,9 @@ async def test_a_batch_is_lost_also_when_what_follows_a_death_fails(
     (slot,) = pool.slots
     await owner.until(lambda: slot.free)
     unhandled: list[str] = []
-    pool.loop.set_exception_handler(lambda _, context: unhandled.append(repr(context["exception"])))
+    asyncio.get_running_loop().set_exception_handler(
+        lambda _, context: unhandled.append(repr(context["exception"]))
+    )
 
     def fail() -> None:
         monkeypatch.undo()
@@ -356,7 +365,7 @@ async def test_a_batch_is_lost_also_when_what_follows_a_death_fails(
 
     monkeypatch.setattr(pool, "balance", fail)
     work = batch(pool, "twin", "exit 1")
-    slot.submit(work)
+    slot.worker.submit(work)
     await owner.until(lambda: owner.lost)
     assert owner.lost == [(work, False)]
     await owner.until(lambda: slot.free)
@@ -370,7 +379,7 @@ async def test_of_nonsense_little_is_logged(
     pool.start()
     (slot,) = pool.slots
     await owner.until(lambda: slot.free)
-    slot.submit(batch(pool, "twin", f'write {{"type":"{"x" * 100_000}"}}'))
+    slot.worker.submit(batch(pool, "twin", f'write {{"type":"{"x" * 100_000}"}}'))
     await owner.until(lambda: owner.lost)
     (line,) = (message for message in caplog.messages if "sent nonsense: " in message)
     assert len(line) < 300
@@ -396,7 +405,7 @@ async def test_a_batch_that_takes_too_long_is_lost_as_such(make: Make, owner: Re
     (slot,) = pool.slots
     await owner.until(lambda: slot.free)
     work = batch(pool, "hasty", "spin")
-    slot.submit(work)
+    slot.worker.submit(work)
     await owner.until(lambda: owner.lost)
     assert owner.lost == [(work, True)]
     assert slot.deaths == 1
@@ -406,7 +415,7 @@ async def test_a_batch_that_takes_too_long_is_lost_as_such(make: Make, owner: Re
 async def test_a_batch_that_ends_just_after_its_time_counts_and_its_place_is_in_the_log(
     make: Make, owner: Recorder, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(slot_module, "DUMP_GRACE", 60.0)
+    monkeypatch.setattr(worker_module, "DUMP_GRACE", 60.0)
     pool = make("Twin")
     pool.start()
     (slot,) = pool.slots
@@ -414,8 +423,8 @@ async def test_a_batch_that_ends_just_after_its_time_counts_and_its_place_is_in_
     before = slot.pid
     waiting = asyncio.create_task(ask(pool, owner, slot, "twin", "wait"))
     await until(lambda: f"{before}: waits" in caplog.messages)
-    slot._disarm()
-    slot._hangs()  # as the timer would, which might come before the worker has begun
+    slot.worker._disarm()
+    slot.worker._hangs()  # as the timer would, which might come before the worker has begun
     await until(lambda: re.search(r"sample_models\.py\", line \d+ in wait", caplog.text))
     os.kill(before or 0, signal.SIGUSR2)
     assert pid_in(await waiting) == before

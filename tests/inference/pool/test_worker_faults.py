@@ -51,13 +51,15 @@ from inference.engine import Engine
 from inference.items import Dropped, Failed, Outcome, Result
 from inference.model import ModelSource, Policy
 from inference.pool import pool as pool_module
+from inference.pool import process as process_module
 from inference.pool import slot as slot_module
+from inference.pool import worker as worker_module
 from inference.pool.pool import WorkerOptions
 from inference.pool.process import WorkerProcess
-from inference.pool.slot import Slot
+from inference.pool.states import Stimulus
+from inference.pool.worker import Worker
 from inference.pool.worker_log import BURST, LINES_PER_S
 from inference.scheduling.statistics import Tally
-from inference.wire.channel import Header
 from inference.worker.main import OOM_SCORE
 from tests.conftest import WAIT
 from tests.inference.pool.test_pool import pending_timers
@@ -258,23 +260,23 @@ async def test_w01_an_item_that_the_dying_worker_had_not_read_waits_on_as_if_not
 async def test_w02_a_hang_ends_at_the_timeout(
     oracle: Oracle, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, hang: str
 ) -> None:
-    monkeypatch.setattr(slot_module, "DUMP_GRACE", WAIT if hang != "stop" else 0.1)
-    hangs = Slot._hangs
+    monkeypatch.setattr(worker_module, "DUMP_GRACE", WAIT if hang != "stop" else 0.1)
+    hangs = Worker._hangs
     where = re.compile(rf"line \d+ in {hang}$")
 
-    def there(slot: Slot) -> bool:
+    def there(worker: Worker) -> bool:
         if hang == "stop":
-            return psutil.Process(slot.pid).status() == psutil.STATUS_STOPPED
+            return psutil.Process(worker.pid).status() == psutil.STATUS_STOPPED
         return f"{hang}s" in printed(caplog)
 
-    def hangs_when_there(slot: Slot) -> None:
+    def hangs_when_there(worker: Worker) -> None:
         """Take the worker's time as over, but not before the worker has come to hang."""
-        if there(slot):
-            hangs(slot)
+        if there(worker):
+            hangs(worker)
         else:
-            slot._timer = asyncio.get_running_loop().call_later(0.01, slot._hangs)
+            worker._timer = asyncio.get_running_loop().call_later(0.01, worker._hangs)
 
-    monkeypatch.setattr(Slot, "_hangs", hangs_when_there)
+    monkeypatch.setattr(Worker, "_hangs", hangs_when_there)
     engine = await oracle.start("Hasty", "Twin")
     before = set(engine.workers().pids)
     stream = Stream(engine, "hasty")
@@ -282,12 +284,14 @@ async def test_w02_a_hang_ends_at_the_timeout(
     stream.send(hang)
     await stream.running()
     (slot,) = (
-        slot for slot in engine._pools["default"].slots if slot._batch and slot._batch.model.name == "hasty"
+        slot
+        for slot in engine._pools["default"].slots
+        if slot.busy and slot.worker._batch.model.name == "hasty"
     )
     if hang != "stop":
         await until(lambda: any(map(where.search, printed(caplog))))
-        slot._disarm()  # the timer might come before the worker has written it
-        slot._end(slot_module.TIMEOUT)
+        slot.worker._disarm()  # the timer might come before the worker has written it
+        slot.worker._end(worker_module.TIMEOUT, Stimulus.TIMEOUT)
     (failed,) = await stream.answered()
     assert isinstance(failed, Failed)
     assert engine.now() - started >= 0.5
@@ -461,7 +465,7 @@ async def test_w06_a_worker_that_ends_at_its_start_is_tried_at_ever_longer_inter
     engine = await oracle.start("Patient")
     monkeypatch.setattr(Started, "times", [], raising=False)
     with monkeypatch.context() as broken:
-        broken.setattr(slot_module, "WorkerProcess", Started)
+        broken.setattr(process_module, "WorkerProcess", Started)
         broken.setattr(sys, "executable", "/bin/false")
         killed, other = engine.workers().pids
         os.kill(killed, signal.SIGKILL)
@@ -518,10 +522,10 @@ GARBLED = {
     "half": "exit status 0)",
     "long-header": f"it broke the framing: a message of {(1 << 20) + 1} + 0 bytes",
     "long-body": f"it broke the framing: a message of 2 + {(64 << 20) + 1} bytes",
-    '{"type":"answers","infer_ms":0,"items":[50],"resident_mb":1}': "an answer of 50 bytes, and 0 are left",
-    '{"type":"answers","infer_ms":0,"items":[],"resident_mb":1}': "argument 2 is shorter than argument 1",
-    f'{{"type":"answers","infer_ms":0,"items":[{ERROR},{ERROR}],"resident_mb":1}}': "argument 2 is longer",
-    '{"type":"loading","model":"nobody"}': "a message of type 'loading' now",
+    '{"type":"answers","infer_ms":0,"items":[50],"resident_mb":1}': "parts of 50 bytes in a body of 0",
+    '{"type":"answers","infer_ms":0,"items":[],"resident_mb":1}': "0 answers, 0 states to 1 items",
+    f'{{"type":"answers","infer_ms":0,"items":[{ERROR},{ERROR}],"resident_mb":1}}': "2 answers, 0 states to",
+    '{"type":"importing","model":"nobody"}': "that is busy has no transition for importing",
 }
 """What a worker writes in place of its answer, and what the log says of it."""
 
@@ -554,8 +558,8 @@ async def test_w07_a_second_answer_ends_the_worker_and_answers_nothing(
     # both answers come in one read, and the next item is given to the worker in between: had they come apart,
     # the genuine one might have been read so late that it could be to that item
     (slot,) = engine._pools["default"].slots
-    assert slot._channel
-    sock, give_up = slot._channel._sock, engine.now() + WAIT
+    assert slot.worker
+    sock, give_up = slot.worker._launched.transport._sock, engine.now() + WAIT
     while engine.now() < give_up:
         with contextlib.suppress(BlockingIOError):
             if sock.recv(1 << 16, socket.MSG_PEEK).count(b'"type":"answers"') == 2:
@@ -567,7 +571,7 @@ async def test_w07_a_second_answer_ends_the_worker_and_answers_nothing(
     assert isinstance(answer, Result)
     assert engine.workers().deaths == 1  # the genuine answer came second
     # by then the worker had another item, and not for as long as the answer says that it took
-    assert "nonsense: ValueError('a batch that took " in caplog.text
+    assert "nonsense: BadMessage('a batch that took " in caplog.text
 
 
 class SlowToDie(WorkerProcess):
@@ -584,27 +588,29 @@ async def test_w08_an_answer_after_the_timeout_is_no_second_outcome(
     oracle: Oracle, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     heard: list[tuple[str, str]] = []
-    received = Slot._received
+    received = Worker.received
 
-    def hear(slot: Slot, header: Header, body: memoryview) -> None:
-        heard.append((header["type"], slot._epitaph))
-        received(slot, header, body)
+    def hear(worker: Worker, header: memoryview, body: memoryview) -> None:
+        heard.append((json.loads(bytes(header))["type"], worker.exit_reason))
+        received(worker, header, body)
 
-    monkeypatch.setattr(Slot, "_received", hear)
+    monkeypatch.setattr(Worker, "received", hear)
     with monkeypatch.context() as slow:
-        slow.setattr(slot_module, "WorkerProcess", SlowToDie)
+        slow.setattr(process_module, "WorkerProcess", SlowToDie)
         engine = await oracle.start("Hasty")
     stream = Stream(engine, "hasty")
     stream.send("wait")
     await stream.running()
     (slot,) = (
-        slot for slot in engine._pools["default"].slots if slot._batch and slot._batch.model.name == "hasty"
+        slot
+        for slot in engine._pools["default"].slots
+        if slot.busy and slot.worker._batch.model.name == "hasty"
     )
-    await until(lambda: slot._epitaph and "waits" in printed(caplog))
+    await until(lambda: slot.worker.exit_reason and "waits" in printed(caplog))
     os.kill(slot.pid or 0, signal.SIGUSR2)
     await until(lambda: ("answers", "a batch took too long") in heard)  # it has come, and too late
     monkeypatch.setattr(SlowToDie, "must_live", False)
-    slot.kill()
+    slot.worker._launched.kill()
     (failed,) = await stream.answered()
     assert isinstance(failed, Failed)
     assert failed.code == "timeout"
@@ -623,7 +629,9 @@ async def test_w08_an_answer_after_the_items_deadline_is_its_outcome(
     stream.send("wait", deadline)
     await stream.running()
     (slot,) = (
-        slot for slot in engine._pools["default"].slots if slot._batch and slot._batch.model.name == "twin"
+        slot
+        for slot in engine._pools["default"].slots
+        if slot.busy and slot.worker._batch.model.name == "twin"
     )
     await until(lambda: engine.now() > deadline and "waits" in printed(caplog))
     os.kill(slot.pid or 0, signal.SIGUSR2)
@@ -642,7 +650,9 @@ async def test_w08_an_outcome_after_the_disconnect_is_counted_and_discarded(
     stream.send("sleep 30" if killed else "sleep 0.2")
     await stream.running()
     (slot,) = (
-        slot for slot in engine._pools["default"].slots if slot._batch and slot._batch.model.name == "patient"
+        slot
+        for slot in engine._pools["default"].slots
+        if slot.busy and slot.worker._batch.model.name == "patient"
     )
     stream.stream.close()
 
@@ -713,7 +723,9 @@ async def test_w11_a_flood_of_output_blocks_nobody_and_the_log_is_bounded(
         await oracle.turn()
     assert not stream.outcomes, "the bystander was answered meanwhile"
     (slot,) = (
-        slot for slot in engine._pools["default"].slots if slot._batch and slot._batch.model.name == "patient"
+        slot
+        for slot in engine._pools["default"].slots
+        if slot.busy and slot.worker._batch.model.name == "patient"
     )
     os.kill(slot.pid or 0, signal.SIGUSR2)
     (flood,) = [json.loads(o.outputs) for o in await stream.answered() if isinstance(o, Result)]
@@ -843,7 +855,7 @@ async def test_w14_a_worker_is_a_program_of_its_own(oracle: Oracle) -> None:
         assert int(parent) == os.getpid() == worker.ppid()
     assert "pytest" in sys.modules
     assert await outputs(engine, "imported inference.worker.main") is False, "it is __main__ there"
-    assert await outputs(engine, "imported inference.wire.channel") is True
+    assert await outputs(engine, "imported inference.wire.framing") is True
     assert await outputs(engine, "imported pytest") is False, "nothing of this process is in it"
 
 

@@ -11,33 +11,29 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
+import msgspec
 import numpy as np
 import psutil
 import pytest
 
-from inference.model import MAX_OUTPUT, ItemError, ModelSource
+from inference.model import MAX_OUTPUT, MAX_STATE, ItemError, ModelId, ModelSource
 from inference.pool.process import ENVIRONMENT
-from inference.wire.channel import MAX_ANSWER, MAX_HEADER, WorkerChannel, pack
+from inference.wire import messages
+from inference.wire.framing import MAX_ANSWER, MAX_HEADER, frame
+from inference.wire.messages import BatchHeader, ItemFailure
+from inference.wire.worker_channel import WorkerChannel
 from inference.worker import main as worker_module
-from inference.worker.main import (
-    MAX_CODE,
-    MAX_MESSAGE,
-    OOM_SCORE,
-    LoadedModel,
-    Memory,
-    answer,
-    as_error,
-    plain,
-    read_data,
-    read_text,
-    sample_item,
-)
+from inference.worker.loaded_model import LoadedModel, Output, plain, read_data, read_text, sample_item
+from inference.worker.main import MAX_CODE, MAX_MESSAGE, OOM_SCORE, Memory, answer, as_error
 
 SAMPLES = "tests.inference.sample_models"
+
+
+def batch(model: str, *payloads: bytes) -> BatchHeader:
+    return BatchHeader(model, "1", [len(p) for p in payloads])
 
 
 class Worker:
@@ -66,21 +62,24 @@ class Worker:
     def load(self, *classes: str) -> list[dict[str, Any]]:
         """Tell it what to load; all that it says until it is ready."""
         sources = [ModelSource(cls.lower(), f"{SAMPLES}:{cls}") for cls in classes]
-        models = [asdict(source) for source in sources]
-        self.channel.send({"models": models, "sandbox": "off", "memory_mb": 0})
+        models = [messages.ModelSetup(s.name, s.reference, msgspec.Raw(b"{}")) for s in sources]
+        self.channel.send(messages.encode(messages.Setup(models, "off", 0)))
         said = [self.receive()[0]]
         while said[-1]["type"] != "ready":
             said.append(self.receive()[0])
         return said
 
     def ask(self, model: str, *payloads: bytes) -> tuple[dict[str, Any], bytes]:
-        self.channel.send({"model": model, "lengths": [len(p) for p in payloads]}, payloads)
+        self.give(model, *payloads)
         return self.receive()
+
+    def give(self, model: str, *payloads: bytes) -> None:
+        self.channel.send(messages.encode(batch(model, *payloads)), payloads)
 
     def receive(self) -> tuple[dict[str, Any], bytes]:
         message = self.channel.receive()
         assert message is not None, "the worker has gone"
-        return message[0], bytes(message[1])
+        return json.loads(message[0]), bytes(message[1] or b"")
 
     def ended(self) -> tuple[int, str]:
         """Its exit status, and what it wrote to its error output."""
@@ -111,44 +110,38 @@ def test_it_reports_each_model_and_then_that_it_is_ready(start: Start) -> None:
     assert [message.pop("infer_ms") >= 0 for message in said if message["type"] == "loaded"] == [True] * 2
     assert 0 < said[-1].pop("resident_mb") < 1000
     assert said == [
-        {"type": "loading", "model": "length"},
-        {"type": "loading", "model": "loadraises"},
+        {"type": "importing", "model": "length"},
+        {"type": "described", "card": card("length", "Answers how long an item is.")},
+        {"type": "importing", "model": "loadraises"},
+        {"type": "described", "card": card("loadraises", "Cannot be loaded.")},
         {
             "type": "failed",
             "model": "loadraises",
             "reason": "loading it failed with OSError; the server's log has the traceback",
         },
-        {"type": "loading", "model": "text"},
-        {
-            "type": "loaded",
-            "card": {
-                "name": "length",
-                "version": "1",
-                "input": "bytes",
-                "policy": "queue",
-                "max_batch": 8,
-                "timeout_ms": 10_000,
-                "description": "Answers how long an item is.",
-                "latency_target_ms": None,
-                "min_rate": 0.0,
-            },
-        },
-        {
-            "type": "loaded",
-            "card": {
-                "name": "text",
-                "version": "1",
-                "input": "text",
-                "policy": "queue",
-                "max_batch": 8,
-                "timeout_ms": 10_000,
-                "description": "Answers the text itself.",
-                "latency_target_ms": None,
-                "min_rate": 0.0,
-            },
-        },
+        {"type": "importing", "model": "text"},
+        {"type": "described", "card": card("text", "Answers the text itself.") | {"input": "text"}},
+        {"type": "sealing"},
+        {"type": "loaded", "model": "length"},
+        {"type": "loaded", "model": "text"},
         {"type": "ready"},
     ]
+
+
+def card(name: str, description: str) -> dict[str, Any]:
+    return {
+        "name": name,
+        "version": "1",
+        "input": "bytes",
+        "policy": "queue",
+        "max_batch": 8,
+        "timeout_ms": 10_000,
+        "description": description,
+        "latency_target_ms": None,
+        "min_rate": 0.0,
+        "load_timeout_s": 60,
+        "stateful": False,
+    }
 
 
 def test_it_answers_a_batch_with_lengths_and_errors_in_the_order_of_its_items(start: Start) -> None:
@@ -184,7 +177,7 @@ def test_it_tells_what_the_second_inference_took_for_the_first_pays_for_what_hap
     start: Start,
 ) -> None:
     said = start().load("WarmsUp", "Data")
-    infer_ms = {m["card"]["name"]: m["infer_ms"] for m in said if m["type"] == "loaded"}
+    infer_ms = {m["model"]: m["infer_ms"] for m in said if m["type"] == "loaded"}
     assert infer_ms["warmsup"] == pytest.approx(50), "the first took half a second"
     assert infer_ms["data"] == 0, "nothing is known of data without a sample"
 
@@ -208,9 +201,9 @@ def test_the_kernel_ends_it_before_the_server_when_memory_runs_out(start: Start)
 
 def test_what_the_kernel_adds_up_for_it_ends_at_the_most_there_is() -> None:
     script = (
-        "from pathlib import Path\nfrom inference.worker.main import volunteer_for_the_kernel\n"
+        "from pathlib import Path\nfrom inference.worker.main import raise_oom_score\n"
         "score = Path('/proc/self/oom_score_adj')\nscore.write_text('900')\n"
-        "volunteer_for_the_kernel()\nprint(score.read_text())"
+        "raise_oom_score()\nprint(score.read_text())"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "1000"
@@ -219,7 +212,7 @@ def test_what_the_kernel_adds_up_for_it_ends_at_the_most_there_is() -> None:
 def test_a_crash_in_native_code_leaves_the_traceback_of_where_it_was(start: Start) -> None:
     worker = start()
     worker.load("Obeys")
-    worker.channel.send({"model": "obeys", "lengths": [8]}, [b"segfault"])
+    worker.give("obeys", b"segfault")
     status, err = worker.ended()
     assert status == -signal.SIGSEGV
     assert "Fatal Python error: Segmentation fault" in err
@@ -253,8 +246,8 @@ def test_it_ends_in_silence_when_the_server_closes(start: Start) -> None:
 def test_it_ends_in_silence_when_the_server_goes_while_it_answers(start: Start, size: int) -> None:
     worker = start()
     worker.load("Text", "Patient")
-    worker.channel.send({"model": "patient", "lengths": [9]}, [b"sleep 0.2"])
-    worker.channel.send({"model": "text", "lengths": [size]}, [b"x" * size])
+    worker.give("patient", b"sleep 0.2")
+    worker.give("text", b"x" * size)
     if size > 1:
         worker.receive()  # it is in the middle of the second answer, which fills the socket
         worker.sock.recv(1)
@@ -265,7 +258,7 @@ def test_it_ends_in_silence_when_the_server_goes_while_it_answers(start: Start, 
 def test_it_ends_in_silence_when_the_server_goes_with_its_answers_unread(start: Start) -> None:
     worker = start()
     worker.load("Text")
-    asked = b"".join(pack({"model": "text", "lengths": [1]}, [b"x"]))
+    asked = b"".join(frame(messages.encode(batch("text", b"x")), [b"x"]))
     with contextlib.suppress(TimeoutError):
         worker.sock.settimeout(0.3)
         while True:
@@ -331,9 +324,9 @@ def test_the_image_to_warm_up_with_has_the_working_size(long_side: int | None, s
 
 def test_the_errors_of_the_largest_batch_fit_a_header() -> None:
     worst = ItemError("\U0001f600" * MAX_CODE * 2, "\U0001f600" * MAX_MESSAGE * 2)
-    errors: Sequence[dict[str, str]] = [as_error(worst)] * 256
-    assert len(json.dumps({"type": "answers", "infer_ms": 1.0, "items": errors})) < MAX_HEADER
-    assert as_error(ItemError("code", "message")) == {"code": "code", "message": "message"}
+    answers = messages.Answers(1.0, 1, [as_error(worst)] * 256, states=[MAX_STATE] * 256)
+    assert len(messages.encode(answers)) < MAX_HEADER
+    assert as_error(ItemError("code", "message")) == ItemFailure("code", "message")
 
 
 def test_resident_memory_is_what_the_kernel_says() -> None:
@@ -413,7 +406,9 @@ def test_whatever_an_answer_raises_costs_its_item_alone(
     monkeypatch: pytest.MonkeyPatch, answers: Any, code: str
 ) -> None:
     monkeypatch.setattr(Lies, "answers", answers)
-    (given,) = LoadedModel(ModelSource("lies", f"{__name__}:Lies")).answer([memoryview(b"lie")])
+    model = LoadedModel(ModelSource("lies", f"{__name__}:Lies"))
+    model.load()
+    (given,) = model.answer([memoryview(b"lie")])
     assert isinstance(given, ItemError)
     assert given.code == code
 
@@ -431,7 +426,7 @@ def test_whatever_decoding_raises_costs_its_item_alone(error: Exception, code: s
     model._decode = decode
     bad, good = model.answer([memoryview(b"bad"), memoryview(b"good")])
     assert isinstance(bad, ItemError)
-    assert (bad.code, good) == (code, b"1")
+    assert (bad.code, good) == (code, Output(b"1"))
 
 
 class Wordy:
@@ -440,17 +435,23 @@ class Wordy:
     def __init__(self, *sizes: int) -> None:
         self.sizes = sizes
 
-    def answer(self, payloads: Sequence[memoryview]) -> list[bytes]:
-        return [bytes(size) for size in self.sizes]
+    def answer(self, payloads: Sequence[memoryview], states: Sequence[memoryview]) -> list[Output]:
+        return [Output(bytes(size)) for size in self.sizes]
 
 
 def ask(*sizes: int) -> list[int | str]:
     """The lengths of the answers that fit, and the errors of the others."""
-    lengths = [1] * len(sizes)
     model = cast(LoadedModel, Wordy(*sizes))
-    header, outputs = answer({"wordy": model}, {"model": "wordy", "lengths": lengths}, bytes(len(sizes)))
-    assert [len(output) for output in outputs] == [size for size in header["items"] if isinstance(size, int)]
-    return [size if isinstance(size, int) else size["message"] for size in header["items"]]
+    asked = batch("wordy", *[b"x"] * len(sizes))
+    memory = Memory()
+    try:
+        answers, outputs = answer(
+            {ModelId("wordy", "1"): model}, asked, memoryview(bytes(len(sizes))), memory
+        )
+    finally:
+        os.close(memory._fd)
+    assert [len(output) for output in outputs] == [size for size in answers.items if isinstance(size, int)]
+    return [size if isinstance(size, int) else size.message for size in answers.items]
 
 
 def test_an_answer_may_be_as_long_as_clients_read_whatever_else_is_in_its_batch() -> None:

@@ -24,7 +24,9 @@ from inference.items import Failed, Outcome, Result
 from inference.model import ModelSource
 from inference.naming import SHIPPED
 from inference.pool.pool import WorkerOptions
-from inference.worker import sandbox
+from inference.wire.features import ON, missing
+from inference.worker import landlock, sandbox, seccomp
+from inference.worker.system_calls import call
 from tests.conftest import RunningServer
 
 ROOT = Path(__file__).parents[3]
@@ -122,8 +124,8 @@ async def succeed(engine: Engine, *item: Any) -> Any:
 def need(engine: Engine, *features: str) -> None:
     """Skip where the machine has none of these."""
     states = {name: engine.workers().sandbox[name] for name in features}
-    if sandbox.ON not in states.values():
-        pytest.skip(sandbox.missing(states))
+    if ON not in states.values():
+        pytest.skip(missing(states))
 
 
 class TestAttacks:
@@ -251,8 +253,8 @@ class TestParts:
     @pytest.mark.parametrize(("part", "name", "error"), CASES)
     def test_alone(self, victims: dict[str, str], part: str, name: str, error: str) -> None:
         if part == "_restrict_files":
-            abi = sandbox._call(sandbox.LANDLOCK_CREATE_RULESET, None, 0, sandbox.LANDLOCK_VERSION)
-            if abi < {"tcp": sandbox.TCP_ABI, "signal_parent": sandbox.SCOPE_ABI}.get(name, 1):
+            abi = call(landlock.LANDLOCK_CREATE_RULESET, None, 0, landlock.LANDLOCK_VERSION)
+            if abi < {"tcp": landlock.TCP_ABI, "signal_parent": landlock.SCOPE_ABI}.get(name, 1):
                 pytest.skip(f"Landlock here has ABI {abi}")
         item = self.AIMS.get(name, [name])
         assert alone(part, aimed(item, victims)) == error
@@ -266,13 +268,13 @@ class TestParts:
 def alone(part: str, item: list[Any]) -> str:
     """Close one part of the sandbox around a process that then attacks; what came of it."""
     script = f"""
-from inference.worker import sandbox
+from inference.worker import landlock, sandbox, seccomp
 from tests.inference.hostile_models import after
 item = {item!r}
 sandbox.separate()
 parts = {{"separate": [], "_restrict_files": [sandbox._renounce_privileges,
-    lambda: sandbox._restrict_files([*sandbox.installation(), "/proc/self", {str(ROOT)!r}])],
-    "_filter_calls": [sandbox._renounce_privileges, sandbox._filter_calls]}}
+    lambda: landlock.restrict_files([*sandbox.installation(), "/proc/self", {str(ROOT)!r}])],
+    "_filter_calls": [sandbox._renounce_privileges, seccomp.filter_calls]}}
 after(parts.get({part!r}) or [getattr(sandbox, {part!r})], item)
 """
     done = subprocess.run(
@@ -351,14 +353,14 @@ class TestThreads:
 
 LACKING = """
 import errno, os, sys
-from inference.worker import sandbox
-column, architecture = sandbox.ARCHITECTURES[os.uname().machine]
+from inference.worker import sandbox, seccomp
+column, architecture = seccomp.ARCHITECTURES[os.uname().machine]
 sandbox._renounce_privileges()
-sandbox._install(column, [
-    (sandbox.LOAD, 0, 0, sandbox.NUMBER),
-    (sandbox.EQUAL, 0, 1, sandbox.LANDLOCK_CREATE_RULESET),
-    (sandbox.RETURN, 0, 0, sandbox.ERROR | errno.ENOSYS),
-    (sandbox.RETURN, 0, 0, sandbox.ALLOW),
+seccomp._install(column, [
+    (seccomp.LOAD, 0, 0, seccomp.NUMBER),
+    (seccomp.EQUAL, 0, 1, 444),
+    (seccomp.RETURN, 0, 0, seccomp.ERROR | errno.ENOSYS),
+    (seccomp.RETURN, 0, 0, seccomp.ALLOW),
 ])
 os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
 """
@@ -368,7 +370,7 @@ os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
 @pytest.fixture
 def without_landlock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Have the servers of this test started on such a kernel."""
-    if os.uname().machine not in sandbox.ARCHITECTURES:
+    if os.uname().machine not in seccomp.ARCHITECTURES:
         pytest.skip("there is no filter to take Landlock away with")
     python = tmp_path / "python"
     python.write_text(f"#!/bin/sh\nexec '{sys.executable}' -c '{LACKING}' \"$@\"\n")

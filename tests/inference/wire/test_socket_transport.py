@@ -1,10 +1,9 @@
-"""Framing as pure functions on any bytes, and both ends of a channel on real socket pairs. No worker."""
+"""Both ends of a worker's socket, on real socket pairs. No worker."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import json
 import os
 import socket
@@ -14,123 +13,25 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from inference.wire.channel import (
-    KEPT,
-    MAX_ANSWER,
-    MAX_HEADER,
-    PREFIX,
-    READ_SIZE,
-    Channel,
-    ChannelError,
-    Unpacker,
-    WorkerChannel,
-    pack,
-)
+from inference.wire.framing import MAX_ANSWER, MAX_HEADER, PREFIX, frame
+from inference.wire.socket_transport import READ_SIZE, SocketTransport
+from inference.wire.worker_channel import KEPT, WorkerChannel
 from tests.conftest import WAIT
 
 Message = tuple[dict[str, Any], bytes]
 
-json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
-    max_leaves=8,
-)
-messages = st.tuples(
-    st.dictionaries(st.text(), json_values, max_size=4), st.lists(st.binary(max_size=200), max_size=4)
-)
+
+def text(header: Any) -> bytes:
+    return json.dumps(header).encode()
 
 
-def framed(header: dict[str, Any], *body: bytes) -> bytes:
-    return b"".join(pack(header, body))
+def framed(header: Any, *body: bytes) -> bytes:
+    return b"".join(frame(text(header), body))
 
 
 def raw(head: bytes, body: bytes = b"") -> bytes:
     return PREFIX.pack(len(head), len(body)) + head + body
-
-
-def unpacked(unpacker: Unpacker, data: bytes) -> list[Message]:
-    return [(header, bytes(body)) for header, body in unpacker.feed(data)]
-
-
-@given(st.lists(messages, max_size=5), st.lists(st.integers(0, 3000), max_size=12))
-def test_any_split_gives_the_same_messages(sent: list[tuple[Any, list[bytes]]], cuts: list[int]) -> None:
-    data = b"".join(framed(header, *body) for header, body in sent)
-    edges = [0, *sorted(min(cut, len(data)) for cut in cuts), len(data)]
-    unpacker = Unpacker(MAX_ANSWER)
-    got = []
-    for start, end in itertools.pairwise(edges):
-        got += unpacked(unpacker, data[start:end])
-    assert got == [(header, b"".join(body)) for header, body in sent]
-
-
-def test_a_message_comes_with_its_last_byte_and_not_before() -> None:
-    data = framed({"type": "answers"}, b"ab", b"c")
-    unpacker = Unpacker(10)
-    for at in range(len(data) - 1):
-        assert unpacked(unpacker, data[at : at + 1]) == []
-    assert unpacked(unpacker, data[-1:]) == [({"type": "answers"}, b"abc")]
-
-
-def test_packing_copies_no_part_of_the_body() -> None:
-    payload = bytes(1000)
-    assert pack({}, [payload])[1] is payload
-
-
-def test_a_body_outlives_the_bytes_that_follow_it() -> None:
-    unpacker = Unpacker(10)
-    ((_, body),) = list(unpacker.feed(framed({}, b"first")))
-    list(unpacker.feed(framed({}, b"other")))
-    assert bytes(body) == b"first"
-
-
-@pytest.mark.parametrize(
-    ("data", "complaint"),
-    [
-        (PREFIX.pack(MAX_HEADER + 1, 0), "bytes"),
-        (PREFIX.pack(2, 101), "bytes"),
-        (PREFIX.pack(2**32 - 1, 2**32 - 1), "bytes"),
-        (raw(b""), "no JSON"),
-        (raw(b"{"), "no JSON"),
-        (raw(b"{} {}"), "no JSON"),
-        (raw(b"\xff\xfe"), "no JSON"),
-        (raw(b'"\xed\xa0\x80"'), "no JSON"),
-        (raw(b"[" * 100_000), "no JSON"),
-        (raw(b'{"a":' * 100_000), "no JSON"),
-        (raw(b'{"n":' + b"1" * 5000 + b"}"), "no JSON"),
-        (raw(b'{"infer_ms":NaN}'), "no JSON"),
-        (raw(b'{"infer_ms":-Infinity}'), "no JSON"),
-        (raw(b"[]"), "no object"),
-        (raw(b'"text"'), "no object"),
-        (raw(b"null"), "no object"),
-    ],
-    ids=lambda value: repr(value)[:40],
-)
-def test_what_is_no_message_is_refused(data: bytes, complaint: str) -> None:
-    with pytest.raises(ChannelError, match=complaint):
-        unpacked(Unpacker(100), data)
-
-
-def test_the_limits_themselves_pass() -> None:
-    head = json.dumps({"x": "a" * (MAX_HEADER - 9)}).encode()
-    assert len(head) == MAX_HEADER
-    ((header, body),) = unpacked(Unpacker(100), raw(head, bytes(100)))
-    assert len(header["x"]) == MAX_HEADER - 9
-    assert len(body) == 100
-
-
-def test_an_announced_length_is_refused_before_its_bytes_come() -> None:
-    with pytest.raises(ChannelError):
-        unpacked(Unpacker(100), PREFIX.pack(2, 101))
-
-
-@given(st.binary(max_size=300))
-def test_any_bytes_are_messages_or_a_channel_error(data: bytes) -> None:
-    unpacker = Unpacker(100)
-    with contextlib.suppress(ChannelError):
-        assert all(isinstance(header, dict) for header, _ in unpacker.feed(data))
 
 
 @dataclass
@@ -141,8 +42,8 @@ class Heard:
     lost: list[str] = field(default_factory=list)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def message(self, header: dict[str, Any], body: memoryview) -> None:
-        self.messages.append((header, bytes(body)))
+    def message(self, header: memoryview, body: memoryview) -> None:
+        self.messages.append((json.loads(bytes(header)), bytes(body)))
         self.changed.set()
 
     def loss(self, why: str) -> None:
@@ -164,8 +65,8 @@ def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
     theirs.close()
 
 
-def channel(sock: socket.socket, heard: Heard) -> Channel:
-    return Channel(sock, asyncio.get_running_loop(), heard.message, heard.loss)
+def channel(sock: socket.socket, heard: Heard) -> SocketTransport:
+    return SocketTransport(sock, asyncio.get_running_loop(), heard.message, heard.loss)
 
 
 Pair = tuple[socket.socket, socket.socket]
@@ -175,12 +76,12 @@ async def test_both_ends_speak_the_same(pair: Pair) -> None:
     heard = Heard()
     server = channel(pair[0], heard)
     worker = WorkerChannel(pair[1])
-    server.send({"model": "m", "lengths": [1, 0, 2]}, [b"a", b"", b"bc"])
+    server.send(text({"model": "m", "lengths": [1, 0, 2]}), [b"a", b"", b"bc"])
     received = await asyncio.to_thread(worker.receive)
     assert received
-    assert received[0] == {"model": "m", "lengths": [1, 0, 2]}
+    assert json.loads(received[0]) == {"model": "m", "lengths": [1, 0, 2]}
     assert received[1] == b"abc"
-    worker.send({"type": "answers"}, [b"x", b"", b"yz"])
+    worker.send(text({"type": "answers"}), [b"x", b"", b"yz"])
     await heard.until(messages=1)
     assert heard.messages == [({"type": "answers"}, b"xyz")]
     server.close()
@@ -199,9 +100,9 @@ async def test_20_mb_pass_whole_and_in_order_through_partial_writes(pair: Pair) 
 
     thread = threading.Thread(target=answer)
     thread.start()
-    server.send({"n": 0}, parts)
+    server.send(text({"n": 0}), parts)
     for n in range(1, 4):
-        server.send({"n": n}, [bytes([n])])
+        server.send(text({"n": n}), [bytes([n])])
     await heard.until(messages=4)
     server.close()
     thread.join(10)
@@ -215,7 +116,7 @@ async def test_20_mb_pass_whole_and_in_order_through_partial_writes(pair: Pair) 
 async def test_the_loop_goes_on_while_the_other_end_does_not_read(pair: Pair) -> None:
     heard = Heard()
     server = channel(pair[0], heard)
-    server.send({}, [bytes(5 << 20)])
+    server.send(text({}), [bytes(5 << 20)])
     assert server._unsent
     pair[1].sendall(framed({"still": "here"}))
     await heard.until(messages=1)
@@ -251,7 +152,7 @@ async def test_a_peer_that_closes_is_lost_once(pair: Pair, sent: bytes) -> None:
     assert heard.messages == [({"first": 1}, b"")]
     assert heard.lost == ["it closed its end"]
     assert pair[0].fileno() == -1
-    server.send({"too": "late"})
+    server.send(text({"too": "late"}))
     server.close()
     await asyncio.sleep(0)
     assert len(heard.lost) == 1
@@ -260,10 +161,10 @@ async def test_a_peer_that_closes_is_lost_once(pair: Pair, sent: bytes) -> None:
 async def test_broken_framing_is_a_loss_after_the_messages_before_it(pair: Pair) -> None:
     heard = Heard()
     channel(pair[0], heard)
-    pair[1].sendall(framed({"good": 1}) + raw(b"nonsense") + framed({"unheard": 1}))
+    pair[1].sendall(framed({"good": 1}) + PREFIX.pack(MAX_HEADER + 1, 0) + framed({"unheard": 1}))
     await heard.until(lost=1)
     assert heard.messages == [({"good": 1}, b"")]
-    assert heard.lost == ["it broke the framing: a header that is no JSON"]
+    assert heard.lost == [f"it broke the framing: a message of {MAX_HEADER + 1} + 0 bytes"]
 
 
 async def test_an_answer_over_the_limit_is_a_loss(pair: Pair) -> None:
@@ -278,7 +179,7 @@ async def test_writing_to_a_peer_that_has_gone_is_a_loss_but_not_from_within_sen
     heard = Heard()
     server = channel(pair[0], heard)
     pair[1].close()
-    server.send({}, [b"payload"])
+    server.send(text({}), [b"payload"])
     assert heard.lost == []
     await heard.until(lost=1)
     assert len(heard.lost) == 1
@@ -288,7 +189,7 @@ async def test_closing_after_a_failed_write_is_no_loss(pair: Pair) -> None:
     heard = Heard()
     server = channel(pair[0], heard)
     pair[1].close()
-    server.send({}, [b"payload"])
+    server.send(text({}), [b"payload"])
     server.close()
     await asyncio.sleep(0.01)
     assert heard.lost == []
@@ -301,7 +202,7 @@ async def test_a_socket_that_takes_nothing_gets_the_message_later(pair: Pair) ->
     with contextlib.suppress(BlockingIOError):
         while True:
             before += pair[0].send(b"x")
-    server.send({"n": 1}, [b"", b"body"])
+    server.send(text({"n": 1}), [b"", b"body"])
     expected = framed({"n": 1}, b"body")
     pair[1].settimeout(10)
     got = b""
@@ -315,7 +216,7 @@ async def test_a_socket_that_takes_nothing_gets_the_message_later(pair: Pair) ->
 async def test_a_peer_that_goes_in_the_middle_of_a_write_is_lost_once(pair: Pair) -> None:
     heard = Heard()
     server = channel(pair[0], heard)
-    server.send({}, [bytes(5 << 20)])
+    server.send(text({}), [bytes(5 << 20)])
     pair[1].recv(1000)
     pair[1].close()
     await heard.until(lost=1)
@@ -327,7 +228,7 @@ async def test_a_peer_that_goes_in_the_middle_of_a_write_is_lost_once(pair: Pair
 async def test_a_loss_tells_whether_all_had_been_read(pair: Pair, reads: int | None, unread: bool) -> None:
     heard = Heard()
     server = channel(pair[0], heard)
-    server.send({"a": 1}, [bytes(100)])
+    server.send(text({"a": 1}), [bytes(100)])
     if reads is None:
         assert WorkerChannel(pair[1]).receive()
     elif reads:
@@ -340,7 +241,7 @@ async def test_a_loss_tells_whether_all_had_been_read(pair: Pair, reads: int | N
 async def test_what_was_never_written_is_unread_though_all_else_was_read(pair: Pair) -> None:
     heard = Heard()
     server = channel(pair[0], heard)
-    server.send({}, [bytes(4 << 20)])
+    server.send(text({}), [bytes(4 << 20)])
     pair[1].setblocking(False)
     with contextlib.suppress(BlockingIOError):
         while pair[1].recv(1 << 20):
@@ -353,7 +254,7 @@ async def test_what_was_never_written_is_unread_though_all_else_was_read(pair: P
 
 async def test_what_is_not_written_before_the_closing_is_unread(pair: Pair) -> None:
     server = channel(pair[0], Heard())
-    server.send({}, [bytes(4 << 20)])
+    server.send(text({}), [bytes(4 << 20)])
     server.finish()
     assert not server.unread
     server.close()
@@ -364,7 +265,7 @@ async def test_what_cannot_be_written_is_unread(pair: Pair) -> None:
     heard = Heard()
     server = channel(pair[0], heard)
     pair[1].close()
-    server.send({}, [b"late"])
+    server.send(text({}), [b"late"])
     assert server.unread
     await heard.until(lost=1)
 
@@ -372,7 +273,7 @@ async def test_what_cannot_be_written_is_unread(pair: Pair) -> None:
 async def test_finishing_passes_on_what_was_said_last_and_then_the_loss(pair: Pair) -> None:
     heard = Heard()
     server = channel(pair[0], heard)
-    for part in pack({"a": 1}), pack({"b": 2}, [bytes(READ_SIZE // 2)]):
+    for part in frame(text({"a": 1})), frame(text({"b": 2}), [bytes(READ_SIZE // 2)]):
         pair[1].sendall(b"".join(part))
     pair[1].close()
     server.finish()
@@ -396,7 +297,7 @@ async def test_closing_stops_the_callbacks(pair: Pair) -> None:
     pair[1].sendall(framed({"unheard": 1}))
     server.close()
     server.close()
-    server.send({"unsent": 1})
+    server.send(text({"unsent": 1}))
     await asyncio.sleep(0.01)
     assert heard.messages == []
     assert heard.lost == []
@@ -407,13 +308,13 @@ async def test_closing_stops_the_callbacks(pair: Pair) -> None:
 async def test_closing_in_a_callback_stops_the_messages_after_it(pair: Pair) -> None:
     got = []
 
-    def close_at_once(header: dict[str, Any], _: memoryview) -> None:
-        got.append(header)
+    def close_at_once(header: memoryview, _: memoryview) -> None:
+        got.append(json.loads(bytes(header)))
         server.close()
 
     heard = Heard()
-    server = Channel(pair[0], asyncio.get_running_loop(), close_at_once, heard.loss)
-    pair[1].sendall(framed({"n": 1}) + framed({"n": 2}) + raw(b"nonsense"))
+    server = SocketTransport(pair[0], asyncio.get_running_loop(), close_at_once, heard.loss)
+    pair[1].sendall(framed({"n": 1}) + framed({"n": 2}) + PREFIX.pack(MAX_HEADER + 1, 0))
     async with asyncio.timeout(10):
         while not got:
             await asyncio.sleep(0)
@@ -428,12 +329,12 @@ async def test_a_message_that_cannot_be_taken_is_a_loss_so_that_nothing_piles_up
 ) -> None:
     got = []
 
-    def fail(header: dict[str, Any], _: memoryview) -> None:
-        got.append(header)
+    def fail(header: memoryview, _: memoryview) -> None:
+        got.append(json.loads(bytes(header)))
         raise error("of our own")
 
     heard = Heard()
-    server = Channel(pair[0], asyncio.get_running_loop(), fail, heard.loss)
+    server = SocketTransport(pair[0], asyncio.get_running_loop(), fail, heard.loss)
     pair[1].sendall(framed({"n": 1}) + framed({"n": 2}))
     await heard.until(lost=1)
     assert got == [{"n": 1}]
@@ -455,7 +356,7 @@ def test_a_worker_reads_the_end_of_the_server_as_none(pair: Pair, sent: bytes) -
 
 def test_a_worker_reads_a_server_that_left_its_bytes_unread_as_none(pair: Pair) -> None:
     worker = WorkerChannel(pair[1])
-    worker.send({"unread": 1})
+    worker.send(text({"unread": 1}))
     pair[0].close()
     assert worker.receive() is None
 
@@ -463,12 +364,12 @@ def test_a_worker_reads_a_server_that_left_its_bytes_unread_as_none(pair: Pair) 
 def test_a_worker_cannot_write_to_a_server_that_has_gone(pair: Pair) -> None:
     pair[0].close()
     with pytest.raises(BrokenPipeError):
-        WorkerChannel(pair[1]).send({})
+        WorkerChannel(pair[1]).send(text({}))
 
 
 def test_a_worker_sends_256_parts_whole(pair: Pair) -> None:
     parts = [bytes([n]) * 20_000 for n in range(256)]
-    thread = threading.Thread(target=WorkerChannel(pair[1]).send, args=({"n": 1}, parts))
+    thread = threading.Thread(target=WorkerChannel(pair[1]).send, args=(text({"n": 1}), parts))
     thread.start()
     received = WorkerChannel(pair[0]).receive()
     thread.join(10)
@@ -488,16 +389,16 @@ def test_a_worker_without_room_for_a_message_reads_its_header_and_goes_on(
 
     header = {"words": "word " * words}
     worker = WorkerChannel(pair[1])
-    monkeypatch.setattr("inference.wire.channel.bytearray", scarce, raising=False)
+    monkeypatch.setattr("inference.wire.worker_channel.bytearray", scarce, raising=False)
     sent = framed(header, bytes(size)) + framed({"n": 2}, b"next")
     thread = threading.Thread(target=pair[0].sendall, args=(sent,))
     thread.start()
     first = worker.receive()
     second = worker.receive()
     thread.join(10)
-    assert first == (header, None)
+    assert first == (text(header), None)
     assert second
-    assert (second[0], bytes(second[1] or b"")) == ({"n": 2}, b"next")
+    assert (json.loads(second[0]), bytes(second[1] or b"")) == ({"n": 2}, b"next")
 
 
 def test_a_worker_keeps_its_buffer_for_the_next_batch_but_no_huge_one(
@@ -510,7 +411,7 @@ def test_a_worker_keeps_its_buffer_for_the_next_batch_but_no_huge_one(
         return bytearray(size)
 
     worker = WorkerChannel(pair[1])
-    monkeypatch.setattr("inference.wire.channel.bytearray", noting, raising=False)
+    monkeypatch.setattr("inference.wire.worker_channel.bytearray", noting, raising=False)
     bodies = [bytes([n]) * size for n, size in enumerate((1_000_000, 900_000, KEPT, 10, KEPT))]
     thread = threading.Thread(target=lambda: [pair[0].sendall(framed({}, body)) for body in bodies])
     thread.start()
