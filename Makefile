@@ -18,7 +18,8 @@ help: ## list what there is
 run: .venv/run ## set up, start the server on 127.0.0.1:8080, check it with a sample
 	@$(BIN)/stream-server serve --self-check
 
-test: .venv/dev browser ## set up and run the whole test suite, browser tests included
+test: .venv/dev browser ## set up and run the whole test suite, browser tests included: about 9 minutes on two cores
+	@echo "this takes about 9 minutes on two cores"
 	@$(BIN)/python -m pytest
 
 check: .venv/dev ## lint, formatting, types
@@ -61,6 +62,7 @@ clean: ## remove what these commands made
 .venv/run: .venv/bin/python pyproject.toml constraints.txt
 	@echo "installing into .venv ..."
 	@$(PIP) --editable .
+	@echo "installed; in another terminal enter it with: . .venv/bin/activate"
 	@touch $@
 
 .venv/bench: .venv/bin/python pyproject.toml constraints.txt

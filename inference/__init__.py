@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         ModelSource,
         Policy,
         ServingSettings,
+        StatefulItem,
     )
     from inference.pool.groups import Group
     from inference.pool.pool import WorkerOptions
@@ -54,6 +55,7 @@ __all__ = [
     "Refusal",
     "Result",
     "ServingSettings",
+    "StatefulItem",
     "Stream",
     "StreamOwner",
     "StreamRequest",
@@ -83,6 +85,7 @@ _HOMES = {
         "ModelSource",
         "Policy",
         "ServingSettings",
+        "StatefulItem",
     ),
     "inference.pool.groups": ("Group",),
     "inference.pool.pool": ("WorkerOptions",),

@@ -17,7 +17,7 @@ from stream_server.errors import ConfigError, StreamServerError
 COMMANDS = {
     "serve": "run the server",
     "models": "show what a running server serves",
-    "predict": "answer files here, without a server",
+    "predict": "answer files without a server",
     "stream": "send a video, folder, webcam or standard input to a running server",
     "record": "stream, and keep the items and answers in a file",
     "replay": "send a recording again, and compare the answers",
@@ -53,7 +53,7 @@ def make_parser(command: str | None = None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="stream-server",
         description="Websocket streaming inference: camera frames and text in, answers out.",
-        epilog="`stream-server COMMAND --help` tells more. Begin with `stream-server serve`.",
+        epilog="`stream-server COMMAND --help` has details and examples. Begin with `stream-server serve`.",
     )
     version = metadata.version("stream-inference-server")
     parser.add_argument("--version", action="version", version=f"stream-server {version}")

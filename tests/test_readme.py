@@ -108,3 +108,13 @@ def test_links(document: str) -> None:
     path = ROOT / document
     for link in re.findall(r"\]\(([^)#:]+)\)", path.read_text("utf-8")):
         assert (path.parent / link).exists(), link
+
+
+def test_the_environment_is_entered_before_the_first_command() -> None:
+    """After `make run`, `stream-server` is in .venv/bin alone."""
+    entered = README.index(". .venv/bin/activate")
+    commands = [
+        found.start() for found in re.finditer(r"^    (?!make).*stream-server ", README, re.MULTILINE)
+    ]
+    assert commands
+    assert entered < min(commands)

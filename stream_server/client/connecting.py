@@ -1,15 +1,15 @@
-"""How the client gets a connection: opening one, when to try again, and our names for what goes wrong."""
+"""Opens connections, decides when to try again, and translates the errors of websockets into ours."""
 
 from __future__ import annotations
 
 import asyncio
 import itertools
-import json
 import os
 import random
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+import msgspec
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
 from websockets.typing import Subprotocol
@@ -23,16 +23,16 @@ MAX_ANSWER_BYTES = MAX_OUTPUT + (1 << 20)
 """Largest message: the largest outputs, and what is around them, which is far less than this leaves for it."""
 
 OPEN_TIMEOUT_S = 10.0
-"""Longest wait for the handshake, and then for `ready`: a server that is up says it within milliseconds."""
+"""Longest wait for the handshake, and then for `ready`: a running server answers within milliseconds."""
 
 PING_INTERVAL_S = 20.0
 """Between pings: proxies cut what is silent for 60 s."""
 
 PING_TIMEOUT_S = 60.0
-"""Longest wait for a pong: a network that was away for less than that need not cost the stream."""
+"""Longest wait for a pong: a shorter network outage does not end the stream."""
 
 CLOSE_TIMEOUT_S = 2.0
-"""Longest wait for the other side's close: by then nothing but the farewell is left to lose."""
+"""Longest wait for the server's close: by then every answer has arrived."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ class Backoff:
 
 
 def translate(exc: Exception, address: str, unanswered: int = 0) -> ClientError:
-    """Say a foreign exception in our words; the only place that does."""
+    """Translate a foreign exception; the only place that does."""
     address = address.partition("?")[0]
     match exc:
         case ConnectionClosed():
@@ -71,7 +71,7 @@ def translate(exc: Exception, address: str, unanswered: int = 0) -> ClientError:
         case InvalidStatus():
             return _refusal(exc.response.status_code, exc.response.body, address)
         case TimeoutError():
-            return ConnectFailed(f"{address} said nothing for {OPEN_TIMEOUT_S:.0f} s; is it a stream server?")
+            return ConnectFailed(f"{address} sent nothing for {OPEN_TIMEOUT_S:.0f} s; is it a stream server?")
         case OSError():
             # asyncio's own words hold a tuple; a name that does not resolve has a negative number
             why = os.strerror(exc.errno) if exc.errno and exc.errno > 0 else exc.strerror or exc
@@ -80,30 +80,40 @@ def translate(exc: Exception, address: str, unanswered: int = 0) -> ClientError:
                 f"no server at {host} ({why}); is it running? start one: stream-server serve"
             )
         case _:
-            return ConnectFailed(f"what answers at {address} is no stream server ({exc})")
+            return ConnectFailed(f"what answers at {address} is not a stream server ({exc})")
+
+
+class _Refusal(msgspec.Struct):
+    """The body of an HTTP error of our server."""
+
+    code: str
+    error: str
+    retryable: bool
+
+
+_REFUSAL = msgspec.json.Decoder(_Refusal)
 
 
 def _refusal(status: int, body: bytes | bytearray | None, address: str) -> ClientError:
     try:
-        said = json.loads(body or b"")
-        return Refused(said["code"], said["error"], retryable=said["retryable"])
-    except (ValueError, TypeError, KeyError):
-        pass  # not our server's words, but those of a proxy or of something else
+        said = _REFUSAL.decode(body or b"")
+        return Refused(said.code, said.error, retryable=said.retryable)
+    except (ValueError, RecursionError):
+        pass  # from a proxy or another server
     if status in (429, 502, 503, 504):
         return Refused(f"http_{status}", f"{address} cannot be reached now", retryable=True)
-    return ConnectFailed(f"what answers at {address} is no stream server (HTTP status {status})")
+    return ConnectFailed(f"what answers at {address} is not a stream server (HTTP status {status})")
 
 
 def read_message(message: str | bytes) -> ServerMessage | None:
     """Read a message, None for one of a later version.
 
     Raises:
-        ConnectFailed: it is no message of the protocol.
-        Refused: it is an error, but no item's. Nobody can tell which of our messages it means, so that the
-            stream cannot go on.
+        ConnectFailed: it is not a message of the protocol.
+        Refused: it is an error of the stream, not of an item, so the stream cannot continue.
     """
     if isinstance(message, bytes):
-        raise ConnectFailed("the server sent a binary message, so it is no stream server")
+        raise ConnectFailed("the server sent a binary message, so it is not a stream server")
     said = read_server_message(message)
     if isinstance(said, Error) and said.seq is None:
         raise Refused(said.code, said.message, retryable=said.retryable, retry_after_ms=said.retry_after_ms)
@@ -111,17 +121,17 @@ def read_message(message: str | bytes) -> ServerMessage | None:
 
 
 def asked_s(error: ClientError) -> float:
-    """How long the server asks to be left alone, in seconds."""
+    """How long the server asks the client to wait, in seconds."""
     return (error.retry_after_ms or 0) / 1000 if isinstance(error, Refused) else 0.0
 
 
-async def dial(address: str) -> tuple[ClientConnection, Ready]:
+async def open_connection(address: str) -> tuple[ClientConnection, Ready]:
     """Open a connection and wait for the server's `ready`.
 
     Raises:
         ConnectFailed: no server there, or it does not speak the protocol.
-        ConnectionLost: it closed before it said anything.
-        Refused: it said no.
+        ConnectionLost: it closed before it sent anything.
+        Refused: the server refused the stream.
     """
     try:
         connection = await connect(
@@ -151,18 +161,18 @@ async def dial(address: str) -> tuple[ClientConnection, Ready]:
     return connection, ready
 
 
-async def redial(
+async def reopen_connection(
     address: str, backoff: Backoff, why: ClientError, retry_after_s: float
 ) -> tuple[ClientConnection, Ready]:
-    """Dial until it succeeds.
+    """Try to open a connection until that succeeds.
 
     Args:
-        why: what ended the connection before.
-        retry_after_s: how long the server asked to be left alone.
+        why: what ended the previous connection.
+        retry_after_s: how long the server asked the client to wait.
 
     Raises:
         ConnectionLost: the backoff's limit is reached.
-        Refused: the server said no, and trying again cannot help.
+        Refused: the server refused the stream, and trying again cannot help.
     """
     now = asyncio.get_running_loop().time
     began = now()
@@ -174,7 +184,7 @@ async def redial(
             break
         await asyncio.sleep(wait_s)
         try:
-            return await dial(address)
+            return await open_connection(address)
         except ClientError as exc:
             if isinstance(exc, Refused) and not exc.retryable:
                 raise

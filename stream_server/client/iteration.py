@@ -1,4 +1,4 @@
-"""Reads any iterable on the loop without holding it up; it does not know what the items are."""
+"""Reads any iterable without blocking the event loop, whatever its items are."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from queue import SimpleQueue
 from typing import Any
 
 GRACE_S = 1.0
-"""Longest wait for a running `next` at the end: a frame is decoded by then, and a person at a keyboard may
-never come back."""
+"""Longest wait for a running `next` at the end: enough to decode a frame; a read of a keyboard may never return."""
 
 _DONE: Any = object()
 
@@ -46,9 +45,9 @@ async def each(items: Iterable[Any] | AsyncIterable[Any]) -> AsyncGenerator[Any]
 
 
 class _Thread:
-    """Calls one function after the other. A daemon: what never returns must not keep the program from ending.
+    """Calls functions one after the other, in a daemon thread: a call that never returns must not block the exit.
 
-    The thread pools of the standard library are no daemons: they wait for their threads at exit.
+    The thread pools of the standard library wait for their threads at exit.
     """
 
     def __init__(self) -> None:
@@ -74,5 +73,5 @@ class _Thread:
             if future.set_running_or_notify_cancel():
                 try:
                     future.set_result(function())
-                except BaseException as exc:  # noqa: BLE001  # it is the caller's, who gets it
+                except BaseException as exc:  # noqa: BLE001  # the caller gets it
                     future.set_exception(exc)

@@ -18,7 +18,13 @@ from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
 from inference.model import Policy
-from stream_server.client.connecting import Backoff, dial, read_message, redial, translate
+from stream_server.client.connecting import (
+    Backoff,
+    open_connection,
+    read_message,
+    reopen_connection,
+    translate,
+)
 from stream_server.client.iteration import each
 from stream_server.errors import ConnectionLost, Refused, StreamClosed
 from stream_server.protocol.client_side import (
@@ -28,7 +34,7 @@ from stream_server.protocol.client_side import (
     End,
     Error,
     Goaway,
-    Ledger,
+    PendingItems,
     Ready,
     Result,
     Statistics,
@@ -50,30 +56,29 @@ MAX_HELD = 1024
 class Stream:
     """One client's flow of items to one model; `connect` makes it.
 
-    Every item sent gets exactly one answer, in order. Answers that nobody has read are kept, at most `MAX_HELD`
-    with the unanswered; beyond, `send` waits. So reading never stops, and a program may pause for minutes.
+    Every item sent gets exactly one answer, in order. Unread answers are kept: at most `MAX_HELD`,
+    unanswered items included; beyond that `send` waits. So the socket is always read, and a program may pause for
+    minutes.
 
     Attributes:
-        ready: what the server said of this stream; after a reconnect, of the new one.
+        ready: the server's description of this stream; after a reconnect, of the new one.
         ended: the server's count of the stream once `end` came; with several connections, of the last.
     """
 
-    def __init__(
-        self, address: str, backoff: Backoff | None, dialled: ClientConnection, ready: Ready
-    ) -> None:
+    def __init__(self, address: str, backoff: Backoff | None, opened: ClientConnection, ready: Ready) -> None:
         self.ready = ready
         self.ended: End | None = None
         self._address = address
         self._backoff = backoff
-        self._dialled = dialled  # the last connection
-        self._connection: ClientConnection | None = dialled  # the one to send on
+        self._last_connection = opened  # the last connection
+        self._connection: ClientConnection | None = opened  # the one to send on
         self._feeder: asyncio.Task[None] | None = None
-        self._ledger = Ledger()
+        self._pending = PendingItems()
         self._unread: deque[Answer] = deque()
         self._changed = asyncio.Event()
         self._sending = asyncio.Lock()  # keeps a `meta` beside its item, and senders in line
         self._meta_pending = False
-        self._abandoned = 0  # nobody wants the answers up to this `seq` any more
+        self._abandoned = 0  # discard answers up to this seq
         self._ending = False
         self._leaving = False
         self._warned = False
@@ -83,13 +88,13 @@ class Stream:
     @property
     def statistics(self) -> Statistics:
         """A snapshot of what this client counts, over all its connections."""
-        return self._ledger.statistics
+        return self._pending.statistics
 
     async def send(self, item: Any, id: str | None = None, max_age_ms: int | None = None) -> int:  # noqa: A002
         """Send an item and return its `seq`, from 1.
 
-        On a `queue` stream it waits while the window is full: items pile up nowhere. On a `latest` stream it does
-        not, since the server supersedes what is older; `room` is for those who send only what gets a result.
+        On a `queue` stream it waits while the window is full. On a `latest` stream it does not, since the server
+        drops the older item; call `room` first to send only what gets a result.
 
         Args:
             item: bytes for an image or bytes model, str for a text model, for a data model what JSON can hold.
@@ -114,7 +119,7 @@ class Stream:
                 if await self._described(connection, message, max_age_ms):
                     break
             # from here on the item counts: it is written before `send` first waits, so cancelling splits nothing
-            seq = self._ledger.send(id)
+            seq = self._pending.send(id)
             try:
                 await connection.send(message)
             except ConnectionClosed:
@@ -130,9 +135,9 @@ class Stream:
         await self._until(lambda: self._open_for(self.ready.window))
 
     async def end(self) -> End | None:
-        """Say that no more items come, wait for the server's count of the stream, and return it.
+        """End the stream: send `end`, wait for the server's count of the stream, and return it.
 
-        Answers can be read before, meanwhile or after. None if a reconnecting stream lost its server just then.
+        Answers can be read before, meanwhile or after. None if a reconnecting stream lost its server meanwhile.
         """
         async with self._sending:
             await self._until(lambda: self._connection is not None)
@@ -159,8 +164,8 @@ class Stream:
         """Send items as fast as the window allows, and yield one answer for each, in order.
 
         A list or tuple is read in place. Any other synchronous iterable may wait for a disk, a camera or a person:
-        it is read in a thread of its own, an item at a time, when there is room for one. Whoever breaks off, or
-        processes something else, closes the source too, and answers to what was already sent are discarded.
+        it is read in a thread of its own, an item at a time, when there is room for one. Breaking off, or another
+        `process`, closes the source too and discards the answers to what was already sent.
 
         Args:
             items: each of them what `send` takes.
@@ -171,12 +176,12 @@ class Stream:
         """
         if self._feeder is not None:
             await self._abandon(self._feeder)
-        elif self._unread or (self._ledger.unanswered and self._ledger.sent > self._abandoned):
+        elif self._unread or (self._pending.unanswered and self._pending.sent > self._abandoned):
             raise RuntimeError("read the answers to what was sent before, then process() more")
         feeder = self._feeder = self._start(self._feed(items))
 
         def happened() -> bool:
-            over = feeder.done() and not self._ledger.unanswered
+            over = feeder.done() and not self._pending.unanswered
             return bool(self._unread) or over or self._feeder is not feeder
 
         try:
@@ -196,7 +201,7 @@ class Stream:
         self._feeder = None
         await _cancel(feeder)
         self._unread.clear()
-        self._abandoned = self._ledger.sent
+        self._abandoned = self._pending.sent
 
     async def _feed(self, items: Iterable[Any] | AsyncIterable[Any]) -> None:
         def room() -> bool:
@@ -226,12 +231,12 @@ class Stream:
 
     def _open_for(self, most: int) -> bool:
         """Whether another item may go out while fewer than `most` are unanswered."""
-        unanswered = self._ledger.unanswered
+        unanswered = self._pending.unanswered
         room = unanswered < most and unanswered + len(self._unread) < MAX_HELD
         return self._ending or (self._connection is not None and not self._leaving and room)
 
     def _take(self) -> Answer:
-        self._wake()  # whoever waits for room looks after this
+        self._wake()  # there may be room for another item
         return self._unread.popleft()
 
     def _wake(self) -> None:
@@ -239,7 +244,7 @@ class Stream:
         self._changed = asyncio.Event()
 
     async def _until(self, happened: Callable[[], bool]) -> None:
-        """Wait until something happened or the stream ended; raise what ended it if that was no `end`."""
+        """Wait until something happened or the stream ended; raise what ended it, except `end`."""
         while self.ended is None:
             if self._reader.cancelled():
                 raise StreamClosed("this stream was closed; connect again")
@@ -254,13 +259,13 @@ class Stream:
 
     async def _close(self) -> None:
         await _cancel(self._reader, *([self._feeder] if self._feeder else []))
-        await self._dialled.close()
+        await self._last_connection.close()
 
     async def _run(self) -> None:
         """Read answers until `end`, over as many connections as the backoff allows."""
         while True:
             try:
-                return await self._receive(self._dialled)
+                return await self._receive(self._last_connection)
             except (ConnectionLost, Refused) as exc:
                 lost = exc
             finally:
@@ -268,12 +273,14 @@ class Stream:
                 self._wake()
             if self._backoff is None or (isinstance(lost, Refused) and not lost.retryable):
                 raise lost
-            self._deliver(self._ledger.lose(str(lost)))
+            self._deliver(self._pending.lose(str(lost)))
             if self._ending:
                 return None
-            await self._dialled.close()
-            self._dialled, self.ready = await redial(self._address, self._backoff, lost, self._retry_after_s)
-            self._connection, self._leaving, self._retry_after_s = self._dialled, False, 0.0
+            await self._last_connection.close()
+            self._last_connection, self.ready = await reopen_connection(
+                self._address, self._backoff, lost, self._retry_after_s
+            )
+            self._connection, self._leaving, self._retry_after_s = self._last_connection, False, 0.0
             self._wake()
 
     async def _receive(self, connection: ClientConnection) -> None:
@@ -281,17 +288,17 @@ class Stream:
             try:
                 message = read_message(await connection.recv())
             except ConnectionClosed as exc:
-                raise translate(exc, self._address, self._ledger.unanswered) from exc
+                raise translate(exc, self._address, self._pending.unanswered) from exc
             match message:
                 case Result() | Dropped() | Error():
-                    self._deliver([self._ledger.settle(message)])
+                    self._deliver([self._pending.settle(message)])
                 case Goaway() if self._backoff is not None:
                     self._leaving = True
                     self._retry_after_s = message.retry_after_ms / 1000
-                case End() if not self._ledger.unanswered and (self._ending or self._backoff is None):
+                case End() if not self._pending.unanswered and (self._ending or self._backoff is None):
                     self.ended = message
                     return
-            if self._leaving and not self._ending and not self._ledger.unanswered:
+            if self._leaving and not self._ending and not self._pending.unanswered:
                 raise ConnectionLost("the server drains, and all was answered")
 
     def _deliver(self, answers: Iterable[Answer]) -> None:
@@ -318,26 +325,26 @@ async def connect(  # noqa: PLR0913  # an option of the protocol is one here
 
     Args:
         url: the server's base address, http(s):// or ws(s)://.
-        model, version: what shall answer; without a version the server's current one.
+        model, version: which model answers; without a version the server's current one.
         policy: "latest" or "queue"; by default the model's own.
         window: how many unanswered items to keep in flight, 1 to 64; by default the policy's own.
         max_age_ms: drop items as expired that waited longer, in milliseconds.
         weight: your share of the workers relative to other streams, from 0.01 to what the server allows; it counts
             where there is not enough for all, and by default everybody has 1.
         reconnect: True, or a `Backoff`: open a new connection when one is lost; items unanswered by then get an
-            `Error` "connection_lost". The first is tried once all the same: a wrong address is said at once.
+            `Error` "connection_lost". The first connection is tried once only: a wrong address is an error at once.
 
     Raises:
         TypeError, ValueError: an option is of a wrong type or out of range.
         ConfigError: `url` is not an address.
         ConnectFailed: no server there, or it does not speak the protocol.
-        Refused: the server said no.
+        Refused: the server refused the stream.
     """
     backoff = Backoff() if reconnect is True else reconnect or None
     options = StreamOptions(policy, window, max_age_ms, weight)
     check_options(options)
     address = stream_address(url, model, version, options)
-    stream = Stream(address, backoff, *await dial(address))
+    stream = Stream(address, backoff, *await open_connection(address))
     try:
         yield stream
     finally:
@@ -346,5 +353,5 @@ async def connect(  # noqa: PLR0913  # an option of the protocol is one here
 
 async def _cancel(*tasks: asyncio.Task[None]) -> None:
     for task in tasks:
-        task.cancel()  # which also says that nobody need hear of its error
+        task.cancel()  # asyncio then does not log its exception
     await asyncio.wait(tasks)  # not `await task`: that would take our own cancellation for the task's

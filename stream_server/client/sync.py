@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 
 class SyncStream:
-    """A `client.Stream` for code that is not asynchronous; its methods are the same and say more there.
+    """A `client.Stream` for synchronous code; its methods are documented there.
 
     Any thread may call them. Ctrl-C interrupts them, and leaving the `with` block then closes the stream.
     """
@@ -36,7 +36,7 @@ class SyncStream:
 
     @property
     def ready(self) -> Ready:
-        """What the server said of this stream."""
+        """The server's description of this stream."""
         return self._stream.ready
 
     @property
@@ -62,7 +62,7 @@ class SyncStream:
         self._loop.do(self._stream.room())
 
     def end(self) -> End | None:
-        """Say that no more items come, and wait for the server's count; see `client.Stream.end`."""
+        """End the stream and wait for the server's count; see `client.Stream.end`."""
         return self._loop.do(self._stream.end())
 
     def __iter__(self) -> Iterator[Answer]:
@@ -74,13 +74,13 @@ class SyncStream:
         """Keep the window full and yield one answer for each item, in order; see `client.Stream.process`.
 
         Args:
-            items: read in another thread, unless they are a list or tuple: waiting for one holds up no answer.
+            items: read in another thread, unless they are a list or tuple: waiting for an item delays no answer.
         """
         answers = self._stream.process(items)
         try:
             while (answer := self._loop.do(_next(answers))) is not None:
                 yield answer
-        except GeneratorExit:  # broken off; any other exception came from `answers` and ended them
+        except GeneratorExit:  # broken off; any other exception came from `answers`, and closed it
             if self._loop.runs:
                 self._loop.do(_close(answers))
             raise
@@ -105,7 +105,7 @@ class _Loop:
             started.set_result(asyncio.get_running_loop())
             await self._stop.wait()
 
-        # A daemon, so that a program that never leaves its `with` block can still end.
+        # a daemon: a program that never leaves its `with` block can still exit
         self._thread = threading.Thread(target=lambda: asyncio.run(main()), name="stream-client", daemon=True)
         self._thread.start()
         self._loop = started.result()

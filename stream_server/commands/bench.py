@@ -28,7 +28,7 @@ Latencies and ages come from open loops: items are sent on a schedule made befor
 starts when it was due, so that a server that stalls cannot keep the load from showing it. Capacity, and CPU per
 item beside other servers, come from closed loops, which send the next item when one is answered, and say nothing
 of latency. The generator runs in processes of its own and measures its own lag; a run whose schedule it did not
-keep is void, and says so.
+keep is marked void.
 
 Exit status 0 means that everything was measured; 1 that something is void or failed, or, with --check, that a
 target was missed.
@@ -53,7 +53,7 @@ FLAGS: Mapping[str, tuple[str, str]] = {
     "max_age_ms": ("MS", f"an answer older than this is stale (default {DEFAULT.max_age_ms:g})"),
     "min_rate": ("R", f"fresh answers a second that every camera must get (default {DEFAULT.min_rate:g})"),
 }
-"""What each option's flag takes, and what it says of itself."""
+"""Each option's metavar and help text."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -113,12 +113,12 @@ def run(args: argparse.Namespace) -> int:
         suites = _suites(args.scenario, options, args.output)
         report = import_module("benchmarks.report")
         if args.html:
-            import_module("benchmarks.page")  # what is missing for it had better be said before the run
+            import_module("benchmarks.page")  # fail early if plotting is not installed
     except ModuleNotFoundError as exc:
         if (exc.name or "").startswith("benchmarks"):
             raise  # a defect
         raise ConfigError(
-            f"the package {exc.name} is missing; to measure, install 'stream-inference-server[bench]'"
+            f"the package {exc.name} is missing; in a checkout run: make .venv/bench, or: pip install -e '.[bench]'"
         ) from exc
     told = _told(args, takes, given, options)
     return int(
@@ -129,7 +129,7 @@ def run(args: argparse.Namespace) -> int:
 def _told(
     args: argparse.Namespace, takes: Sequence[str], given: Mapping[str, object], options: Options
 ) -> dict[str, str]:
-    """Write what was asked for, so that it can be asked again; where a server runs is nobody else's business."""
+    """Write the command line, so that it can be repeated, without the address of a server that was given."""
     shown = {name: "URL" if name == "url" else str(value) for name, value in given.items()}
     flags = [part for name, value in shown.items() for part in (f"--{name.replace('_', '-')}", value)]
     command = ["stream-server bench", args.scenario, *flags, *(["--quick"] if args.quick else [])]

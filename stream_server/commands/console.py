@@ -32,13 +32,13 @@ class StreamObserver(Protocol):
     """Is told of every item of a stream, by its number from 1."""
 
     def begins(self, ready: Ready) -> None:
-        """The server has said what it serves."""
+        """The stream is open."""
 
     def sending(self, number: int, item: SourceItem) -> None:
         """An item is about to be sent."""
 
     def answered(self, number: int, answer: Answer) -> None:
-        """It has its answer; an error `too_large` if it could not be sent."""
+        """An item has its answer; the error `too_large` if it could not be sent."""
 
 
 class Report:
@@ -87,7 +87,7 @@ class Report:
         self._pending.append((self._number, item, time.perf_counter()))
 
     def not_sent(self, why: str) -> None:
-        """Write that the last item was not sent after all."""
+        """Take back the last item, which could not be sent."""
         number, item, _ = self._pending.pop()
         self.unsent += 1
         answer = Error("too_large", why, retryable=False)
@@ -139,7 +139,7 @@ class Report:
             console=self._console,
             transient=True,
             disable=not self._console.is_terminal,
-            # on the same terminal answers go above the bar; anywhere else they are no business of rich's
+            # on the same terminal answers go above the bar; elsewhere rich must not touch them
             redirect_stdout=sys.stdout.isatty(),
         )
         with progress:

@@ -10,6 +10,7 @@ import urllib.request
 from http.client import HTTPException
 from typing import Any
 
+import msgspec
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
@@ -30,16 +31,20 @@ TIMEOUT_S = 10.0
 """Longest wait: a server that is up answers this within milliseconds."""
 
 MAX_BYTES = 1 << 20
-"""Largest answer: a thousand models; what is longer comes from no stream server."""
+"""Largest answer: a thousand models; a longer one is not a stream server's."""
 
 FIELDS = {"name", "version", "state", "reason", "input", "policy", "window", "description"}
 """What the table needs of every model."""
 
 
+class _Listing(msgspec.Struct):
+    models: list[dict[str, Any]]
+
+
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     add_url(parser)
-    parser.add_argument("--json", action="store_true", help="print the server's own words, for programs")
+    parser.add_argument("--json", action="store_true", help="print the server's JSON, for programs")
     parser.epilog = EPILOG
 
 
@@ -58,30 +63,30 @@ def fetch(url: str) -> list[dict[str, Any]]:
     """Ask a server for its models.
 
     Raises:
-        ConfigError: `url` is no address.
+        ConfigError: `url` is not an address.
         ConnectFailed: no server there, or another kind of server.
     """
     address = server_address(url) + "/v2/models"
     try:
         with urllib.request.urlopen(address, timeout=TIMEOUT_S) as response:  # noqa: S310  # http or https
-            models: list[dict[str, Any]] = json.loads(response.read(MAX_BYTES))["models"]
+            models = msgspec.json.decode(response.read(MAX_BYTES), type=_Listing).models
             if all(model.keys() >= FIELDS for model in models):
                 return models
     except urllib.error.HTTPError as exc:
-        raise ConnectFailed(f"{address} is no stream server's: HTTP status {exc.code}") from exc
+        raise ConnectFailed(f"{address} is not a stream server's: HTTP status {exc.code}") from exc
     except (OSError, HTTPException) as exc:
         reason = getattr(exc, "reason", exc)  # of a URLError; a socket's own error has none
         reason = getattr(reason, "strerror", None) or reason
         raise ConnectFailed(
             f"no server at {address} ({reason}); is it running? start one: stream-server serve"
         ) from exc
-    except (ValueError, TypeError, KeyError, AttributeError) as exc:
-        raise ConnectFailed(f"{address} is no stream server's: it names no models") from exc
-    raise ConnectFailed(f"{address} is no stream server's: it names no models")
+    except (ValueError, RecursionError) as exc:
+        raise ConnectFailed(f"{address} is not a stream server's: it lists no models") from exc
+    raise ConnectFailed(f"{address} is not a stream server's: it lists no models")
 
 
 def make_table(models: list[dict[str, Any]]) -> Table:
-    """Lay the models out for people, in 80 columns; one that is not ready says why."""
+    """Make a table of the models, in 80 columns, with the reason of each that is not ready."""
     table = Table("model", "version", "state", "takes", "policy", "window", "description", box=SIMPLE_HEAD)
     for model in models:
         cells = [model[key] for key in ("name", "version", "state", "input", "policy", "window")]

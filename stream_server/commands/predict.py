@@ -1,4 +1,4 @@
-"""Answer files here, without a server or a network: the same engine and workers, one JSON line per file."""
+"""Answer files without a server or a network, in the same engine and workers; one JSON line per file."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ async def answer(
 
 async def _answer_one(engine: Engine, model: str, file: Path) -> Outcome | OSError:
     try:
-        payload = file.read_bytes()  # noqa: ASYNC240  # nobody else shares this loop
+        payload = file.read_bytes()  # noqa: ASYNC240  # this loop has nothing else to do
     except OSError as exc:
         return exc
     return await engine.infer(model, payload)

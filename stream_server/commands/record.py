@@ -27,7 +27,7 @@ examples:
   unzip -l photos.zip
 
 The file is a plain zip: the items as they were sent, and recording.json with their times and answers. It holds
-whatever the camera saw, so keep it as you would keep that. Ctrl-C ends the recording and keeps what there is. At
+everything that the camera saw, so protect it accordingly. Ctrl-C ends the recording and keeps what there is. At
 most {MAX_ITEMS:,} items and 1.75 GiB are recorded. Exit status as for `stream`.
 """
 

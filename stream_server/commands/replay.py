@@ -25,7 +25,7 @@ from stream_server.recording.writer import kept
 
 EPILOG = """\
 examples:
-  stream-server record faces photos/ --output photos.zip     # with the model that you trust
+  stream-server record faces photos/ --output photos.zip     # with a model that you trust
   stream-server replay photos.zip --fast                     # with the one that you have changed
   stream-server replay photos.zip --fast --tolerance 0.01
   stream-server replay morning.zip --speed 4                 # the same camera, four times as fast
@@ -113,7 +113,7 @@ class Comparison:
     """Compares the answers of now with the recorded ones, as they come.
 
     Attributes:
-        compared: how many items have an answer in both runs that is no drop.
+        compared: how many items have an answer, other than a drop, in both runs.
         differing: of these, number, name and difference of each that is not as recorded.
         dropped: how many were dropped then, and now.
         unrecorded: how many have no answer in the recording.
@@ -186,5 +186,5 @@ class Comparison:
 
 
 def _plain(text: str) -> str:
-    """Write what a file says so that a terminal takes it for nothing else."""
+    """Escape text of a file, so that a terminal shows it as it is."""
     return escape(text if text.isprintable() else ascii(text))

@@ -1,4 +1,4 @@
-"""Stream the sample portrait through a server and say what came back.
+"""Stream the sample portrait through a server and report the result.
 
 ``python -m stream_server.commands.self_check URL``
 """
@@ -6,9 +6,11 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import sys
 import time
 from importlib import resources
+from pathlib import Path
 
 from stream_server.client.stream import connect
 from stream_server.errors import ClientError
@@ -49,7 +51,21 @@ def main() -> int:
         print(f"self-check failed: {exc}")
         status = 1
     print(f"open {sys.argv[1]} in a browser; Ctrl-C stops the server")
+    if hint := entering():
+        print(hint)
     return status
+
+
+def entering() -> str | None:
+    """Say how to enter this environment where a shell does not find its `stream-server`; None where it does."""
+    activate = Path(sys.prefix) / "bin" / "activate"
+    if shutil.which("stream-server") or not activate.is_file():
+        return None
+    if (
+        activate.is_relative_to(Path.cwd()) and activate.parent != Path.cwd()
+    ):  # `. name` would search the PATH
+        activate = activate.relative_to(Path.cwd())
+    return f"for stream-server in another terminal: . {activate}"
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ import cv2
 from inference.model import InputKind
 from stream_server.errors import ConfigError
 
-# What cannot be opened is said in our own words; OpenCV's and FFmpeg's would come on top.
+# we report what cannot be opened; OpenCV and FFmpeg would log it as well
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # AV_LOG_QUIET, read when the first video is opened
 
@@ -169,7 +169,7 @@ def _from_bytes(payload: bytes, kind: InputKind, where: str) -> Any:
         try:
             return json.loads(payload)
         except (ValueError, RecursionError) as exc:
-            raise ConfigError(f"{where} is no JSON: {exc}") from exc
+            raise ConfigError(f"{where} is not JSON: {exc}") from exc
     return payload
 
 
@@ -197,7 +197,7 @@ def _frames(video: cv2.VideoCapture) -> Iterator[SourceItem]:
 
 
 def _standard_input(kind: InputKind, max_bytes: int) -> Iterator[SourceItem]:
-    # a file of our own: at exit Python waits for sys.stdin's lock, which a thread that reads may hold for ever
+    # our own file object: at exit Python waits for the lock of sys.stdin, which a reading thread may hold for ever
     with open(sys.stdin.fileno(), "rb", closefd=False) as file:
         pictures = kind in ("image", "bytes")
         # read1 gives what is there, where read would wait for a full chunk
@@ -234,7 +234,7 @@ def split_jpegs(read: Callable[[int], bytes], max_bytes: int) -> Iterator[bytes]
         found += 1
         yield window.take(_jpeg_size(window))
     if not found:
-        raise ConfigError("there is no JPEG in standard input; image models take JPEGs or MJPEG from there")
+        raise ConfigError("standard input holds no JPEG; for an image model send JPEGs or MJPEG")
 
 
 class _Window:

@@ -27,8 +27,8 @@ examples:
   stream-server stream spam - < mails.txt
 
 Files go as fast as they are answered and nothing is dropped; a webcam, or a latest stream with --fps, keeps its
-own time, and the server drops what it cannot do. Ctrl-C ends the stream and waits for the answers it is owed; a
-second one does not. Exit status 0 means that every item has its one answer and that the server counts the same.
+own time, and the server drops what it cannot do. Ctrl-C ends the stream and waits for its outstanding answers; a
+second one does not wait. Exit status 0 means that every item has its one answer and that the counts agree.
 """
 
 

@@ -65,7 +65,7 @@ async def stream_source(
 
 
 async def converse(stream: Stream, items: Iterator[SourceItem], pace: Pace, report: Report) -> None:
-    """Send items and show their answers; end politely when there are no more, or after Ctrl-C.
+    """Send items and show their answers; end the stream when there are no more, or after Ctrl-C.
 
     Raises:
         ConnectionLost: the server ended the stream before.

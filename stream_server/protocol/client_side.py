@@ -20,7 +20,7 @@ from stream_server.protocol.decoding import decode, words
 from stream_server.protocol.server_side import MAX_AGE_MS, MIN_WEIGHT, SUBPROTOCOL, Meta, StreamOptions
 
 END = '{"type": "end"}'
-"""What says that no more items come."""
+"""Tells the server that no more items come."""
 
 _HTTP_SCHEME = {"http": "http", "ws": "http", "https": "https", "wss": "https"}
 
@@ -29,7 +29,7 @@ def server_address(url: str) -> str:
     """Read a server's base address: http:// or https://, no slash at its end; ws:// and wss:// do as well.
 
     Raises:
-        ConfigError: it is no such address.
+        ConfigError: it is not such an address.
     """
     try:
         parts = urlsplit(url)
@@ -37,7 +37,7 @@ def server_address(url: str) -> str:
     except ValueError:
         complete = False
     if not complete or parts.query or parts.fragment:
-        raise ConfigError(f"{url!r} is no server's address: write it as http://HOST:PORT")
+        raise ConfigError(f"{url!r} is not a server's address: write it as http://HOST:PORT")
     return f"{_HTTP_SCHEME[parts.scheme]}://{parts.netloc}{parts.path.rstrip('/')}"
 
 
@@ -46,7 +46,7 @@ def stream_address(url: str, model: str, version: str | None, options: StreamOpt
 
     Args:
         url: the server's base address, see `server_address`.
-        model, version: what shall answer; None for the version that the server serves by default.
+        model, version: which model answers; None for the version that the server serves by default.
         options: those that are None are left to the server.
     """
     path = f"/v2/models/{quote(model, safe='')}"
@@ -95,14 +95,19 @@ def _with_meta(body: dict[str, Any], meta: Meta) -> str:
         body["id"] = meta.id
     if meta.max_age_ms is not None:
         body["max_age_ms"] = meta.max_age_ms
-    return json.dumps(body, allow_nan=False)
+    text = json.dumps(body, allow_nan=False, ensure_ascii=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # half a surrogate pair, which only an escape can carry
+        text = json.dumps(body, allow_nan=False)
+    return text
 
 
 def write_item(value: Any, kind: InputKind, meta: Meta) -> str:
     """Write an item for a text or data model.
 
     Raises:
-        TypeError, ValueError: `value` is nothing that JSON can hold.
+        TypeError, ValueError: JSON cannot hold `value`.
     """
     return _with_meta({"type": "item", kind: value}, meta)
 
@@ -125,10 +130,9 @@ def encode_item(item: Any, ready: Ready, max_age_ms: int | None) -> str | bytes:
         raise TypeError(f"model {ready.model} takes a str, not {type(item).__name__}")
     else:
         message = write_item(item, ready.input, Meta(None, max_age_ms))
-    if len(message) > ready.max_item_bytes:
-        raise TooLarge(
-            f"an item of {len(message):,} bytes is over this server's limit of {ready.max_item_bytes:,}"
-        )
+    size = len(message.encode() if isinstance(message, str) else message)
+    if size > ready.max_item_bytes:
+        raise TooLarge(f"an item of {size:,} bytes is over this server's limit of {ready.max_item_bytes:,}")
     return message
 
 
@@ -271,11 +275,11 @@ class Statistics:
     unanswered: int
 
 
-class Ledger:
-    """A stream's items as its client counts them: each gets exactly one answer, in order.
+class PendingItems:
+    """A stream's unanswered items, and its counts: each item gets exactly one answer, in order.
 
     The client's `seq` counts on when the stream reconnects; the server's begins at 1 on every connection.
-    An `id` stays here and need not travel: the order of the answers says whose each one is.
+    An `id` stays here and is not sent: the order of the answers tells which item each belongs to.
     """
 
     def __init__(self) -> None:
@@ -317,7 +321,7 @@ class Ledger:
         return self._close(answer)
 
     def lose(self, message: str) -> list[Answer]:
-        """Answer what is unanswered with an error here, since its connection is gone."""
+        """Answer every unanswered item with an error, since its connection is gone."""
         lost: list[Answer] = []
         while self._unanswered:
             lost.append(self._close(Error("connection_lost", message, retryable=True)))

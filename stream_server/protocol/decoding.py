@@ -1,4 +1,4 @@
-"""Decodes JSON into typed values, and says in plain words which key is wrong and what it may be.
+"""Decodes JSON into typed values, and explains which key is wrong and what it may be.
 
 The only place that interprets the errors of msgspec.
 """

@@ -16,7 +16,7 @@ def difference(recorded: Any, now: Any, tolerance: float = 0.0) -> str | None:
     """Say where two JSON values first differ, such as ``outputs.faces[0].score is 0.91, was 0.94``.
 
     Args:
-        tolerance: by how much numbers may differ of which one is no whole number; whole numbers are counts.
+        tolerance: by how much numbers may differ if one of them is a fraction; whole numbers are counts.
 
     Returns:
         None if they are equal.

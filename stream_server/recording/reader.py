@@ -1,4 +1,4 @@
-"""Reads recordings that may be damaged, foreign or meant to harm. No network, no loop, no clock.
+"""Reads recordings that may be damaged, foreign or hostile. No network, no loop, no clock.
 
 Every number in the file is checked before anything is allocated for it, nothing in it is decompressed, and no name
 in it becomes a path. Whatever is wrong is a `ConfigError` of one sentence.
@@ -8,16 +8,20 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import struct
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, get_args
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta, Struct
 
 from inference.model import NAME, InputKind, Policy
 from stream_server.errors import ConfigError
+from stream_server.protocol.decoding import decode, explain
+from stream_server.protocol.server_side import MAX_WINDOW
 from stream_server.recording.writer import (
     FORMAT,
     INDEX,
@@ -28,13 +32,11 @@ from stream_server.recording.writer import (
     Item,
 )
 
-ITEM_FILE = re.compile(r"items/[0-9]{6}\.[a-z]{3,4}")
-
 MAX_AT_MS = 10**10
 """Latest time of an item: four months."""
 
 END_RECORD = struct.Struct("<4sHHHHIIH")
-"""A zip's end of central directory record (APPNOTE.TXT 4.3.16), which comes last where there is no comment."""
+"""A zip's end of central directory record (APPNOTE.TXT 4.3.16), which comes last if there is no comment."""
 
 LOCATOR_BYTES = 20
 ENTRY_BYTES = 100
@@ -42,7 +44,7 @@ ENTRY_BYTES = 100
 
 
 class Damaged(Exception):
-    """What makes a file no recording, for `open_recording` to say."""
+    """Why a file is not a recording, for `open_recording` to say."""
 
 
 class Recording:
@@ -56,12 +58,11 @@ class Recording:
     def __init__(self, path: Path, archive: zipfile.ZipFile) -> None:
         self._path = path
         self._zip = archive
-        body = json.loads(self._read(INDEX, MAX_INDEX_BYTES))
-        self.about = _about(body)
-        listed = _field(body, "items", list)
-        if len(listed) > MAX_ITEMS:
-            raise Damaged(f"it lists {len(listed):,} items; {MAX_ITEMS:,} are the most")
-        self.items = tuple(map(_item, listed))
+        index = _read_index(self._read(INDEX, MAX_INDEX_BYTES))
+        if len(index.items) > MAX_ITEMS:
+            raise Damaged(f"it lists {len(index.items):,} items; {MAX_ITEMS:,} are the most")
+        self.about = About(index.model, index.version, index.policy, index.window, index.input)
+        self.items = tuple(item.public() for item in index.items)
         for item in self.items:
             self._find(item.file, MAX_ITEM_BYTES)
 
@@ -81,11 +82,11 @@ class Recording:
         return self._zip.read(self._find(name, most))
 
     def _find(self, name: str, most: int) -> zipfile.ZipInfo:
-        """Look a file up, and make sure that to read it takes no more than it says and we allow."""
+        """Look a file up, and check that reading it takes no more memory than we allow."""
         try:
             info = self._zip.getinfo(name)
         except KeyError:
-            raise Damaged(f"there is no {name} in it") from None
+            raise Damaged(f"{name} is missing") from None
         if info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size:
             raise Damaged(f"{name} is compressed, which nothing in a recording is")
         if info.file_size > most:
@@ -98,7 +99,7 @@ def open_recording(path: Path) -> Iterator[Recording]:
     """Open a recording and read its index; items are read one by one, when they are asked for.
 
     Raises:
-        ConfigError: it cannot be read, or it is no recording or not a whole one.
+        ConfigError: it cannot be read, or it is not a whole recording.
     """
     with _reading(path):
         file = path.open("rb")
@@ -113,17 +114,17 @@ def open_recording(path: Path) -> Iterator[Recording]:
 
 @contextmanager
 def _reading(path: Path) -> Iterator[None]:
-    """Say in one sentence whatever a strange file makes the zip and JSON readers raise."""
+    """Turn whatever the zip and JSON readers raise into one sentence."""
     try:
         yield
     except Damaged as exc:
-        raise ConfigError(f"{path} is no whole recording: {exc}") from exc
+        raise ConfigError(f"{path} is not a whole recording: {exc}") from exc
     except OSError as exc:
         raise ConfigError(f"cannot read {path}: {exc.strerror or exc}") from exc
     except (zipfile.BadZipFile, ValueError, EOFError, RuntimeError, struct.error) as exc:
         # RuntimeError: encrypted, of a kind that Python does not know, or nested too deeply
         reason = str(exc)[:80] or "it ends too early"
-        raise ConfigError(f"{path} is no whole recording: {reason}") from exc
+        raise ConfigError(f"{path} is not a whole recording: {reason}") from exc
 
 
 def _check_directory(file: int) -> None:
@@ -134,57 +135,78 @@ def _check_directory(file: int) -> None:
         raise Damaged("it is too short")
     signature, _, _, _, count, length, _, comment = END_RECORD.unpack_from(tail, LOCATOR_BYTES)
     if signature != b"PK\x05\x06" or comment:
-        raise Damaged("its end is missing, or it is no zip of ours")
+        raise Damaged("its end is missing, or it is not a recording's zip")
     if tail.startswith(b"PK\x06\x07") or count > MAX_ITEMS + 1 or length > count * ENTRY_BYTES:
         raise Damaged("it holds more files than a recording can")
 
 
-def _about(body: Any) -> About:
-    if (number := _field(body, "format", int)) != FORMAT:
-        raise Damaged(f"its format is {number}, and this program reads {FORMAT}")
-    window = _field(body, "window", int)
-    if not 1 <= window <= 64:
-        raise Damaged(f"its window is {window}")
-    model, version = _field(body, "model", str), _field(body, "version", str)
-    if not NAME.fullmatch(model):
-        raise Damaged(f"{model[:40]!r} is not a model name")
-    return About(model, version, _word(body, "policy", Policy), window, _word(body, "input", InputKind))
+class _KeptResult(Struct, tag="result", forbid_unknown_fields=True):
+    outputs: Any
 
 
-def _item(body: Any) -> Item:
-    at_ms, file = _field(body, "at_ms", int, float), _field(body, "item", str)
-    if not 0 <= at_ms <= MAX_AT_MS:
-        raise Damaged(f"its at_ms is {json.dumps(at_ms)[:40]}")
-    if not ITEM_FILE.fullmatch(file):
-        raise Damaged(f"{file[:40]!r} is no item's file")
-    answer = _field(body, "answer", dict, type(None))
-    if answer is not None:
-        _check_answer(answer)
-    return Item(_field(body, "name", str), at_ms, file, answer)
+class _KeptDropped(Struct, tag="dropped", forbid_unknown_fields=True):
+    reason: str
 
 
-def _check_answer(answer: dict[str, Any]) -> None:
-    match answer:
-        case {"type": "result", "outputs": _, **rest} if not rest:
-            return
-        case {"type": "dropped", "reason": str(), **rest} if not rest:
-            return
-        case {"type": "error", "code": str(), **rest} if not rest:
-            return
-    raise Damaged(f"an answer is {json.dumps(answer)[:60]}")
+class _KeptError(Struct, tag="error", forbid_unknown_fields=True):
+    code: str
 
 
-def _word(body: Any, name: str, words: Any) -> Any:
-    value = _field(body, name, str)
-    if value not in get_args(words):
-        raise Damaged(f"its {name} is {value[:40]!r}")
-    return value
+class _Item(Struct):
+    name: str
+    at_ms: Annotated[float, Meta(ge=0, le=MAX_AT_MS, description="milliseconds")]
+    item: Annotated[
+        str, Meta(pattern=r"\Aitems/[0-9]{6}\.[a-z]{3,4}\Z", description="the name of an item's file")
+    ]
+    answer: _KeptResult | _KeptDropped | _KeptError | None
+
+    def public(self) -> Item:
+        answer: dict[str, Any] | None = None
+        match self.answer:
+            case _KeptResult(outputs):
+                answer = {"type": "result", "outputs": outputs}
+            case _KeptDropped(reason):
+                answer = {"type": "dropped", "reason": reason}
+            case _KeptError(code):
+                answer = {"type": "error", "code": code}
+        return Item(self.name, self.at_ms, self.item, answer)
 
 
-def _field(body: Any, name: str, *types: type) -> Any:
-    """Take a field of a JSON object, and check its type; bool is no int here."""
-    if not isinstance(body, dict) or name not in body:
-        raise Damaged(f"there is no {name} where one must be")
-    if type(body[name]) not in types:
-        raise Damaged(f"its {name} is {json.dumps(body[name])[:40]}")
-    return body[name]
+class _Index(Struct):
+    format: int
+    model: Annotated[str, Meta(pattern=rf"\A{NAME.pattern}\Z", description="a model's name")]
+    version: str
+    policy: Policy
+    window: Annotated[int, Meta(ge=1, le=MAX_WINDOW)]
+    input: InputKind
+    items: list[_Item]
+
+
+class _Format(Struct):
+    format: int
+
+
+_INDEX = msgspec.json.Decoder(_Index)
+_FORMAT = msgspec.json.Decoder(_Format)
+
+
+def _read_index(body: bytes) -> _Index:
+    text = body.decode("utf-8")
+    wanted: Any = _Format
+    try:
+        if (number := decode(_FORMAT, text).format) != FORMAT:
+            raise Damaged(f"its format is {str(number)[:20]}, and this program reads {FORMAT}")
+        wanted = _Index
+        return decode(_INDEX, text)
+    except msgspec.ValidationError as exc:
+        problem = explain(exc, wanted)
+    except RecursionError:
+        raise Damaged(f"{INDEX} is nested too deeply") from None
+    key = f"`{problem.key[:40]}`"
+    if problem.kind == "missing":
+        raise Damaged(f"{key} is missing in {INDEX}")
+    if problem.kind == "unknown":
+        raise Damaged(f"{key} in {INDEX} is unknown")
+    if not problem.allowed:
+        raise Damaged(f"{INDEX} holds something else{f' in {key}' if problem.key else ''}")
+    raise Damaged(f"{key} in {INDEX} must be {problem.allowed}")

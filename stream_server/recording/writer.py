@@ -1,4 +1,4 @@
-"""Recordings of streams: items, when each was sent and what it got, in one file. `recorded` reads them.
+"""Recordings of streams: items, when each was sent and its answer, in one file. `reader` reads them.
 
 A recording is a plain zip, which any tool opens: the items under ``items/`` as they were sent, and `INDEX`, a JSON
 object that names the model, the stream's options and every item with its time and answer. Nothing in it is
@@ -25,7 +25,7 @@ MAX_ITEMS = 50_000
 """An hour of a camera at 14 frames a second. A zip counts to 65,535 before it needs extensions, which we refuse."""
 
 MAX_ITEM_BYTES = 64 << 20
-"""Largest item: eight times what a server takes if nobody has told it otherwise."""
+"""Largest item: eight times the default of a server."""
 
 MAX_INDEX_BYTES = 64 << 20
 """Largest index, of which answers may fill half before no more items are recorded: 50,000 answers with a face."""
@@ -36,10 +36,10 @@ come one more item and the index, with up to 64 MiB each."""
 
 SUFFIXES: dict[InputKind, str] = {"text": "txt", "data": "json"}
 MAGIC = ((b"\xff\xd8\xff", "jpg"), (b"\x89PNG", "png"), (b"RIFF", "webp"))
-"""How the kinds of picture that models take begin; whatever else is sent as bytes is called ``.bin``."""
+"""How the pictures that models take begin; any other bytes get the suffix ``.bin``."""
 
 EPOCH = (1980, 1, 1, 0, 0, 0)
-"""The time that every file in a recording bears: the earliest that a zip can write."""
+"""The time of every file in a recording: the earliest that a zip can hold."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +82,7 @@ class Item:
 
 
 def kept(answer: Answer) -> dict[str, Any]:
-    """Reduce an answer to what is the same whenever a model answers the same item: no times, no numbers."""
+    """Reduce an answer to what does not change when a model answers the same item again: no times, no `seq`."""
     match answer:
         case Result():
             return {"type": "result", "outputs": answer.outputs}
@@ -93,10 +93,10 @@ def kept(answer: Answer) -> dict[str, Any]:
 
 
 class Writer:
-    """Writes a recording as it goes; a context, at whose end the file is whole, whatever has happened.
+    """Writes a recording as it goes; a context manager, at whose end the file is complete, even after an error.
 
-    Until then it bears another name, so that a recording that was there before is replaced by a whole one or not at
-    all. Without any item there is no file.
+    Until then the file has another name, so that an earlier recording is replaced by a complete one or not at all.
+    Without any item there is no file.
 
     Raises:
         OSError: it cannot be written.

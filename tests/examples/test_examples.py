@@ -25,6 +25,7 @@ TESTED = {
     "engine_without_server",
     "load_a_model",
     "own_model",
+    "stateful_model",
     "sync_client",
 }
 
@@ -50,7 +51,7 @@ def broken(tmp_path: Path) -> str:
 
 
 def test_every_example_is_tested() -> None:
-    assert {file.stem for file in EXAMPLES.glob("*.py")} - {"stateful_model"} == TESTED
+    assert {file.stem for file in EXAMPLES.glob("*.py")} == TESTED
 
 
 def test_async_client(server: RunningServer, broken: str) -> None:
@@ -103,3 +104,12 @@ def test_data_model(tmp_path: Path) -> None:
     file.write_text('{"from": [0, 0], "to": [3, 4]}')
     (line,) = predict("data_model:Distance", str(file))
     assert line["outputs"] == {"distance": 5.0}
+
+
+def test_stateful_model(start_server: Callable[..., RunningServer]) -> None:
+    server = start_server("--workers=1", "--model=count=stateful_model:WordCount", cwd=EXAMPLES)
+    for _ in range(2):  # each stream has its own state
+        with connect_sync(server.url, "count") as stream:
+            answers = list(stream.process(["one two", "three", "four five six"]))
+        words = [answer.outputs["words"] for answer in answers if isinstance(answer, Result)]
+        assert words == [2, 3, 6]

@@ -98,7 +98,7 @@ def test_a_foreign_exception_is_internal(foreign: BaseException) -> None:
     assert errors.error_info(foreign) is STREAM_ERRORS[errors.Broken]
 
 
-def test_what_clients_raise_says_what_it_knows() -> None:
+def test_client_errors_carry_their_attributes() -> None:
     refused = errors.Refused("draining", "come back", retryable=True)
     assert (str(refused), refused.code, refused.retryable) == ("draining: come back", "draining", True)
     assert errors.ConnectionLost("gone", unanswered=3).unanswered == 3

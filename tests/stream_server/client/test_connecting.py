@@ -18,7 +18,7 @@ from websockets.http11 import Request, Response
 from inference.items import Item, Result
 from inference.model import MAX_OUTPUT
 from stream_server.client import connecting as dialing
-from stream_server.client.connecting import MAX_ANSWER_BYTES, Backoff, dial
+from stream_server.client.connecting import MAX_ANSWER_BYTES, Backoff, open_connection
 from stream_server.errors import ConnectFailed, ConnectionLost, Refused
 from stream_server.protocol.server_side import MAX_ID, write_result
 from tests.stream_server.peer import Peer, obedient, scripted
@@ -30,7 +30,7 @@ def address(url: str) -> str:
 
 async def test_the_server_says_ready_and_does_not_compress() -> None:
     async with scripted(obedient, compression="deflate") as url:
-        connection, ready = await dial(address(url))
+        connection, ready = await open_connection(address(url))
         assert ready.model == "echo"
         assert connection.protocol.extensions == []
         await connection.close()
@@ -43,23 +43,23 @@ def test_the_longest_answer_is_within_what_the_client_reads() -> None:
     assert len(write_result(answer, "\U0001f600" * MAX_ID, name, 1e12)) <= MAX_ANSWER_BYTES
 
 
-async def test_no_server_is_said_with_what_to_do(unused_tcp_port: int) -> None:
+async def test_missing_server_is_reported_with_what_to_do(unused_tcp_port: int) -> None:
     with pytest.raises(ConnectFailed, match=r"Connection refused\); is it running\? start one") as caught:
-        await dial(f"ws://127.0.0.1:{unused_tcp_port}/v2/models/echo/stream?window=4")
+        await open_connection(f"ws://127.0.0.1:{unused_tcp_port}/v2/models/echo/stream?window=4")
     assert isinstance(caught.value.__cause__, OSError)
     assert "window" not in str(caught.value)
 
 
-async def test_another_websocket_server_is_none_of_ours() -> None:
+async def test_foreign_websocket_server_is_recognised() -> None:
     async def chat(peer: Peer) -> None:
         await peer.ws.send("hello")
 
     async with scripted(chat) as url:
         with pytest.raises(ConnectFailed, match="not a message of"):
-            await dial(address(url))
+            await open_connection(address(url))
     async with scripted(obedient, subprotocols=None) as url:
         with pytest.raises(ConnectFailed, match="does not speak"):
-            await dial(address(url))
+            await open_connection(address(url))
 
 
 async def test_a_binary_message_is_none_of_the_protocol() -> None:
@@ -68,7 +68,7 @@ async def test_a_binary_message_is_none_of_the_protocol() -> None:
 
     async with scripted(binary) as url:
         with pytest.raises(ConnectFailed, match="binary"):
-            await dial(address(url))
+            await open_connection(address(url))
 
 
 async def test_the_first_message_is_ready() -> None:
@@ -81,7 +81,7 @@ async def test_the_first_message_is_ready() -> None:
     async with scripted(hasty, unkind) as url:
         for _ in range(2):
             with pytest.raises(ConnectFailed, match="did not begin with `ready`"):
-                await dial(address(url))
+                await open_connection(address(url))
 
 
 async def test_a_refusal_carries_its_code() -> None:
@@ -92,7 +92,7 @@ async def test_a_refusal_carries_its_code() -> None:
 
     async with scripted(refuse) as url:
         with pytest.raises(Refused, match="too_many_streams: full") as caught:
-            await dial(address(url))
+            await open_connection(address(url))
     assert caught.value.code == "too_many_streams"
     assert (caught.value.retryable, caught.value.retry_after_ms) == (True, 5000)
 
@@ -103,7 +103,7 @@ async def test_a_server_that_goes_before_it_says_anything_is_lost() -> None:
 
     async with scripted(go) as url:
         with pytest.raises(ConnectionLost):
-            await dial(address(url))
+            await open_connection(address(url))
 
 
 async def test_a_server_that_says_nothing_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,8 +113,8 @@ async def test_a_server_that_says_nothing_is_not_waited_for(monkeypatch: pytest.
         await peer.ws.wait_closed()
 
     async with scripted(silent) as url:
-        with pytest.raises(ConnectFailed, match="said nothing"):
-            await dial(address(url))
+        with pytest.raises(ConnectFailed, match="sent nothing"):
+            await open_connection(address(url))
 
 
 def http_answer(status: int, body: str) -> Callable[[ServerConnection, Request], Response]:
@@ -124,7 +124,7 @@ def http_answer(status: int, body: str) -> Callable[[ServerConnection, Request],
 @pytest.mark.parametrize(
     ("status", "body", "error", "words"),
     [
-        (404, "Not here", ConnectFailed, "no stream server .HTTP status 404."),
+        (404, "Not here", ConnectFailed, "not a stream server .HTTP status 404."),
         (200, "<html>", ConnectFailed, "HTTP status 200"),
         (503, "<html>", Refused, "http_503"),
         (404, "[]", ConnectFailed, "404"),
@@ -136,12 +136,12 @@ def http_answer(status: int, body: str) -> Callable[[ServerConnection, Request],
         ),
     ],
 )
-async def test_a_plain_http_answer_is_told_apart(
+async def test_plain_http_answer_is_recognised(
     status: int, body: str, error: type[Exception], words: str
 ) -> None:
     async with scripted(obedient, process_request=http_answer(status, body)) as url:
         with pytest.raises(error, match=words) as caught:
-            await dial(address(url))
+            await open_connection(address(url))
     if isinstance(caught.value, Refused):
         assert caught.value.retryable is (status == 503)
 
@@ -174,8 +174,8 @@ def test_the_same_chance_gives_the_same_waits() -> None:
     assert waits() == waits()
 
 
-async def redial(url: str, retry_after_s: float = 0.0, **settings: Any) -> None:
-    connection, _ = await dialing.redial(
+async def reopen_connection(url: str, retry_after_s: float = 0.0, **settings: Any) -> None:
+    connection, _ = await dialing.reopen_connection(
         address(url), Backoff(base_s=0.0, **settings), ConnectionLost("cut"), retry_after_s
     )
     await connection.close()
@@ -187,15 +187,15 @@ async def cut(peer: Peer) -> None:
 
 async def test_dialing_goes_on_until_it_succeeds() -> None:
     async with scripted(cut, cut, cut, obedient) as url:
-        await redial(url)
+        await reopen_connection(url)
 
 
 async def test_dialing_ends_after_so_many_tries_or_so_long() -> None:
     async with scripted(cut) as url:
         with pytest.raises(ConnectionLost, match="did not come back after 3 attempts"):
-            await redial(url, tries=3)
+            await reopen_connection(url, tries=3)
         with pytest.raises(ConnectionLost, match="did not come back"):
-            await redial(url, give_up_s=0.05)
+            await reopen_connection(url, give_up_s=0.05)
 
 
 def refusal(**fields: Any) -> Any:
@@ -208,10 +208,10 @@ def refusal(**fields: Any) -> Any:
 async def test_dialing_ends_at_a_refusal_that_stays() -> None:
     async with scripted(refusal(retryable=True), refusal(retryable=False), obedient) as url:
         with pytest.raises(Refused, match="gone"):
-            await redial(url)
+            await reopen_connection(url)
 
 
-async def test_a_server_is_left_alone_as_long_as_it_asked_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_each_retry_waits_as_long_as_the_server_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     waits: list[float] = []
 
     class Noting:
@@ -226,14 +226,14 @@ async def test_a_server_is_left_alone_as_long_as_it_asked_each_time(monkeypatch:
     monkeypatch.setattr(dialing, "asyncio", Noting())
     full = refusal(retryable=True, retry_after_ms=300)
     async with scripted(full, full, cut, obedient) as url:
-        await redial(url, retry_after_s=0.2)
+        await reopen_connection(url, retry_after_s=0.2)
     assert waits == [0.2, 0.3, 0.3, 0.0], "what a server asked for holds once"
 
 
 async def test_dialing_ends_rather_than_wait_for_longer_than_it_may() -> None:
     async with scripted(refusal(retryable=True, retry_after_ms=60_000)) as url, asyncio.timeout(10):
         with pytest.raises(ConnectionLost, match="after 1 attempts; at last: unknown_model: gone"):
-            await redial(url, give_up_s=30.0)
+            await reopen_connection(url, give_up_s=30.0)
 
 
 async def test_a_refusals_connection_is_closed() -> None:
@@ -246,5 +246,5 @@ async def test_a_refusals_connection_is_closed() -> None:
 
     async with scripted(refuse) as url, asyncio.timeout(10):
         with pytest.raises(Refused, match="overloaded"):
-            await dial(address(url))
+            await open_connection(address(url))
         await closed.wait()

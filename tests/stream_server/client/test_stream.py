@@ -158,7 +158,7 @@ async def test_an_items_own_age_limit_travels_with_it(server: RunningServer) -> 
     assert "expired" in {answer.reason for answer in answers[1::2] if isinstance(answer, Dropped)}
 
 
-async def test_what_is_not_there_is_refused(server: RunningServer) -> None:
+async def test_unknown_model_version_or_option_is_refused(server: RunningServer) -> None:
     for model, options, code in (
         ("nothing", {}, "unknown_model"),
         ("echo", {"version": "99"}, "unknown_model"),
@@ -173,7 +173,7 @@ async def test_what_is_not_there_is_refused(server: RunningServer) -> None:
 
 
 @pytest.mark.parametrize("age", [33.3, True, "33", float("nan")])
-async def test_a_wrong_age_is_said_at_once_and_costs_nothing(server: RunningServer, age: Any) -> None:
+async def test_wrong_age_raises_before_anything_is_sent(server: RunningServer, age: Any) -> None:
     async with connect(server.url, "echo") as stream:
         with pytest.raises(TypeError, match="max_age_ms must be a whole number"):
             await stream.send(b"x", max_age_ms=age)
@@ -296,7 +296,7 @@ async def test_send_waits_for_the_window_of_a_queue_and_not_of_a_latest_stream()
             answer.set()
 
 
-async def test_answers_that_nobody_reads_stop_the_sending(
+async def test_unread_answers_stop_sending(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(client, "MAX_HELD", 8)
@@ -397,7 +397,7 @@ async def test_an_error_of_the_source_comes_after_the_answers_to_what_it_gave(se
         assert len(await process_all(stream, [b"3"])) == 1
 
 
-async def test_two_readers_of_one_stream_are_told_apart(server: RunningServer) -> None:
+async def test_two_readers_of_one_stream_are_kept_apart(server: RunningServer) -> None:
     async with connect(server.url, "echo") as stream:
         async with aclosing(stream.process([b"1", b"2"])) as answers:
             await anext(answers)
@@ -463,7 +463,7 @@ async def test_a_stream_is_closed_outside_its_block(server: RunningServer) -> No
         await anext(answers)
 
 
-async def test_end_can_be_said_twice(server: RunningServer) -> None:
+async def test_end_can_be_called_twice(server: RunningServer) -> None:
     async with connect(server.url, "echo") as stream:
         await stream.send(b"1")
         ends = await asyncio.gather(stream.end(), stream.end())
@@ -517,7 +517,7 @@ async def test_a_send_that_waits_when_the_connection_goes_says_so() -> None:
             await sending
 
 
-async def test_a_loss_that_nobody_waits_for_is_no_fault_of_the_program() -> None:
+async def test_unobserved_loss_is_not_logged() -> None:
     async def vanish(peer: Peer) -> None:
         await peer.ready()
         peer.cut()
@@ -563,7 +563,7 @@ async def test_reconnecting_does_not_retry_the_first_connection(unused_tcp_port:
             pass
 
 
-async def test_a_server_that_says_goaway_is_left_alone_as_long_as_it_asks() -> None:
+async def test_goaway_delays_the_reconnect() -> None:
     loop = asyncio.get_running_loop()
     times: dict[str, float] = {}
 
@@ -699,7 +699,7 @@ async def test_a_server_that_breaks_the_protocol_is_not_trusted_again(fault: Any
         assert_law(stream)
 
 
-async def test_an_end_that_owes_answers_is_a_loss() -> None:
+async def test_end_with_unanswered_items_is_a_loss() -> None:
     async def cheat(peer: Peer) -> None:
         await peer.ready()
         await peer.ws.recv()

@@ -87,7 +87,7 @@ def test_breaking_off_closes_the_source(server: RunningServer, monkeypatch: pyte
         assert len(list(stream.process([b"more"]))) == 1
 
 
-def test_what_the_source_raises_comes_out(server: RunningServer) -> None:
+def test_error_of_the_source_is_raised(server: RunningServer) -> None:
     def items() -> Iterator[bytes]:
         yield b"item"
         raise LookupError("the disk")
@@ -131,7 +131,7 @@ def test_any_thread_may_send(server: RunningServer) -> None:
         assert [answer.seq for answer in stream] == list(range(1, 9))
 
 
-def test_what_ctrl_c_interrupted_is_not_sent_later() -> None:
+def test_interrupted_item_is_not_sent_later() -> None:
     answer = threading.Event()
     main = threading.get_ident()
 
@@ -195,7 +195,7 @@ def test_ctrl_c_ends_a_script_and_leaves_nothing_hanging(server: RunningServer) 
     assert "Fatal" not in errors
 
 
-def test_a_wrong_option_is_said_at_once(server: RunningServer) -> None:
+def test_wrong_option_raises_before_anything_is_sent(server: RunningServer) -> None:
     with connect_sync(server.url, "echo") as stream:
         with pytest.raises(
             TypeError, match=r"max_age_ms must be a whole number from 1 to 3,600,000, not 33\.3"

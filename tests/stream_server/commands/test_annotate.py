@@ -63,7 +63,7 @@ def test_the_picture_is_drawn_upright_as_the_boxes_are() -> None:
     assert pixels(draw(turned, {"faces": []})).shape == (320, 240, 3)
 
 
-def test_what_is_no_picture_cannot_be_drawn_on() -> None:
+def test_damaged_picture_cannot_be_drawn_on() -> None:
     with pytest.raises(ItemError):
         draw(b"no picture", {"faces": []})
 

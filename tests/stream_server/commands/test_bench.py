@@ -102,7 +102,7 @@ def test_help_lists_every_scenario_with_examples(capsys: pytest.CaptureFixture[s
         (["camera", "--output", "/dev/null/results.json"], "cannot write the results"),
     ],
 )
-def test_what_cannot_be_is_said_before_the_run(
+def test_invalid_options_fail_before_the_run(
     flags: list[str], said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["bench", *flags]) == 2
@@ -139,4 +139,5 @@ def test_a_missing_package_is_named_with_what_to_install(
     )
     assert done.returncode == 2
     assert f"the package {package}" in done.stderr
-    assert "install 'stream-inference-server[bench]'" in done.stderr
+    assert "in a checkout run: make .venv/bench, or: pip install -e '.[bench]'" in done.stderr
+    assert done.stderr.count("\n") == 1

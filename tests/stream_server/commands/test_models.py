@@ -52,12 +52,12 @@ def test_a_model_that_is_not_ready_says_why(
     assert "cannot import" in out
 
 
-def test_no_server_is_said_with_what_to_do(unused_tcp_port: int) -> None:
+def test_missing_server_is_reported_with_what_to_do(unused_tcp_port: int) -> None:
     with pytest.raises(
         ConnectFailed, match=r"Connection refused\); is it running\? start one: stream-server serve"
     ):
         run(f"http://127.0.0.1:{unused_tcp_port}")
-    with pytest.raises(ConfigError, match="no server's address"):
+    with pytest.raises(ConfigError, match="not a server's address"):
         run("127.0.0.1:8080")
 
 
@@ -86,13 +86,13 @@ def http_server(status: int, body: bytes) -> Iterator[str]:
     ("status", "body", "words"),
     [
         (404, b"", "HTTP status 404"),
-        (200, b"<html>", "names no models"),
-        (200, b"[]", "names no models"),
-        (200, b'{"models": [{}]}', "names no models"),
-        (200, b'{"models": ["faces"]}', "names no models"),
-        (200, b'{"models": 3}', "names no models"),
+        (200, b"<html>", "lists no models"),
+        (200, b"[]", "lists no models"),
+        (200, b'{"models": [{}]}', "lists no models"),
+        (200, b'{"models": ["faces"]}', "lists no models"),
+        (200, b'{"models": 3}', "lists no models"),
     ],
 )
-def test_another_server_is_told_apart(status: int, body: bytes, words: str) -> None:
+def test_foreign_server_is_recognised(status: int, body: bytes, words: str) -> None:
     with http_server(status, body) as url, pytest.raises(ConnectFailed, match=words):
         run(url)

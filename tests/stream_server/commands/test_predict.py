@@ -91,7 +91,7 @@ def test_texts_are_read(predict: Predict) -> None:
     assert line["outputs"]["label"] in ("spam", "ham")
 
 
-def test_a_text_in_another_encoding_is_said_to_be_none(predict: Predict) -> None:
+def test_text_in_another_encoding_is_a_bad_item(predict: Predict) -> None:
     status, lines, _ = predict("spam", "mail", "good", mail="Grüße".encode("latin-1"), good=b"Hello there")
     assert status == 1
     assert lines[0]["error"] == "bad_item"
@@ -122,9 +122,7 @@ def test_an_unknown_model_gets_a_sentence(predict: Predict) -> None:
         (["faces", "--set", "long_side"], "write it as KEY=VALUE"),
     ],
 )
-def test_a_model_that_cannot_be_used_is_said_with_its_reason(
-    argv: list[str], sentence: str, predict: Predict
-) -> None:
+def test_unusable_model_is_reported_with_its_reason(argv: list[str], sentence: str, predict: Predict) -> None:
     status, lines, errors = predict(argv[0], "a", *argv[1:], "--workers=1", a=SAMPLE)
     assert status in (1, 2)
     assert lines == []

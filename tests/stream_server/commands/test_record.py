@@ -89,7 +89,7 @@ def test_texts_are_kept_on_their_schedule(server: RunningServer, here: Here, tmp
     assert all(item.answer and item.answer["outputs"]["label"] in ("ham", "spam") for item in kept)
 
 
-def test_what_is_too_large_to_send_is_kept_as_such(
+def test_oversized_item_is_recorded_as_too_large(
     start_server: Callable[..., RunningServer], here: Here, tmp_path: Path
 ) -> None:
     server = start_server("--model", "echo", "--workers", "1", "--set", "limits.max_item_bytes=8192")
@@ -153,7 +153,7 @@ async def test_a_lost_connection_leaves_a_whole_recording(tmp_path: Path) -> Non
         (("faces", "sample", "--output", "{}/no/such/folder/r.zip"), 2, "cannot write"),
     ],
 )
-def test_what_cannot_be_done_is_said_in_a_line_and_leaves_nothing(
+def test_impossible_request_gets_one_line_and_leaves_no_file(
     server: RunningServer, here: Here, tmp_path: Path, args: tuple[str, ...], status: int, words: str
 ) -> None:
     got, said = here(*(arg.format(tmp_path) for arg in args), "--url", server.url)

@@ -107,7 +107,7 @@ def test_answers_are_written_as_stream_writes_them(server: RunningServer, here: 
     ]
 
 
-def test_what_differs_is_no_success(server: RunningServer, here: Here, tmp_path: Path) -> None:
+def test_difference_fails(server: RunningServer, here: Here, tmp_path: Path) -> None:
     recording = made(tmp_path / "r.zip", [*sizes(1, 7), LOST, *sizes(4)])
     status, words = here("replay", recording, "--url", server.url, "--fast")
     assert "2 │ item 2 │ outputs.bytes is 2, was 7" in words
@@ -193,7 +193,7 @@ def test_items_without_a_recorded_answer_are_counted_apart(tmp_path: Path) -> No
     assert same
 
 
-def test_items_without_an_answer_now_are_no_success(tmp_path: Path) -> None:
+def test_items_without_an_answer_fail(tmp_path: Path) -> None:
     same, words = compared(made(tmp_path / "r.zip", sizes(1, 2)), result({"bytes": 1}))
     assert words == "1 items have no answer now 1 of 1 answers are as recorded"
     assert not same
@@ -250,7 +250,7 @@ async def test_items_go_out_no_earlier_than_recorded(tmp_path: Path) -> None:
     assert took[0] >= 0.4
 
 
-async def test_a_connection_that_is_lost_is_no_success(tmp_path: Path) -> None:
+async def test_lost_connection_fails(tmp_path: Path) -> None:
     async def vanish(peer: Peer) -> None:
         await peer.ready()
         await peer.ws.recv()
@@ -267,11 +267,11 @@ async def test_a_connection_that_is_lost_is_no_success(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"\xff\xd8\xff and so on, for more than a few bytes in all", "is no whole recording"),
+        (b"\xff\xd8\xff and so on, for more than a few bytes in all", "is not a whole recording"),
         (None, "cannot read"),
     ],
 )
-def test_a_file_that_is_no_recording_is_said_in_a_line(
+def test_file_that_is_not_a_recording_gets_one_line(
     here: Here, tmp_path: Path, content: bytes | None, words: str
 ) -> None:
     if content:
@@ -281,9 +281,7 @@ def test_a_file_that_is_no_recording_is_said_in_a_line(
     assert status == 2
 
 
-def test_a_model_that_takes_something_else_is_said_in_a_line(
-    server: RunningServer, here: Here, tmp_path: Path
-) -> None:
+def test_model_of_another_kind_gets_one_line(server: RunningServer, here: Here, tmp_path: Path) -> None:
     status, said = here("replay", made(tmp_path / "r.zip", [None], input="image"), "--url", server.url)
     assert said == "stream-server: echo takes bytes, and the recording holds image"
     assert status == 2

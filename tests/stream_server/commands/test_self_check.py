@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -16,7 +17,7 @@ async def run(monkeypatch: pytest.MonkeyPatch, url: str) -> int:
     return await asyncio.to_thread(self_check.main)
 
 
-async def test_faces_that_were_found_are_told(
+async def test_faces_found_are_printed(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     async def answers(peer: Peer) -> None:
@@ -32,7 +33,7 @@ async def test_faces_that_were_found_are_told(
     )
 
 
-async def test_an_error_is_told_and_is_the_exit_status(
+async def test_error_is_printed_and_sets_the_exit_status(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     async def refuses(peer: Peer) -> None:
@@ -47,3 +48,21 @@ async def test_an_error_is_told_and_is_the_exit_status(
     assert said.startswith("self-check failed: ")
     assert "bad_image" in said
     assert f"open {url} in a browser" in said
+
+
+def test_how_to_enter_the_environment_is_printed_if_needed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "prefix", str(tmp_path / ".venv"))
+    monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
+    assert self_check.entering() is None, "there is no environment to enter"
+    scripts = tmp_path / ".venv" / "bin"
+    scripts.mkdir(parents=True)
+    (scripts / "activate").touch()
+    assert self_check.entering() == "for stream-server in another terminal: . .venv/bin/activate"
+    monkeypatch.chdir(scripts)
+    assert self_check.entering() == f"for stream-server in another terminal: . {scripts / 'activate'}"
+    (scripts / "stream-server").touch(0o755)
+    monkeypatch.setenv("PATH", str(scripts))
+    assert self_check.entering() is None, "a shell finds it"

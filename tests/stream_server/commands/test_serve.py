@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import signal
 import subprocess
@@ -116,7 +117,7 @@ def test_a_group_is_a_name_models_and_a_number(text: str, group: tuple[str, list
         "rare=../x",
     ],
 )
-def test_what_is_no_group_is_refused(text: str) -> None:
+def test_invalid_group_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match=r"write it as NAME=MODEL,MODEL:N, e\.g\. rare=spam,echo:1"):
         read_group(text)
 
@@ -155,12 +156,12 @@ def test_assignments_go_side_by_side() -> None:
 
 
 @pytest.mark.parametrize("assignment", ["", "a", "=1", ".a=1", "a.=1", "a..b=1"])
-def test_what_is_no_assignment_is_refused(assignment: str) -> None:
+def test_invalid_assignment_is_refused(assignment: str) -> None:
     with pytest.raises(ConfigError, match="write it as KEY=VALUE"):
         assign({}, assignment)
 
 
-def test_a_value_is_no_table() -> None:
+def test_assignment_below_a_value_is_refused() -> None:
     with pytest.raises(ConfigError, match="a is not a table"):
         assign({"a": 1}, "a.b=1")
 
@@ -246,7 +247,7 @@ def test_it_says_what_runs_and_where_and_how_it_is() -> None:
     assert (process.returncode, errors) == (0, "")
 
 
-def test_a_model_that_does_not_load_is_said_with_its_reason() -> None:
+def test_model_that_does_not_load_is_reported_with_its_reason() -> None:
     with run("--model=echo", f"--model=broken={SAMPLES}:LoadRaises", "--model=gone=no_such:Model") as process:
         assert process.stdout
         lines = [process.stdout.readline() for _ in range(4)]
@@ -293,7 +294,7 @@ def test_at_most_a_line_per_stream_is_logged_and_never_an_item(server: RunningSe
     assert (
         len(
             re.findall(
-                r"INFO stream_server.server.connection: stream s1 to echo: 20 items, 20 results", errors
+                r"INFO stream_server.server.connection: stream s1 to echo@1: 20 items, 20 results", errors
             )
         )
         == 1
@@ -310,3 +311,15 @@ def test_a_settings_file_that_cannot_be_parsed_gets_a_sentence(
         error = capsys.readouterr().err
         assert error.startswith(f"stream-server: cannot read {tmp_path / 'server.toml'}: ")
         assert error.count("\n") == 1
+
+
+def test_serving_settings_of_any_model_reach_the_server(start_server: Callable[..., RunningServer]) -> None:
+    settings = ("min_rate=2.5", "max_batch=3", "timeout_ms=700", "latency_target_ms=70", "policy=latest")
+    server = start_server(
+        "--workers=1", "--model=echo", *(f"--set=models.echo.{setting}" for setting in settings)
+    )
+    status, _, body = server.get("/v2/models/echo")
+    assert status == 200
+    served = json.loads(body)
+    keys = ("min_rate", "max_batch", "timeout_ms", "latency_target_ms", "policy")
+    assert [served[key] for key in keys] == [2.5, 3, 700, 70, "latest"]

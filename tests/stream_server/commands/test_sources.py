@@ -70,9 +70,9 @@ def test_an_end_within_a_segment_between_scans_is_none() -> None:
     assert split(whole + jpeg(16)) == [whole, jpeg(16)]
 
 
-def test_what_is_no_jpeg_is_said() -> None:
+def test_input_without_jpeg_is_an_error() -> None:
     for stream in (b"", b"PNG and so on", b"\xff\xd8"):
-        with pytest.raises(ConfigError, match="no JPEG in standard input"):
+        with pytest.raises(ConfigError, match="standard input holds no JPEG"):
             split(stream)
     with pytest.raises(ConfigError, match="ends in the middle"):
         split(jpeg() + jpeg()[:-1])
@@ -139,7 +139,7 @@ def test_a_folder_gives_what_the_model_takes(folder: Path, kind: InputKind, name
     assert list(source.items) == [SourceItem(name, payload) for name in names]
 
 
-def test_a_folder_with_nothing_for_the_model_is_said(tmp_path: Path) -> None:
+def test_folder_without_items_for_the_model_is_an_error(tmp_path: Path) -> None:
     for kind in ("image", "bytes"):
         with pytest.raises(ConfigError, match=r"no .* in"):
             open_source(str(tmp_path), kind, LIMIT)
@@ -150,7 +150,7 @@ def test_a_file_of_any_other_name_is_one_item(tmp_path: Path) -> None:
     file.write_bytes(b"Gr\xfc\xdfe")
     assert list(open_source(str(file), "text", LIMIT).items) == [SourceItem("mail", "Gr��e")]
     assert list(open_source(str(file), "bytes", LIMIT).items) == [SourceItem("mail", b"Gr\xfc\xdfe")]
-    with pytest.raises(ConfigError, match="mail is no JSON"):
+    with pytest.raises(ConfigError, match="mail is not JSON"):
         list(open_source(str(file), "data", LIMIT).items)
 
 
@@ -180,7 +180,7 @@ def test_a_video_gives_its_frames_as_jpeg_in_order(tmp_path: Path) -> None:
     assert [round(frame.mean() / 8) for frame in frames] == pytest.approx(list(range(20)), abs=1)
 
 
-def test_what_cannot_be_opened_is_said(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_source_that_cannot_be_opened_is_an_error(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "film.mp4").write_bytes(b"no film")
     for source, words in (
         (str(tmp_path / "film.mp4"), "cannot be read as a video"),
@@ -221,7 +221,7 @@ def test_standard_input_gives_lines_of_json(stdin: io.BufferedWriter) -> None:
     stdin.write(b'{"x": [1, 2]}\nnull\nno JSON\n')
     items = open_source("-", "data", LIMIT).items
     assert [next(items).payload, next(items).payload] == [{"x": [1, 2]}, None]
-    with pytest.raises(ConfigError, match="line 3 of standard input is no JSON"):
+    with pytest.raises(ConfigError, match="line 3 of standard input is not JSON"):
         next(items)
 
 

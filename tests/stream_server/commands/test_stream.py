@@ -152,7 +152,7 @@ def test_output_and_quiet_keep_both_channels_free(server: RunningServer, tmp_pat
     assert json.loads(file.read_text("utf-8"))["item"] == "sample.jpg"
 
 
-def test_what_is_too_large_is_not_sent_and_the_rest_is(server: RunningServer, tmp_path: Path) -> None:
+def test_oversized_item_is_skipped(server: RunningServer, tmp_path: Path) -> None:
     for name, size in (("1", 10), ("2", (8 << 20) + 1), ("3", 30)):
         (tmp_path / name).write_bytes(bytes(size))
     status, answers, words = stream("echo", tmp_path, "--url", server.url)
@@ -221,7 +221,7 @@ def test_a_reader_that_has_seen_enough_ends_it(server: RunningServer, video: Pat
         (("faces", "sample", "--output", "/no/such/folder/file"), 2, "cannot write the answers"),
     ],
 )
-def test_what_cannot_be_done_is_said_in_a_line(
+def test_impossible_request_gets_one_line(
     server: RunningServer, args: tuple[str, ...], status: int, words: str
 ) -> None:
     got, answers, said = stream(*args, "--url", server.url)
@@ -230,7 +230,7 @@ def test_what_cannot_be_done_is_said_in_a_line(
     assert "Traceback" not in said
 
 
-def test_no_server_is_said_in_a_line(unused_tcp_port: int) -> None:
+def test_missing_server_gets_one_line(unused_tcp_port: int) -> None:
     status, _, words = stream("faces", "sample", "--url", f"http://127.0.0.1:{unused_tcp_port}")
     assert words.count("\n") == 1
     assert "stream-server serve" in words
@@ -242,7 +242,7 @@ async def against(script: Any, *args: str) -> tuple[int, list[dict[str, Any]], s
         return await asyncio.to_thread(stream, "echo", *args, "--url", url)
 
 
-async def test_counts_that_disagree_are_no_success() -> None:
+async def test_disagreeing_counts_fail() -> None:
     async def miscount(peer: Peer) -> None:
         await peer.ready()
         await peer.ws.recv()
@@ -257,7 +257,7 @@ async def test_counts_that_disagree_are_no_success() -> None:
     assert status == 1
 
 
-async def test_a_cut_connection_is_no_success_and_still_summed_up() -> None:
+async def test_cut_connection_fails_and_is_summed_up() -> None:
     async def vanish(peer: Peer) -> None:
         await peer.ready()
         await peer.ws.recv()
@@ -271,7 +271,7 @@ async def test_a_cut_connection_is_no_success_and_still_summed_up() -> None:
     assert status == 1
 
 
-async def test_a_server_that_drains_meanwhile_is_no_success() -> None:
+async def test_server_that_drains_meanwhile_is_a_failure() -> None:
     async def drain(peer: Peer) -> None:
         await peer.ready(input="text")
         await peer.ws.recv()

@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 from stream_server.errors import ConfigError, ConnectFailed, TooLarge
 from stream_server.protocol import client_side as answers
 from stream_server.protocol import server_side as protocol
-from stream_server.protocol.client_side import Dropped, Error, Ledger, Ready, Result, Statistics
+from stream_server.protocol.client_side import Dropped, Error, PendingItems, Ready, Result, Statistics
 from stream_server.protocol.server_side import Meta, StreamOptions
 from tests.conftest import vectors
 
 
 @pytest.mark.parametrize("case", vectors("server_messages"), ids=lambda case: case["name"])
-def test_what_the_server_says_reads_as_the_vectors_tell(case: dict[str, Any]) -> None:
+def test_server_messages_read_as_the_vectors_say(case: dict[str, Any]) -> None:
     if case.get("fails"):
         with pytest.raises(ConnectFailed):
             answers.read_server_message(case["text"])
@@ -55,7 +55,7 @@ def test_what_the_server_says_reads_as_the_vectors_tell(case: dict[str, Any]) ->
         '{"type": "hint", "x": ' + "[" * 100_000,
     ],
 )
-def test_a_field_of_a_wrong_type_is_no_message_of_the_protocol(text: str) -> None:
+def test_message_with_a_wrong_type_is_refused(text: str) -> None:
     with pytest.raises(ConnectFailed, match=r"stream-inference\.v1"):
         answers.read_server_message(text)
 
@@ -86,7 +86,7 @@ def test_what_the_client_writes_is_what_the_server_reads(case: dict[str, Any]) -
     assert protocol.read_client_message(text, kind) == protocol.read_client_message(case["text"], kind)
 
 
-def test_the_end_is_what_the_server_reads_as_the_end() -> None:
+def test_server_reads_the_clients_end() -> None:
     assert isinstance(protocol.read_client_message(answers.END, "image"), protocol.EndOfItems)
 
 
@@ -108,7 +108,7 @@ def test_an_address_may_have_any_of_four_schemes(url: str, address: str) -> None
     "url",
     ["", "localhost:8080", "ftp://host", "http://", "http://host:99999", "http://[::1", "http://h/?a=1"],
 )
-def test_what_is_no_address_is_said_with_an_example(url: str) -> None:
+def test_invalid_address_is_refused_with_an_example(url: str) -> None:
     with pytest.raises(ConfigError, match="write it as http://HOST:PORT"):
         answers.server_address(url)
 
@@ -143,12 +143,12 @@ def test_bytes_travel_as_they_are() -> None:
         ("data", {1, 2}, "set is not JSON serializable"),
     ],
 )
-def test_an_item_of_a_wrong_kind_is_said_in_a_sentence(kind: str, item: Any, words: str) -> None:
+def test_item_of_a_wrong_kind_is_a_type_error(kind: str, item: Any, words: str) -> None:
     with pytest.raises(TypeError, match=words):
         answers.encode_item(item, ready(kind), None)
 
 
-def test_what_the_server_would_refuse_is_not_sent() -> None:
+def test_item_that_the_server_would_refuse_is_not_sent() -> None:
     assert len(answers.encode_item(bytes(100), ready("image"), None)) == 100
     with pytest.raises(TooLarge, match="101 bytes is over this server's limit of 100"):
         answers.encode_item(bytes(101), ready("image"), None)
@@ -166,55 +166,55 @@ def result(seq: int) -> Result:
 
 
 def test_an_answer_gets_the_clients_own_id_and_number() -> None:
-    ledger = Ledger()
-    assert [ledger.send("a"), ledger.send(None)] == [1, 2]
-    assert ledger.settle(result(1)) == msgspec.structs.replace(result(1), id="a")
-    lost = ledger.lose("the cable")
+    pending = PendingItems()
+    assert [pending.send("a"), pending.send(None)] == [1, 2]
+    assert pending.settle(result(1)) == msgspec.structs.replace(result(1), id="a")
+    lost = pending.lose("the cable")
     assert lost == [Error("connection_lost", "the cable", retryable=True, seq=2)]
-    assert ledger.send("b") == 3
+    assert pending.send("b") == 3
     # a new connection counts from 1 again
-    assert ledger.settle(Dropped(1, "expired")) == Dropped(3, "expired", "b")
-    assert ledger.statistics == Statistics(sent=3, results=1, dropped=1, errors=1, unanswered=0)
+    assert pending.settle(Dropped(1, "expired")) == Dropped(3, "expired", "b")
+    assert pending.statistics == Statistics(sent=3, results=1, dropped=1, errors=1, unanswered=0)
 
 
 @pytest.mark.parametrize("seq", [0, 2, 3])
-def test_an_answer_out_of_order_is_no_servers_of_ours(seq: int) -> None:
-    ledger = Ledger()
-    ledger.send(None)
-    ledger.send(None)
+def test_answer_out_of_order_is_refused(seq: int) -> None:
+    pending = PendingItems()
+    pending.send(None)
+    pending.send(None)
     with pytest.raises(ConnectFailed, match=f"answered item {seq} where 1 was next"):
-        ledger.settle(result(seq))
+        pending.settle(result(seq))
 
 
 def test_an_answer_to_nothing_is_refused() -> None:
     with pytest.raises(ConnectFailed):
-        Ledger().settle(result(1))
+        PendingItems().settle(result(1))
 
 
 @given(st.lists(st.sampled_from(["send", "result", "dropped", "error", "lose"])))
 def test_whatever_happens_every_item_has_one_answer_in_order(steps: list[str]) -> None:
-    ledger = Ledger()
+    pending = PendingItems()
     given_out: list[int | None] = []
     on_connection = 0
     for step in steps:
         if step == "send":
-            ledger.send(None)
+            pending.send(None)
         elif step == "lose":
-            given_out += [answer.seq for answer in ledger.lose("")]
+            given_out += [answer.seq for answer in pending.lose("")]
             on_connection = 0
-        elif ledger.unanswered:
+        elif pending.unanswered:
             on_connection += 1
             answer: answers.Answer = result(on_connection)
             if step == "dropped":
                 answer = Dropped(on_connection, "superseded")
             elif step == "error":
                 answer = Error("bad_image", "", retryable=False, seq=on_connection)
-            given_out.append(ledger.settle(answer).seq)
-        now = ledger.statistics
+            given_out.append(pending.settle(answer).seq)
+        now = pending.statistics
         assert now.sent == now.results + now.dropped + now.errors + now.unanswered
-        assert now.unanswered == ledger.unanswered
+        assert now.unanswered == pending.unanswered
     assert given_out == list(range(1, len(given_out) + 1))
-    assert len(given_out) + ledger.unanswered == ledger.sent
+    assert len(given_out) + pending.unanswered == pending.sent
 
 
 @pytest.mark.parametrize("value", [33.3, 33.0, True, "33", float("nan"), b"1"])
@@ -246,13 +246,21 @@ def test_an_age_that_is_not_a_whole_number_is_a_type_error(value: Any) -> None:
         ({"policy": ["latest"]}, ValueError, "policy must be latest or queue"),
     ],
 )
-def test_an_option_that_cannot_be_is_said_before_anything_is_sent(
+def test_invalid_option_raises_before_anything_is_sent(
     options: dict[str, Any], error: type[Exception], sentence: str
 ) -> None:
     with pytest.raises(error, match=sentence):
         answers.check_options(StreamOptions(**options))
 
 
-def test_what_is_only_too_much_is_left_to_the_server() -> None:
+def test_upper_limits_are_left_to_the_server() -> None:
     answers.check_options(StreamOptions("latest", 65, 1, 100))
     answers.check_options(StreamOptions())
+
+
+@pytest.mark.parametrize(("text", "each"), [("\u043f", 2), ("\u65e5", 3), ("\U0001f600", 4)])
+def test_a_text_takes_no_more_than_its_utf8(text: str, each: int) -> None:
+    around = len(answers.write_item("", "text", Meta()))
+    assert len(str(answers.encode_item(text * 100, ready("text", around + 100 * each), None)).encode()) > 100
+    with pytest.raises(TooLarge, match=f"an item of {around + 100 * each:,} bytes"):
+        answers.encode_item(text * 100, ready("text", around + 100 * each - 1), None)

@@ -176,7 +176,7 @@ def test_hostile_messages_are_malformed(message: str, kind: InputKind) -> None:
         ("hello", "text", "invalid JSON: "),
     ],
 )
-def test_what_is_wrong_is_said_with_what_is_allowed(message: str, kind: InputKind, sentence: str) -> None:
+def test_malformed_message_names_what_is_allowed(message: str, kind: InputKind, sentence: str) -> None:
     with pytest.raises(Malformed) as caught:
         protocol.read_client_message(message, kind)
     assert str(caught.value).startswith(sentence)

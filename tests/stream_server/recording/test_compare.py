@@ -42,7 +42,7 @@ def test_equal_answers_have_none() -> None:
         ),
     ],
 )
-def test_the_first_difference_is_said(now: Any, said: str) -> None:
+def test_first_difference_is_named(now: Any, said: str) -> None:
     assert difference(FACES, now) == said
 
 
@@ -65,7 +65,7 @@ def test_a_tolerance_is_for_fractions_alone(old: Any, new: Any, tolerance: float
     assert (difference([old], [new], tolerance) is None) is same
 
 
-def test_depth_is_no_obstacle() -> None:
+def test_deep_values_are_compared() -> None:
     def nested(value: Any) -> Any:
         for _ in range(50_000):
             value = [value]

@@ -61,7 +61,7 @@ def refused(path: Path, words: str) -> None:
         read(path)
     said = str(raised.value)
     assert words in said
-    assert said.startswith((f"{path} is no whole recording: ", f"cannot read {path}: "))
+    assert said.startswith((f"{path} is not a whole recording: ", f"cannot read {path}: "))
     assert "\n" not in said
     assert len(said) < len(str(path)) + 150
 
@@ -73,35 +73,51 @@ def test_there_is_something_to_refuse(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("index", "words"),
     [
-        (b"{", "Expecting"),
+        (b"{", "Input data was truncated"),
         (b"{\xff", "codec"),
-        (b"[" * 100_000, "recursion"),
-        (b"1" * 5000, "digits"),
-        ([], "there is no format where one must be"),
+        (b"[" * 100_000, "recording.json holds something else"),
+        (b'{"format": 1, "x": ' + b"[" * 100_000, "recording.json is nested too deeply"),
+        (b"1" * 5000, "recording.json holds something else"),
+        ([], "recording.json holds something else"),
         (INDEX | {"format": 2}, "its format is 2, and this program reads 1"),
-        (INDEX | {"format": True}, "its format is true"),
-        (INDEX | {"window": 65}, "its window is 65"),
-        (INDEX | {"window": 1.5}, "its window is 1.5"),
-        (INDEX | {"policy": "random"}, "its policy is 'random'"),
-        (INDEX | {"input": "x" * 1000}, "its input is"),
-        (INDEX | {"model": None}, "its model is null"),
-        (INDEX | {"model": "../x"}, "'../x' is not a model name"),
-        (INDEX | {"items": {}}, "its items is {}"),
-        (INDEX | {"items": [1]}, "there is no at_ms where one must be"),
-        (item(at_ms="0"), 'its at_ms is "0"'),
-        (item(at_ms=-1), "its at_ms is -1"),
-        (item(at_ms=float("inf")), "its at_ms is Infinity"),
-        (item(at_ms=float("nan")), "its at_ms is NaN"),
-        (item(at_ms=10**400), "its at_ms is 1000"),
-        (item(name=["a"]), 'its name is ["a"]'),
-        (item(item="items/000002.bin"), "there is no items/000002.bin in it"),
-        (item(item="../../etc/passwd"), "'../../etc/passwd' is no item's file"),
-        (item(item="recording.json"), "'recording.json' is no item's file"),
-        (item(answer="yes"), 'its answer is "yes"'),
-        (item(answer={"type": "result"}), "an answer is"),
-        (item(answer={"type": "error", "code": 1}), "an answer is"),
-        (item(answer={"type": "dropped", "reason": "x", "more": "y" * 1000}), "an answer is"),
-        *[(without(name), f"there is no {name} where one must be") for name in INDEX],
+        (INDEX | {"format": True}, "`format` in recording.json must be a whole number"),
+        (INDEX | {"window": 65}, "`window` in recording.json must be a whole number from 1 to 64"),
+        (INDEX | {"window": 1.5}, "`window` in recording.json must be a whole number from 1 to 64"),
+        (INDEX | {"policy": "random"}, "`policy` in recording.json must be latest or queue"),
+        (INDEX | {"input": "x" * 1000}, "`input` in recording.json must be bytes, data, image or text"),
+        (INDEX | {"model": None}, "`model` in recording.json must be a string (a model's name)"),
+        (INDEX | {"model": "../x"}, "`model` in recording.json must be a string (a model's name)"),
+        (INDEX | {"items": {}}, "`items` in recording.json must be a list"),
+        (INDEX | {"items": [1]}, "recording.json holds something else in `items[0]`"),
+        (
+            item(at_ms="0"),
+            "`items[0].at_ms` in recording.json must be a number from 0 to 10,000,000,000 (",
+        ),
+        (item(at_ms=-1), "`items[0].at_ms` in recording.json must be a number from 0 to"),
+        (item(at_ms=float("inf")), "JSON is malformed"),
+        (item(at_ms=float("nan")), "JSON is malformed"),
+        (item(at_ms=10**400), "`items[0].at_ms` in recording.json must be a number from 0 to"),
+        (item(name=["a"]), "`items[0].name` in recording.json must be a string"),
+        (item(item="items/000002.bin"), "items/000002.bin is missing"),
+        (
+            item(item="../../etc/passwd"),
+            "`items[0].item` in recording.json must be a string (the name of an item's file)",
+        ),
+        (
+            item(item="recording.json"),
+            "`items[0].item` in recording.json must be a string (the name of an item's file)",
+        ),
+        (item(answer="yes"), "recording.json holds something else in `items[0].answer`"),
+        (item(answer={"type": "result"}), "`items[0].answer.outputs` is missing"),
+        (
+            item(answer={"type": "error", "code": 1}),
+            "`items[0].answer.code` in recording.json must be a string",
+        ),
+        (
+            item(answer={"type": "dropped", "reason": "x", "more": "y" * 1000}),
+            "`items[0].answer.more` in recording.json is unknown",
+        ),
+        *[(without(name), f"`{name}` is missing in recording.json") for name in INDEX],
     ],
 )
 def test_an_index_of_something_else(tmp_path: Path, index: Any, words: str) -> None:
@@ -115,7 +131,7 @@ def test_every_truncation(tmp_path: Path) -> None:
         refused(tmp_path / "t.zip", "")
 
 
-def test_every_flipped_byte_is_said_or_does_no_harm(tmp_path: Path) -> None:
+def test_every_flipped_byte_is_refused_or_harmless(tmp_path: Path) -> None:
     """Bytes that nobody reads, such as times, may change; whatever is read is right, or refused."""
     whole = make(tmp_path / "r.zip").read_bytes()
     for at in range(len(whole)):
@@ -124,16 +140,16 @@ def test_every_flipped_byte_is_said_or_does_no_harm(tmp_path: Path) -> None:
             assert read(tmp_path / "f.zip") == [PAYLOAD]
 
 
-def test_what_is_no_file_or_no_zip(tmp_path: Path) -> None:
+def test_missing_file_and_foreign_zip_are_refused(tmp_path: Path) -> None:
     refused(tmp_path / "nothing.zip", "No such file or directory")
     refused(tmp_path, "Is a directory")
     (tmp_path / "photo.jpg").write_bytes(bytes(10_000))
-    refused(tmp_path / "photo.jpg", "its end is missing, or it is no zip of ours")
+    refused(tmp_path / "photo.jpg", "its end is missing, or it is not a recording's zip")
     (tmp_path / "empty").touch()
     refused(tmp_path / "empty", "it is too short")
     with zipfile.ZipFile(tmp_path / "other.zip", "w") as archive:
         archive.writestr("letter.txt", "hello")
-    refused(tmp_path / "other.zip", "there is no recording.json in it")
+    refused(tmp_path / "other.zip", "recording.json is missing")
 
 
 def test_nothing_is_decompressed(tmp_path: Path) -> None:
@@ -148,7 +164,7 @@ def test_nothing_is_decompressed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("limit", "name"), [("MAX_ITEM_BYTES", "items/000001.bin"), ("MAX_INDEX_BYTES", "recording")]
 )
-def test_what_is_too_large_is_not_read(
+def test_oversized_parts_are_not_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str, name: str
 ) -> None:
     monkeypatch.setattr(recorded, limit, 7)
@@ -197,3 +213,10 @@ def test_an_item_of_the_wrong_kind(tmp_path: Path) -> None:
     text = make(tmp_path / "t.zip", INDEX | {"input": "text"}, payload=b"\xff")
     refused(text, "codec")
     refused(make(tmp_path / "d.zip", INDEX | {"input": "data"}, payload=b"{"), "Expecting")
+
+
+def test_outputs_may_hold_whatever_json_can(tmp_path: Path) -> None:
+    outputs = {"half": "\ud800", "huge": 10**400, "deep": [[[None]]]}
+    path = make(tmp_path / "r.zip", item(answer={"type": "result", "outputs": outputs}))
+    with open_recording(path) as recording:
+        assert recording.items[0].answer == {"type": "result", "outputs": outputs}

@@ -159,7 +159,7 @@ def test_a_recording_is_full_at_its_limits(
     assert writer.full
 
 
-def test_what_is_too_large_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_oversized_item_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recording, "MAX_ITEM_BYTES", 10)
     monkeypatch.setattr(recording, "MAX_INDEX_BYTES", 1000)
     with Writer(tmp_path / "r.zip") as writer:

@@ -326,7 +326,7 @@ def test_a_fraction_of_a_second_is_fine() -> None:
     assert read_settings({"timeouts": {"drain_s": 0.25}}).timeouts.drain_s == 0.25
 
 
-def test_operators_are_told_of_settings_that_are_there_and_of_their_defaults() -> None:
+def test_documented_settings_exist_with_their_defaults() -> None:
     told = re.findall(
         r"`(server|limits|timeouts)\.(\w+)`(?: \((\d+)\b)?", OPERATIONS.read_text("utf-8").replace(",", "")
     )
@@ -355,6 +355,6 @@ def test_a_users_model_is_named_by_its_class_or_as_asked() -> None:
 @pytest.mark.parametrize(
     "text", ["", "model", "a.b:", ":C", "a..b:C", "a.b:C.d", "a.b:c()", "os;x:C", "=a:B"]
 )
-def test_what_names_no_model_is_refused(text: str) -> None:
+def test_invalid_model_reference_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="or name one that ships"):
         named_model(text)
