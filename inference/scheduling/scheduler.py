@@ -2,11 +2,11 @@
 
 Streams share the workers by start-time fair queueing (Goyal, Vin, Cheng: "Start-time Fair Queueing", SIGCOMM
 1996): an item's start tag is the later of the virtual time and its stream's last finish tag; the lowest
-start tag runs first, and the virtual time is the first start tag of what ran last. A finish tag lies an item's
-cost over its stream's weight beyond its start tag. The cost is worker time, estimated from what the stream's
+start tag runs first, and the virtual time is at least the first start tag of what ran last. A finish tag lies an
+item's cost over its stream's weight beyond its start tag. The cost is worker time, estimated from what the stream's
 items took before and corrected when the item is done, so that a stream of large frames pays for them. One
-virtual time spans all models of a group, because they share its workers. With `fair_by` "principal" each
-principal has the weight 1, which its streams that have items divide.
+virtual time spans all models of a group, because they share its workers; `Workers.served` says how it goes on while
+streams come and go. With `fair_by` "principal" each principal has the weight 1, which its streams with items divide.
 
 Of a `latest` stream at most one item waits: a newer one replaces it. One exception: an item with which a worker
 ended gives way neither to a newer one nor to its deadline. Its second try, alone, is how a stream whose items end
@@ -261,6 +261,7 @@ class Scheduler:
         if any(isinstance(outcome, Result) for outcome in outcomes):
             model.cost += MEMORY * (cost / size - model.cost)
         model.adapt(size, cost)
+        self._served(batch, model, cost)
         per_byte = 0.0 if size == 1 else cost / sum(ITEM_BYTES + len(item.payload) for item in batch.items)
         wanted: list[Outcome] = []
         for outcome in outcomes:
@@ -302,6 +303,7 @@ class Scheduler:
         """
         model = self._models[batch.model]
         alone = len(batch.items) == 1
+        self._served(batch, model, min(cost, self._charged(batch)))
         wanted: list[Outcome] = []
         for item in batch.items:
             stream = self._streams[item.stream]
@@ -411,6 +413,16 @@ class Scheduler:
         if stream is None or not stream.open:
             raise UnknownStream(f"stream {number}")
         return stream
+
+    def _served(self, batch: Batch, model: Model, cost: float) -> None:
+        streams = self._streams
+        model.workers.served(cost, min(streams[item.stream].running[item.seq][1] for item in batch.items))
+
+    def _charged(self, batch: Batch) -> float:
+        """What is charged at most for a batch whose worker ended; alone, an item pays for all of it."""
+        if len(batch.items) == 1:
+            return math.inf
+        return sum(self._streams[item.stream].cost for item in batch.items)
 
     def _came_back(self, item: Item, cost: float, model: Model) -> Stream:
         stream = self._streams[item.stream]

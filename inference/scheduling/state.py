@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import math
 from collections import deque
 from dataclasses import dataclass, field, replace
@@ -25,11 +26,22 @@ MEMORY = 0.2
 PART = 0.001
 """Seconds of work in a batch, below which it is not divided further: a hand-over costs both ends about 0.1 ms."""
 
+SLACK = 4.0
+"""How far virtual time may stay behind the fluid system's, in dearest batches: items are not divided, so that
+streams served in turn lie behind and ahead by a batch or two."""
+
 KILLS, KILL_SPAN = 3, 60.0
 """A stream that ends so many workers within so many seconds is closed: each costs the others a cold start."""
 
 Tag: TypeAlias = tuple[float, int]
 """A start tag, and a number that makes equals first come, first served."""
+
+
+Departure: TypeAlias = list[float]
+"""The finish tag at which someone leaves the fluid system, and the weight; 0 when that has happened or is void."""
+
+FEW_AHEAD = 64
+"""Departures that are kept whether or not they are void: a smaller heap is not worth compacting."""
 
 
 class Loss(NamedTuple):
@@ -47,12 +59,14 @@ class Principal:
         streams: how many are known: open, or closed with an item that runs.
         busy: how many of its streams have an item that waits or runs.
         weight: the sum of their weights.
+        departure: when it leaves the fluid system, where principals are what shares the workers.
     """
 
     name: str
     streams: int = 0
     busy: int = 0
     weight: float = 0.0
+    departure: Departure | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -61,13 +75,72 @@ class Workers:
 
     Attributes:
         virtual: the virtual time of their fair queueing. Each group has its own: groups do not share workers.
+        fluid: the virtual time of a fluid system, see `served`.
+        dearest: the most that a batch took lately, over the least weight in it; until the fluid system's time is
+            `until`, when what that batch delayed is made up for.
+        busy: how many share the workers now, streams or principals.
+        weight: the sum of the weights of those that do in the fluid system.
+        ahead: the departures of those that are done here and not there, a heap.
         principals: those with open streams, by name.
     """
 
     count: int = 1
     virtual: float = 0.0
+    fluid: float = 0.0
+    dearest: float = 0.0
+    until: float = 0.0
+    busy: int = 0
+    weight: float = 0.0
+    ahead: list[Departure] = field(default_factory=list)
     streams: dict[int, Stream] = field(default_factory=dict)
     principals: dict[str, Principal] = field(default_factory=dict)
+
+    def join(self, weight: float, departure: Departure | None) -> None:
+        """Someone has items that wait or run, who may not have left the fluid system yet."""
+        self.busy += 1
+        if departure and departure[1]:
+            self.weight -= departure[1]
+            departure[1] = 0.0
+        self.weight += weight
+
+    def leave(self, weight: float, finish: float) -> Departure | None:
+        """Someone has no item any more; in the fluid system those that were served are done at the finish tag."""
+        self.busy -= 1
+        if finish <= self.fluid:
+            self.weight -= weight
+            return None
+        departure = [finish, weight]
+        heapq.heappush(self.ahead, departure)
+        if len(self.ahead) > FEW_AHEAD + 2 * len(self.streams):
+            self.ahead = [entry for entry in self.ahead if entry[1]]
+            heapq.heapify(self.ahead)
+        return departure
+
+    def served(self, cost: float, weight: float) -> None:
+        """A batch has come back: virtual time follows that of a fluid system, at some distance.
+
+        In the fluid system everybody who has items is served at once, in proportion to the weights, and virtual
+        time is what each has had for a weight of 1 (Parekh, Gallager: "A Generalized Processor Sharing Approach to
+        Flow Control", IEEE/ACM Transactions on Networking 1993). By start tags alone it would stand still while
+        streams come and go with an item each, and those that have waited all along would never be served.
+
+        Args:
+            cost: worker seconds that it took.
+            weight: the least weight in it.
+        """
+        self.fluid = max(self.fluid, self.virtual)
+        while self.ahead and (self.ahead[0][0] - self.fluid) * self.weight <= cost:
+            departure = heapq.heappop(self.ahead)
+            cost -= max(0.0, departure[0] - self.fluid) * self.weight
+            self.fluid = max(self.fluid, departure[0])
+            self.weight = self.weight - departure[1] if self.busy or self.ahead else 0.0
+            departure[1] = 0.0
+        if self.weight > 0:
+            self.fluid += cost / self.weight
+        dear = cost / weight
+        if dear >= self.dearest or self.fluid > self.until:
+            self.dearest, self.until = dear, self.fluid + SLACK * dear
+        self.virtual = max(self.virtual, self.fluid - SLACK * self.dearest)
 
 
 @dataclass(slots=True, eq=False)
@@ -155,6 +228,7 @@ class Stream:
         running: of each item that runs, by `seq`, the estimate and the weight with which the finish tag was moved.
         finish: its last finish tag.
         entry: its entry in the model's heap, None while it has none.
+        departure: when it leaves the fluid system, where streams are what shares the workers.
         interval: estimate of seconds between its items; infinite before the second.
         suspects: items with which a worker ended, by `seq`, and when, if they were alone in it; each runs once
             more, alone, which proves that it ends workers or that it does not.
@@ -178,6 +252,7 @@ class Stream:
     running: dict[int, tuple[float, float]] = field(default_factory=dict)
     finish: float = 0.0
     entry: Tag | None = None
+    departure: Departure | None = None
     open: bool = True
     last: float = -math.inf
     interval: float = math.inf
@@ -199,7 +274,8 @@ class Stream:
     @property
     def fair_weight(self) -> float:
         """Its weight in fair queueing; with fairness by principal, its part of its principal's weight of 1."""
-        return self.weight / self.principal.weight if self.shared else self.weight
+        # the sum of floats may have lost a small weight beside large ones
+        return self.weight / max(self.weight, self.principal.weight) if self.shared else self.weight
 
     def receive(self) -> None:
         """Count an item that has come."""
@@ -226,8 +302,13 @@ class Stream:
         models.waiting += 1
         model.peak = max(model.peak, models.waiting + models.running)
         if ours.waiting + ours.running == 1:
-            self.principal.busy += 1
-            self.principal.weight += self.weight
+            principal = self.principal
+            principal.busy += 1
+            principal.weight += self.weight
+            if not self.shared:
+                model.workers.join(self.weight, self.departure)
+            elif principal.busy == 1:
+                model.workers.join(1.0, principal.departure)
 
     def end_waiting(self) -> None:
         """Count an item that waits no longer and does not run."""
@@ -262,6 +343,10 @@ class Stream:
             principal = self.principal
             principal.busy -= 1
             principal.weight = principal.weight - self.weight if principal.busy else 0.0
+            if not self.shared:
+                self.departure = self.model.workers.leave(self.weight, self.finish)
+            elif not principal.busy:
+                principal.departure = self.model.workers.leave(1.0, self.finish)
 
     def demand(self, now: float) -> float:
         """Worker seconds per second that it asks for, by what it sends: a silent stream asks for ever less."""

@@ -1779,6 +1779,64 @@ class TestPrincipals:
         scheduler.offer(item(1, 1))
         assert [one.stream for one in take(scheduler).items] == [1]
 
+    @pytest.mark.parametrize("fair_by", ["stream", "principal"])
+    @pytest.mark.parametrize("streams", [0, 10, 100])
+    def test_streams_that_come_and_go_with_an_item_each_get_no_more_than_their_share(
+        self, fair_by: FairBy, streams: int
+    ) -> None:
+        """Two items at a time, each on a stream that was idle, or on a new one: as one-shot requests are."""
+        scheduler = Scheduler(fair_by)
+        scheduler.add_model("m", 1)
+        scheduler.open(0, "m", "queue", 8, principal="waits")
+        for stream in range(1, streams + 1):
+            scheduler.open(stream, "m", "queue", 2, principal="rotates")
+        sent, served, opened = Counter[int](), Counter[bool](), itertools.count(1)
+        out = 0
+        for _ in range(2000):
+            while scheduler.tally(0).waiting < 4:
+                sent[0] += 1
+                scheduler.offer(item(0, sent[0]))
+            while out < 2:
+                stream = next(opened)
+                if streams:
+                    stream = stream % streams + 1
+                else:
+                    scheduler.open(stream, "m", "queue", 2, principal="rotates")
+                sent[stream] += 1
+                scheduler.offer(item(stream, sent[stream]))
+                out += 1
+            batch = take(scheduler)
+            stream = batch.items[0].stream
+            served[stream == 0] += 1
+            scheduler.done(batch, [result(one) for one in batch.items], 0.01, 0.0)
+            if stream:
+                out -= 1
+                if not streams:
+                    scheduler.close(stream)
+        expected = 1 / 3 if fair_by == "stream" else 1 / 2
+        assert served[True] / 2000 == pytest.approx(expected, abs=0.03)
+
+    def test_many_slow_cameras_of_one_principal_get_no_more_than_a_busy_one(self) -> None:
+        scheduler = Scheduler("principal")
+        scheduler.add_model("m", 1)
+        scheduler.open(0, "m", "queue", 8, principal="one")
+        for stream in range(1, 91):
+            scheduler.open(stream, "m", "latest", 1, principal="other")
+        sent, served, now = Counter[int](), Counter[bool](), 0.0
+        for step in range(3000):  # a hundred items a second; each camera sends one
+            now = step / 100
+            while scheduler.tally(0).waiting < 4:
+                sent[0] += 1
+                scheduler.offer(item(0, sent[0]))
+            camera = step % 100 + 1
+            if camera <= 90:
+                sent[camera] += 1
+                scheduler.offer(item(camera, sent[camera]))
+            batch = take(scheduler, now)
+            served[batch.items[0].stream == 0] += 1
+            scheduler.done(batch, [result(one) for one in batch.items], 0.01, now)
+        assert served[True] / 3000 > 0.33, "with a share per stream it would be a ninety-first"
+
     def test_weights_divide_what_their_principal_gets(self) -> None:
         scheduler = Audited("principal")
         scheduler.add_model("m", 1)
