@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from benchmarks.engine.suites import SUITES
-from benchmarks.report import run
+from benchmarks.report.terminal import run
 
 
 def main() -> int:

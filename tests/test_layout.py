@@ -110,10 +110,10 @@ def test_each_floor_imports_only_what_is_below(name: str) -> None:
 
 
 PURE = (
-    "benchmarks.arrivals",
-    "benchmarks.latencies",
-    "benchmarks.ledger",
-    "benchmarks.measures",
+    "benchmarks.load.arrivals",
+    "benchmarks.load.histograms",
+    "benchmarks.load.accounts",
+    "benchmarks.report.stats",
     "inference.items",
     "inference.model",
     "inference.pool.groups",

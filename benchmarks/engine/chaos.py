@@ -14,10 +14,10 @@ from urllib.parse import urlsplit
 from websockets.sync.client import connect
 
 from benchmarks.failures import RunFailed
-from benchmarks.generator import LATE_S, Generator, Load
-from benchmarks.ledger import Account
-from benchmarks.programs import STREAM_SERVER, Process, Program, running, runs, serving, waits
-from benchmarks.results import Figure, Say, Section, none
+from benchmarks.load.accounts import Account
+from benchmarks.load.generator import LATE_S, Generator, Load
+from benchmarks.load.servers import STREAM_SERVER, Process, Program, running, runs, serving, waits
+from benchmarks.report.results import Figure, Say, Section, none
 
 STREAMS, FRAMES = 16, 50_000
 WINDOW = 4
@@ -109,7 +109,7 @@ def accounted(accounts: list[Account], kills: int, seconds: float) -> list[Figur
 def _parents(say: Say) -> list[Figure]:
     survivors = unbound = port = 0
     slowest = 0.0
-    models = ("--model", "echo", "--model", "hanging=benchmarks.hanging:Hanging")
+    models = ("--model", "echo", "--model", "hanging=benchmarks.engine.native_hang_model:Hanging")
     for number in range(PARENTS):
         hangs = number % 2 == 1
         say(f"kill -9 of the server, {number + 1} of {PARENTS}" + (", a worker hangs" if hangs else ""))

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import statistics
 
-from benchmarks.driving import Run, drive, first_void
-from benchmarks.generator import Load
-from benchmarks.payloads import FRAME_BYTES
+from benchmarks.load.generator import Load
+from benchmarks.load.payloads import FRAME_BYTES
+from benchmarks.load.run import Run, drive, first_void
+from benchmarks.load.servers import Program, serving
 from benchmarks.peers.catalogue import AIOHTTP
-from benchmarks.peers.starting import serving_peer
-from benchmarks.programs import Program, serving
-from benchmarks.results import Figure, Say, Section
+from benchmarks.peers.launcher import serving_peer
+from benchmarks.report.results import Figure, Say, Section
 
 STREAMS = 8
 WINDOWS = 1, 4

@@ -6,12 +6,12 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from benchmarks.driving import Run, drive, first_void
-from benchmarks.generator import Load
-from benchmarks.ledger import Account
-from benchmarks.measures import jain, part, percentile
-from benchmarks.programs import Program, serving
-from benchmarks.results import Figure, Say, Section, none
+from benchmarks.load.accounts import Account
+from benchmarks.load.generator import Load
+from benchmarks.load.run import Run, drive, first_void
+from benchmarks.load.servers import Program, serving
+from benchmarks.report.results import Figure, Say, Section, none
+from benchmarks.report.stats import jain, part, percentile
 
 STREAMS, FPS = 24, 15.0
 SECONDS = 20.0

@@ -8,9 +8,9 @@ import os
 import signal
 
 from benchmarks.failures import RunFailed
-from benchmarks.measures import percentile
-from benchmarks.payloads import portrait
-from benchmarks.results import Figure, Say, Section
+from benchmarks.load.payloads import portrait
+from benchmarks.report.results import Figure, Say, Section
+from benchmarks.report.stats import percentile
 from inference.engine import Engine, PoolStatus
 from inference.items import Result
 from inference.model import ModelSource

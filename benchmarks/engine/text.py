@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import statistics
 
-from benchmarks.driving import Run, drive, first_void
-from benchmarks.generator import Load
-from benchmarks.measures import percentile
-from benchmarks.payloads import TEXTS
+from benchmarks.load.generator import Load
+from benchmarks.load.payloads import TEXTS
+from benchmarks.load.run import Run, drive, first_void
+from benchmarks.load.servers import Program, serving
 from benchmarks.peers.catalogue import AIOHTTP
-from benchmarks.peers.starting import serving_peer
-from benchmarks.programs import Program, serving
-from benchmarks.results import Figure, Say, Section, none
+from benchmarks.peers.launcher import serving_peer
+from benchmarks.report.results import Figure, Say, Section, none
+from benchmarks.report.stats import percentile
 
 STREAMS = 64
 ROUNDS = 3

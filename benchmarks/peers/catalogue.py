@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.generator import Transport
+from benchmarks.load.generator import Transport
 from benchmarks.peers.command import HOST, PATH
 
 HERE = Path(__file__).parent

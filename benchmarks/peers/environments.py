@@ -20,7 +20,7 @@ from pathlib import Path
 
 from benchmarks.failures import RunFailed
 from benchmarks.peers.catalogue import Peer
-from benchmarks.results import Say
+from benchmarks.report.results import Say
 
 CHECKOUT = Path(__file__).parents[2]
 CACHE = CHECKOUT / ".venv-peers"

@@ -10,8 +10,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from benchmarks.options import DEFAULT, Options
-from benchmarks.suites import SUITES, Entry
+from benchmarks.scenarios.catalogue import SUITES, Entry
+from benchmarks.scenarios.options import DEFAULT, Options
 from stream_server.errors import ConfigError
 
 EPILOG = """\
@@ -111,9 +111,11 @@ def run(args: argparse.Namespace) -> int:
         _can_write(file)
     try:
         suites = _suites(args.scenario, options, args.output)
-        report = import_module("benchmarks.report")
+        report = import_module("benchmarks.report.terminal")
         if args.html:
-            import_module("benchmarks.page")  # what is missing for it had better be said before the run
+            import_module(
+                "benchmarks.report.page"
+            )  # what is missing for it had better be said before the run
     except ModuleNotFoundError as exc:
         if (exc.name or "").startswith("benchmarks"):
             raise  # a defect

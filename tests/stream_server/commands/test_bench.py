@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.options import Options
-from benchmarks.results import Say, Section
-from benchmarks.stored import read_json
-from benchmarks.suites import SUITES
+from benchmarks.report.results import Say, Section
+from benchmarks.report.stored import read_json
+from benchmarks.scenarios.catalogue import SUITES
+from benchmarks.scenarios.options import Options
 from stream_server.cli import main
 
 
@@ -78,7 +78,7 @@ def test_logs_are_left_beside_the_results_and_nowhere_else(
         asked.append(logs)
         return [Section("mlperf", "")]
 
-    monkeypatch.setattr("benchmarks.mlperf.measure", measure)
+    monkeypatch.setattr("benchmarks.scenarios.mlperf.measure", measure)
     flags = ["--output", str(tmp_path / output)] if output else []
     assert main(["bench", "mlperf", *flags]) == 0
     assert asked == [tmp_path / "made" / "results-logs" if output else None]
