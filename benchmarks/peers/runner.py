@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 
 import psutil  # type: ignore[import-untyped]
 
-from benchmarks.failures import RunFailed, unplaced
+from benchmarks.failures import RunFailed, without_paths
 from benchmarks.load.generator import Load
 from benchmarks.load.run import Run, drive, drive_again_if_void
 from benchmarks.load.servers import POLITELY, STREAM_SERVER, Program, running
@@ -197,7 +197,7 @@ def _excused(record: Record) -> Iterator[None]:
     try:
         yield
     except (RunFailed, psutil.Error, OSError) as exc:
-        record.missing = unplaced(str(exc))
+        record.missing = without_paths(str(exc))
 
 
 @contextmanager

@@ -1,28 +1,21 @@
-"""What a result depends on: the code, the machine, the versions, and who else used the cores meanwhile.
-
-It names no host, no user and no path: results are for everybody to read.
-"""
+"""What results depend on: code, machine, versions, other programs' CPU use. Names no host, user or path."""
 
 from __future__ import annotations
 
 import os
 import platform
 import re
-import resource
 import subprocess
 import time
 from contextlib import suppress
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TypeAlias
 
 import psutil  # type: ignore[import-untyped]
 
 from benchmarks.failures import CHECKOUT
-from benchmarks.load.servers import machine_cpu
-
-Facts: TypeAlias = dict[str, str | float]
+from benchmarks.report.results import Facts
 
 PACKAGES = (
     "stream-inference-server",
@@ -34,14 +27,21 @@ PACKAGES = (
     "onnxruntime",
     "mlcommons-loadgen",
 )
-"""What runs where the figures are made; those that are not installed are left out."""
+"""Packages that affect figures; those not installed are left out."""
 
 GIT_S = 10.0
-"""Longest wait for one answer of git, which takes milliseconds."""
+"""Time limit of a git command, which takes milliseconds."""
+
+
+def machine_cpu() -> float:
+    """CPU seconds of the whole machine since it started, without idle time."""
+    times = psutil.cpu_times()
+    # guests' time is already part of `user`
+    return float(sum(times[:8]) - times.idle - getattr(times, "iowait", 0.0))
 
 
 def processor() -> str:
-    """Name the processor, as its maker does where Linux says it."""
+    """Name the processor, by its maker's name on Linux."""
     with suppress(OSError):
         found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text("utf-8"), re.MULTILINE)
         if found:
@@ -50,7 +50,7 @@ def processor() -> str:
 
 
 def versions() -> Facts:
-    """Give the versions of the packages that matter and are there."""
+    """Give the versions of `PACKAGES` that are installed."""
     found: Facts = {}
     for package in PACKAGES:
         with suppress(PackageNotFoundError):
@@ -59,10 +59,7 @@ def versions() -> Facts:
 
 
 def commit(folder: Path) -> Facts:
-    """Say which commit a checkout is of, and whether its files are changed since; nothing of another folder.
-
-    Files that are in no commit do not count: results are such.
-    """
+    """Give a checkout's commit, and whether tracked files have changed since; empty if it is no checkout."""
     if not (folder / ".git").exists():
         return {}
     try:
@@ -74,26 +71,25 @@ def commit(folder: Path) -> Facts:
 
 
 def _git(folder: Path, *args: str) -> str:
-    """Ask git, which only reads."""
     command = ["git", "-C", str(folder), *args]
     done = subprocess.run(command, capture_output=True, text=True, timeout=GIT_S, check=True)
     return done.stdout.strip()
 
 
 def cores() -> int:
-    """Count the cores that this process, and so what it starts, may run on."""
+    """Count the cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def quota(groups: str, root: Path) -> Facts:
-    """Give how many cores' time a container's limit leaves, the least of all its groups'; nothing without a limit.
+    """Give the CPU limit of a container in cores, the lowest of all its groups'; empty without a limit.
 
-    Source: the kernel's "Control Group v2", `cpu.max`: microseconds of time in each period, or `max`.
+    Source: the kernel's "Control Group v2", `cpu.max`: microseconds per period, or `max`.
 
     Args:
-        groups: what ``/proc/self/cgroup`` says.
+        groups: the text of ``/proc/self/cgroup``.
         root: where the hierarchy is mounted.
     """
     found = re.search(r"^0::/(.*)$", groups, re.MULTILINE)
@@ -116,30 +112,29 @@ def _limits() -> Facts:
 
 
 def _cpu_seconds() -> tuple[float, float]:
-    """CPU seconds of the whole machine, and of this process and those that have been waited for.
+    """CPU seconds of the machine, and of this process with the children it has waited for.
 
-    A worker whose server was killed is not waited for here, and counts as others': that is the most they used.
+    A worker whose server was killed is not waited for here, so its time counts as other programs'.
     """
-    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return machine_cpu(), sum(usage.ru_utime + usage.ru_stime for usage in used)
+    return machine_cpu(), sum(psutil.Process().cpu_times()[:4])
 
 
 class Observation:
-    """The time of a run, from when this is made."""
+    """Observes the machine from the start of a run on."""
 
     def __init__(self) -> None:
-        # the results that a run leaves in a checkout, and its own load, are no facts of its beginning
+        # before the run adds to both: results change the checkout, and load the machine
         self._first: Facts = {**commit(CHECKOUT), "load average at the start": round(os.getloadavg()[0], 2)}
         self._begun = time.monotonic()
         self._before = _cpu_seconds()
 
     @property
     def seconds(self) -> float:
-        """How long it has taken so far."""
+        """Time since the start."""
         return time.monotonic() - self._begun
 
     def facts(self) -> Facts:
-        """Give the machine, the versions, the date (UTC), and how the run went."""
+        """Give the machine, the versions, the date (UTC), and other programs' CPU use since the start."""
         seconds = self.seconds
         everything, own = (after - before for after, before in zip(_cpu_seconds(), self._before, strict=True))
         return {
@@ -154,6 +149,6 @@ class Observation:
             **versions(),
             **self._first,
             "seconds": round(seconds, 1),
-            # other programs' work falsifies what is measured in time, and says so here
+            # other programs' work distorts wall times
             "cores used by others": round(max(0.0, everything - own) / max(seconds, 1e-3), 2),
         }

@@ -1,6 +1,6 @@
-"""Results as one page: ``python -m benchmarks.report.page RESULTS.json --html FILE --png FILE``.
+"""Writes results as one HTML page: ``python -m benchmarks.report.page RESULTS.json --html FILE --png FILE``.
 
-Several files make one page, with their sections one after the other. It measures nothing.
+Several files are joined into one page.
 """
 
 from __future__ import annotations
@@ -11,24 +11,33 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
 from importlib import resources
 from pathlib import Path
+from typing import TypeAlias
 
-from benchmarks.report.formatting import cell, count, measured, spread, target
-from benchmarks.report.panels import LIGHT
-from benchmarks.report.plots import DARK, headlines, summary_plot, svg
-from benchmarks.report.results import Figure, Grid, Plot, Results, Section
-from benchmarks.report.stored import Unreadable, merge, read_json
+from benchmarks.report.formatting import FIGURE_HEADINGS, cell, count, figure_cells, numeric
+from benchmarks.report.plots import DARK, LIGHT, headlines, summary_plot, svg
+from benchmarks.report.results import (
+    Facts,
+    Figure,
+    Grid,
+    Plot,
+    Results,
+    Section,
+    Unreadable,
+    merge,
+    read_json,
+)
 
 TITLE = "stream-server: benchmarks"
 
-SAID_FIRST = "date", "processor", "cores", "python"
-"""The facts that stand under the title; all of them stand at the end."""
+SHOWN_FIRST = "date", "processor", "cores", "python"
+"""Facts shown under the title; all of them are at the end."""
+
+Cells: TypeAlias = Sequence[tuple[str, str]]
+"""The cells of a row: text, and CSS class."""
 
 
 def page(results: Results) -> str:
-    """Write results as one HTML document, which loads nothing and runs nothing.
-
-    Everything in them is text: what looks like markup is shown as it is.
-    """
+    """Write results as one HTML document without scripts and external resources; all text is escaped."""
     style = resources.files("benchmarks.report").joinpath("page.css").read_text("utf-8")
     return "\n".join(
         [
@@ -52,7 +61,7 @@ def _variables(colours: Mapping[str, str]) -> str:
 
 
 def _head(results: Results) -> Iterator[str]:
-    facts = [_fact(name, results.facts[name]) for name in SAID_FIRST if name in results.facts]
+    facts = [_fact(name, results.facts[name]) for name in SHOWN_FIRST if name in results.facts]
     yield f"<header><h1>{escape(TITLE)}</h1>"
     yield f'<p class="muted">{escape(" · ".join(facts))}</p>'
     yield f"<p>{escape(count(results))}</p></header>"
@@ -65,7 +74,7 @@ def _head(results: Results) -> Iterator[str]:
 
 
 def _fact(name: str, value: str | float) -> str:
-    """Write a fact where its name does not stand beside it."""
+    """Write a fact without a label beside it."""
     return f"{value} {name}" if name == "cores" else f"Python {value}" if name == "python" else str(value)
 
 
@@ -79,7 +88,8 @@ def _section(number: int, section: Section) -> Iterator[str]:
         yield from _plots(section.plots)
     if section.figures or section.grids:
         yield '<div class="tables">'
-        yield from _figures(section.figures)
+        if section.figures:
+            yield from _figures(section.figures)
         for grid in section.grids:
             yield from _grid(grid)
         yield "</div>"
@@ -96,51 +106,41 @@ def _plots(plots: Iterable[Plot]) -> Iterator[str]:
 
 
 def _figures(figures: Sequence[Figure]) -> Iterator[str]:
-    if not figures:
-        return
-    yield '<div class="table"><table class="figures">'
-    yield _row(
-        "th", [(heading, "") for heading in ("figure", "measured", "rounds", "target", "", "note")], "thead"
-    )
-    yield "<tbody>"
-    for figure in figures:
-        chip = f'<span class="chip {figure.verdict}">{figure.verdict}</span>'
-        yield "<tr>"
-        yield _cell("td", figure.name)
-        yield _cell("td", measured(figure), "number")
-        yield _cell("td", spread(figure), "number")
-        yield _cell("td", target(figure), "number")
-        yield f"<td>{chip}</td>"
-        yield _cell("td", figure.note, "note")
-        yield "</tr>"
-    yield "</tbody></table></div>"
+    kinds = ("", "number", "number", "number", "chip", "note")
+    rows = [
+        [(text, kind if kind != "chip" else f"chip {text}") for text, kind in zip(cells, kinds, strict=True)]
+        for cells in map(figure_cells, figures)
+    ]
+    yield from _table([(heading, "") for heading in FIGURE_HEADINGS], rows, kind=' class="figures"')
 
 
 def _grid(grid: Grid) -> Iterator[str]:
-    """Write a table; a column with numbers in it stands to the right."""
-    kinds = [
-        "number" if any(not isinstance(row[column], str) for row in grid.rows) else ""
-        for column in range(len(grid.headings))
-    ]
-    yield f'<div class="table"><table><caption>{escape(grid.title)}</caption>'
-    yield _row("th", zip(grid.headings, kinds, strict=True), "thead")
-    yield "<tbody>"
-    for row in grid.rows:
-        yield _row("td", zip(map(cell, row), kinds, strict=True))
+    kinds = ["number" if numeric(grid, column) else "" for column in range(len(grid.headings))]
+    rows = [list(zip(map(cell, row), kinds, strict=True)) for row in grid.rows]
+    yield from _table(list(zip(grid.headings, kinds, strict=True)), rows, grid.title)
+
+
+def _table(head: Cells, rows: Sequence[Cells], caption: str = "", kind: str = "") -> Iterator[str]:
+    yield f'<div class="table"><table{kind}>'
+    if caption:
+        yield f"<caption>{escape(caption)}</caption>"
+    yield f"<thead>{_row('th', head)}</thead><tbody>"
+    yield from (_row("td", row) for row in rows)
     yield "</tbody></table></div>"
 
 
-def _row(tag: str, cells: Iterable[tuple[str, str]], group: str = "") -> str:
-    row = f"<tr>{''.join(_cell(tag, text, kind) for text, kind in cells)}</tr>"
-    return f"<{group}>{row}</{group}>" if group else row
+def _row(tag: str, cells: Cells) -> str:
+    return f"<tr>{''.join(_cell(tag, text, kind) for text, kind in cells)}</tr>"
 
 
-def _cell(tag: str, text: str, kind: str = "") -> str:
+def _cell(tag: str, text: str, kind: str) -> str:
+    if kind.startswith("chip"):
+        return f'<{tag}><span class="{kind}">{escape(text)}</span></{tag}>'
     kind = f' class="{kind}"' if kind else ""
     return f"<{tag}{kind}>{escape(text)}</{tag}>"
 
 
-def _facts(facts: Mapping[str, str | float]) -> Iterator[str]:
+def _facts(facts: Facts) -> Iterator[str]:
     yield '<section id="facts"><h2>Machine and versions</h2><dl>'
     for name, value in facts.items():
         yield f"<dt>{escape(name)}</dt><dd>{escape(cell(value))}</dd>"
@@ -148,7 +148,7 @@ def _facts(facts: Mapping[str, str | float]) -> Iterator[str]:
 
 
 def main() -> int:
-    """Render again what was written as JSON; the exit status."""
+    """Render stored results; return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.report.page", description=__doc__)
     parser.add_argument("results", nargs="+", type=Path, metavar="RESULTS.json")
     parser.add_argument("--html", type=Path, metavar="FILE", help="write the page")

@@ -1,4 +1,4 @@
-"""The arithmetic of the figures: percentiles, fairness, rounds. It measures nothing itself."""
+"""Percentiles, fairness, and parts of a run. No I/O, no clock."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ PERCENTS = (*range(1, 100), 99.5)
 
 
 def percentile(values: Sequence[float], percent: float) -> float:
-    """Give the smallest value that at least `percent` of 100 of the values do not exceed (the nearest rank).
+    """Give the nearest rank: the smallest value that at least `percent` % of the values do not exceed.
+
+    Not `statistics.quantiles`, which interpolates: histograms have nearest ranks, and both are compared.
 
     Raises:
         ValueError: there are no values.
@@ -21,7 +23,7 @@ def percentile(values: Sequence[float], percent: float) -> float:
 
 
 def jain(shares: Sequence[float]) -> float:
-    """Give the fairness of shares, from 1 / n (one has all) to 1 (all have the same); nothing at all is fair.
+    """Give the fairness of shares, from 1 / n (one has all) to 1 (all are equal); 1 if all are 0.
 
     Source: Jain, Chiu, Hawe: "A Quantitative Measure of Fairness", DEC-TR-301, 1984.
     """
@@ -30,7 +32,7 @@ def jain(shares: Sequence[float]) -> float:
 
 
 def part(moments: Sequence[tuple[float, float]], of: int, number: int, seconds: float) -> list[float]:
-    """Give the values of one of `of` equal parts, from 0, of a run of so many seconds.
+    """Give the values in the `number`-th (from 0) of `of` equal parts of a run.
 
     Args:
         moments: seconds since the start of the run, and a value.

@@ -1,4 +1,4 @@
-"""Measures suites one after the other and shows their results: on the terminal, as JSON, and as a page."""
+"""Runs suites one after the other; prints their results, and writes them as JSON and as a page."""
 
 from __future__ import annotations
 
@@ -15,19 +15,17 @@ from rich.markup import escape
 from rich.panel import Panel
 from rich.table import Table
 
-from benchmarks.failures import RunFailed, unplaced
+from benchmarks.failures import RunFailed, without_paths
 from benchmarks.report.environment import Observation
-from benchmarks.report.formatting import cell, count, measured, spread, target, written
-from benchmarks.report.results import Figure, Grid, Plot, Results, Section, Series, Suite
-from benchmarks.report.stored import as_json
+from benchmarks.report.formatting import FIGURE_HEADINGS, cell, count, figure_cells, numeric, written
+from benchmarks.report.results import Facts, Figure, Grid, Plot, Results, Section, Series, Suite, as_json
 
 PLAIN_WIDTH = 170
-"""Characters of a line where the output is no terminal: every row in one line, as a log wants it."""
+"""Characters per line if the output is no terminal, so that a row is one line in a log."""
 
 BARS = "▁▂▃▄▅▆▇█"
 SPARK_POINTS = 32
-"""A curve's length in characters: it leaves room for a name and the numbers in 80 columns."""
-
+"""Characters of a curve, which leaves room for a name and numbers in 80 columns."""
 
 NOT_MEASURED = "not measured: the run ended before"
 
@@ -41,49 +39,47 @@ def run(
     check: bool = False,
     told: Mapping[str, str | float] | None = None,
 ) -> int:
-    """Measure suites, print what comes of them with the facts of the machine, and write it where asked.
+    """Run suites and show their results.
 
-    A suite that fails is a void section with the reason, and the others go on. SIGTERM ends the run as Ctrl-C does,
-    with everything that was started.
+    A suite that fails gives a void section, and the others go on. SIGTERM ends the run as Ctrl-C does, and with it
+    everything that was started.
 
     Args:
-        quick: what each suite is told.
-        output: where to write the results as JSON, anew after each suite; until the last one, those that are
-            missing are void.
-        html: where to write them as a page.
-        check: whether a target that is missed counts for the exit status.
-        told: what else the suites were told, for the facts.
+        output: a JSON file, written after each suite; suites that have not run yet are void in it.
+        html: a page, written at the end.
+        check: whether a missed target makes the exit status 1.
+        told: added to the facts, such as the command.
 
     Returns:
-        The exit status: 1 if anything is void, or missed where that counts, else 0.
+        The exit status: 1 if a section is void or, with `check`, a target is missed; else 0.
     """
     console = Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH)
     observation = Observation()
-    facts = {**(told or {}), "quick": "yes" if quick else "no"}
+    facts: Facts = {**(told or {}), "quick": "yes" if quick else "no"}
     results = Results()
-    with _ended_by_sigterm():
+    with _sigterm_as_exit():
         for number, (name, suite) in enumerate(suites.items(), 1):
-            made = _measured(console, observation, name, suite, quick=quick)
+            made = _measure(console, observation, name, suite, quick=quick)
             results = Results({**observation.facts(), **facts}, (*results.sections, *made))
             if output:
-                missing = (Section(name, "", void=NOT_MEASURED) for name in list(suites)[number:])
-                _replace(output, as_json(Results(results.facts, (*results.sections, *missing))))
-    for shown in shapes(results):
-        console.print(shown)
+                left = (Section(name, "", void=NOT_MEASURED) for name in list(suites)[number:])
+                _replace(output, as_json(Results(results.facts, (*results.sections, *left))))
+    console.print(*renderables(results), sep="\n")
     if html:
         from benchmarks.report.page import page  # noqa: PLC0415  # only a page needs matplotlib
 
         html.write_text(page(results), "utf-8")
     void = any(section.void for section in results.sections)
-    return int(void or (check and not all(figure.reached for s in results.sections for figure in s.figures)))
+    missed = not all(figure.reached for section in results.sections for figure in section.figures)
+    return int(void or (check and missed))
 
 
 @contextmanager
-def _ended_by_sigterm() -> Iterator[None]:
-    """Make of SIGTERM an exception: left to the kernel, it would leave stopped servers behind for good."""
+def _sigterm_as_exit() -> Iterator[None]:
+    """Raise `SystemExit` at SIGTERM: its default action would leave paused servers behind."""
 
     def leave(number: int, _: FrameType | None) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # another one would break off what the first one began
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one would interrupt the cleanup
         raise SystemExit(128 + number)
 
     before = signal.signal(signal.SIGTERM, leave)
@@ -94,16 +90,16 @@ def _ended_by_sigterm() -> Iterator[None]:
 
 
 def _replace(path: Path, text: str) -> None:
-    """Write a file so that there is a whole one at every moment."""
+    """Write a file atomically."""
     part = path.with_name(f"{path.name}.part")
     part.write_text(text, "utf-8")
     part.replace(path)
 
 
-def _measured(
+def _measure(
     console: Console, observation: Observation, name: str, suite: Suite, *, quick: bool
 ) -> list[Section]:
-    """Run one suite with its steps shown."""
+    """Run one suite and show its steps."""
     with console.status(escape(name)) as status:
 
         def say(step: str) -> None:
@@ -112,26 +108,24 @@ def _measured(
 
         try:
             sections = suite(say, quick)
-            # a number that no JSON can hold is the suite's fault, and found while the others' results are safe
-            as_json(Results({}, tuple(sections)))
+            as_json(Results({}, tuple(sections)))  # a number that JSON cannot hold voids this suite only
         except RunFailed as exc:
             return [Section(name, "", void=str(exc))]
-        except Exception as exc:  # noqa: BLE001  # twenty minutes of others' results outlive a fault in one
+        except Exception as exc:  # noqa: BLE001  # keep the results of the other suites
             console.print_exception()
-            return [
-                Section(name, "", void=unplaced(f"the benchmark itself failed: {type(exc).__name__}: {exc}"))
-            ]
+            void = without_paths(f"the benchmark itself failed: {type(exc).__name__}: {exc}")
+            return [Section(name, "", void=void)]
     return sections
 
 
-def shapes(results: Results) -> Iterator[RenderableType]:
+def renderables(results: Results) -> Iterator[RenderableType]:
     """Lay results out for a terminal."""
     for section in results.sections:
         yield f"\n[bold]{escape(section.name)}[/]  {escape(section.about)}"
         if section.void:
             yield Panel(f"[red]void: {escape(section.void)}[/]", border_style="red", expand=False)
         if section.figures:
-            yield table(section.figures)
+            yield figures_table(section.figures)
         yield from map(_grid, section.grids)
         yield from map(_plot, section.plots)
     if said := count(results):
@@ -139,63 +133,59 @@ def shapes(results: Results) -> Iterator[RenderableType]:
     yield escape(", ".join(f"{name} {cell(value)}" for name, value in results.facts.items()))
 
 
-def table(figures: Sequence[Figure]) -> Table:
+def figures_table(figures: Sequence[Figure]) -> Table:
     """Lay figures out for a terminal."""
-    grid = Table()
-    for heading in ("figure", "measured", "rounds", "target", "verdict", "note"):
-        grid.add_column(heading, justify="right" if heading in ("measured", "target") else "left")
+    table = _table("", FIGURE_HEADINGS, right=("measured", "target"))
     for figure in figures:
-        grid.add_row(
-            escape(figure.name),
-            escape(measured(figure)),
-            spread(figure),
-            target(figure),
-            f"[{'green' if figure.reached else 'red'}]{figure.verdict}[/]",
-            escape(figure.note),
-        )
-    return grid
+        colour = "green" if figure.reached else "red"
+        cells = list(map(escape, figure_cells(figure)))
+        cells[4] = f"[{colour}]{cells[4]}[/]"
+        table.add_row(*cells)
+    return table
+
+
+def _table(title: str, headings: Sequence[str], right: Sequence[str]) -> Table:
+    table = Table(title=escape(title) or None, title_justify="left")
+    for heading in headings:
+        table.add_column(escape(heading), justify="right" if heading in right else "left")
+    return table
 
 
 def _grid(grid: Grid) -> Table:
-    shown = Table(title=escape(grid.title), title_justify="left")
-    for number, heading in enumerate(grid.headings):
-        numbers = any(not isinstance(row[number], str) for row in grid.rows)
-        shown.add_column(escape(heading), justify="right" if numbers else "left")
+    right = [heading for column, heading in enumerate(grid.headings) if numeric(grid, column)]
+    table = _table(grid.title, grid.headings, right)
     for row in grid.rows:
-        shown.add_row(*(escape(cell(value)) for value in row))
-    return shown
+        table.add_row(*(escape(cell(value)) for value in row))
+    return table
 
 
 def _plot(plot: Plot) -> Table:
-    """Give a plot's essence: of bars every value, of a line its course; the page has the picture."""
-    shown = Table(title=escape(f"{plot.title}: {plot.y}"), title_justify="left")
+    """Show every value of bars, and the shape of lines; the page has the picture."""
+    title = f"{plot.title}: {plot.y}"
     if plot.kind == "bar":
-        shown.add_column("")
-        for series in plot.series:
-            shown.add_column(escape(series.name), justify="right")
+        names = [series.name for series in plot.series]
+        table = _table(title, ("", *names), names)
         values = [dict(series.points) for series in plot.series]
         for number, category in enumerate(plot.categories):
             cells = [written(each[number]) if number in each else "" for each in values]
-            shown.add_row(escape(category), *cells)
-        return shown
-    for heading in ("", f"over {plot.x}", "first", "last", "greatest"):
-        shown.add_column(
-            escape(heading), justify="right" if heading in ("first", "last", "greatest") else "left"
-        )
+            table.add_row(escape(category), *cells)
+        return table
+    numbers = ("first", "last", "greatest")
+    table = _table(title, ("", f"over {plot.x}", *numbers), numbers)
     everything = [y for series in plot.series for _, y in series.points]
     for series in filter(lambda each: each.points, plot.series):
         ys = [y for _, y in series.points]
         curve = spark(series, min(everything), max(everything), log=plot.log)
-        shown.add_row(escape(series.name), curve, *map(written, (ys[0], ys[-1], max(ys))))
-    return shown
+        table.add_row(escape(series.name), curve, *map(written, (ys[0], ys[-1], max(ys))))
+    return table
 
 
 def spark(series: Series, least: float, greatest: float, *, log: bool) -> str:
-    """Draw a line with a character for each point, or for the greatest of several where there are many.
+    """Draw a line with a character per point, or per group of points, which shows the greatest of them.
 
     Args:
-        least, greatest: the y of the lowest and of the highest character.
-        log: put the steps between them at equal ratios, if all are above 0.
+        least, greatest: y of the lowest and the highest character.
+        log: scale y logarithmically if all are above 0.
     """
     ys = [y for _, y in series.points]
     per = math.ceil(len(ys) / SPARK_POINTS)

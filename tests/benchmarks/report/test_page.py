@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.report.page import page
-from benchmarks.report.results import Figure, Grid, Plot, Results, Section, Series
-from benchmarks.report.stored import as_json
+from benchmarks.report.results import Figure, Grid, Plot, Results, Section, Series, as_json
 from tests.benchmarks.results_sample import RESULTS
 from tests.browser import find
 
@@ -136,7 +135,7 @@ def test_a_page_and_a_picture_are_made_again_from_json(document: str, tmp_path: 
 def test_a_file_that_holds_no_results_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text('{"sections": 1}')
     done = run(tmp_path, "a.json", "--html", "page.html", status=2)
-    assert "a.json: results.sections is 1, and shall be a list" in done.stderr
+    assert "a.json: Expected `array`, got `int` - at `$.sections`" in done.stderr
 
 
 def run(folder: Path, *args: str, status: int = 0) -> subprocess.CompletedProcess[str]:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import replace
 from xml.etree import ElementTree
 
 import cv2
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from msgspec.structs import replace
 
-from benchmarks.report.panels import LIGHT, draw
-from benchmarks.report.plots import DARK, headlines, summary_plot, svg
+from benchmarks.report.plots import DARK, LIGHT, draw, headlines, summary_plot, svg
 from benchmarks.report.results import Plot, Results, Section, Series
 from tests.benchmarks.results_sample import AGE, COST, LATENCY, RESULTS
 

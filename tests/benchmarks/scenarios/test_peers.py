@@ -36,8 +36,7 @@ from benchmarks.peers.runner import (
     ours,
 )
 from benchmarks.peers.work import BATCHED, MAX_BATCH
-from benchmarks.report.results import Results
-from benchmarks.report.stored import as_json
+from benchmarks.report.results import Results, as_json
 from benchmarks.scenarios import peers as comparison
 from benchmarks.scenarios.peers import (
     echo_section,
