@@ -57,7 +57,7 @@ def _workers(say: Say) -> list[Figure]:
             generator.go()
             kills = kill_workers(server, generator)
             seconds = time.perf_counter() - begun
-            accounts = generator.accounts()
+            accounts = generator.outcome().accounts
     return accounted(accounts, kills, seconds)
 
 

@@ -1,13 +1,31 @@
-"""A client's own account of a stream, settled after it: what was sent, what came back, what is missing. No I/O."""
+"""A client's account of a stream: what was sent, what came back, what is missing. Made after the run. No I/O."""
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+import msgspec
+
+
+class Message(msgspec.Struct, frozen=True):
+    """What an account reads of a server's message; `age_ms` is None if the server does not tell it."""
+
+    type: str
+    seq: int = 0
+    age_ms: float | None = None
+    outputs: Any = None
+    code: str = ""
+    received: int = 0
+    results: int = 0
+    dropped: int = 0
+    errors: int = 0
+
+
+MESSAGES = msgspec.json.Decoder(Message)
 
 
 @dataclass(slots=True)
@@ -16,18 +34,18 @@ class Account:
 
     Attributes:
         sent, results, dropped: items.
-        errors: items by their error's code.
+        errors: items by error code.
         lost: items without an answer.
-        duplicated: answers to an item that had one.
+        duplicated: answers to an item that already had one.
         disordered: answers that came after the answer to a later item.
         wrong: results that do not fit their item.
         strays: messages that answer no item that was sent.
-        miscounted: by how many items the server's `end` differs from this account; all of them without an `end`.
-        answers: per result seconds since the start of the run, its `age_ms` and milliseconds since the item was
-            due to be sent, which also stand for the age where the server tells none.
-        failures: per error seconds since the start of the run, and milliseconds since the item was due.
-        missing: when items were due that got no answer, in seconds since the start of the run: the lost ones, and
-            those that never got out because the server did not read.
+        miscounted: items by which the server's `end` differs from this account; all of them without an `end`.
+        answers: of each result, seconds since the start of the run, `age_ms`, and milliseconds since the item was
+            due, which also replace an age that the server does not tell.
+        failures: of each error, seconds since the start of the run, and milliseconds since the item was due.
+        missing: when items without an answer were due, in seconds since the start of the run: the lost ones, and
+            those never sent because the server did not read.
     """
 
     sent: int
@@ -46,25 +64,23 @@ class Account:
 
     @property
     def unsent(self) -> int:
-        """Items that were due and never got out."""
+        """Items that were due and never sent."""
         return len(self.missing) - self.lost
 
     @property
     def unaccounted(self) -> int:
-        """Items that the two sides' books do not explain."""
+        """Items on which client and server disagree."""
         return self.lost + self.duplicated + self.strays + self.miscounted
 
     def waits(self, ended: float, until: float = math.inf) -> list[tuple[float, float]]:
-        """Give how long every item waited, be it for a result, for an error or in vain.
-
-        One that the server dropped is left out: a newer one has taken its place.
+        """Give how long each item waited, for a result, for an error or in vain; dropped ones are left out.
 
         Args:
-            ended: when the run ended, and with it what waited in vain, in seconds since its start.
-            until: when an item had to be due to be counted, likewise.
+            ended: the end of the run, which ends the waits in vain, in seconds since its start.
+            until: only items that were due before this count.
 
         Returns:
-            Seconds from the start of the run to the end of each wait, and its milliseconds since the item was due.
+            Seconds from the start of the run to the end of each wait, and milliseconds since the item was due.
         """
         waits = [
             *((at, waited_ms) for at, _, waited_ms in self.answers),
@@ -76,29 +92,64 @@ class Account:
 
 def settle(
     due: Sequence[float],
-    messages: Sequence[tuple[float, str]],
+    messages: Iterable[tuple[float, str]],
     expected: Sequence[Mapping[str, Any]] = (),
     unsent: Sequence[float] = (),
 ) -> Account:
-    """Go through a stream's messages after `ready`, in the order they came.
+    """Make the account of a stream of this project's protocol.
 
     Args:
-        due: when each item that was sent was to be sent, in seconds since the start of the run.
-        messages: when each came, on the same clock, and its text.
-        expected: the outputs that the items' results must have, over and over; none to let any pass.
-        unsent: when items were due that did not get out.
+        due: when each sent item was due, in seconds since the start of the run.
+        messages: arrival, on the same clock, and text of each message after `ready`.
+        expected: the outputs that results must have, repeated; empty to accept any.
+        unsent: when the items that were not sent were due.
     """
+    end: Message | None = None
+    answers = []
+    for at, text in messages:
+        message = MESSAGES.decode(text)
+        if message.type == "end":
+            end = message
+        else:
+            answers.append((at, message))
+    account = _settle(due, answers, expected, unsent)
+    account.miscounted = len(due)
+    if end:
+        counts = account.sent, account.results, account.dropped, sum(account.errors.values())
+        theirs = end.received, end.results, end.dropped, end.errors
+        account.miscounted = max(abs(one - other) for one, other in zip(counts, theirs, strict=True))
+    return account
+
+
+def settle_plain(
+    due: Sequence[float], answers: Iterable[tuple[int, float, str]], unsent: Sequence[float] = ()
+) -> Account:
+    """Make the account of a stream to a server that speaks another protocol, and counts nothing itself.
+
+    Args:
+        due, unsent: as for `settle`.
+        answers: number of the answered item, from 1, arrival, and error code or "".
+    """
+    # posts are answered in any order, and their answers have no order to violate
+    messages = [
+        (at, Message("error" if code else "result", number, code=code))
+        for number, at, code in sorted(answers)
+    ]
+    return _settle(due, messages, (), unsent)
+
+
+def _settle(
+    due: Sequence[float],
+    answers: Iterable[tuple[float, Message]],
+    expected: Sequence[Mapping[str, Any]],
+    unsent: Sequence[float],
+) -> Account:
     account = Account(len(due))
-    end: dict[str, Any] = {}
     seen: set[int] = set()
     latest = 0
     errors: Counter[str] = Counter()
-    for at, text in messages:
-        message = json.loads(text)
-        seq = message.get("seq", 0)
-        if message["type"] == "end":
-            end = message
-            continue
+    for at, message in answers:
+        seq = message.seq
         if not 1 <= seq <= len(due):
             account.strays += 1
             continue
@@ -107,59 +158,19 @@ def settle(
         seen.add(seq)
         latest = max(latest, seq)
         waited_ms = (at - due[seq - 1]) * 1e3
-        match message["type"]:
+        match message.type:
             case "result":
                 account.results += 1
-                account.answers.append((at, message["age_ms"], waited_ms))
-                if expected and message["outputs"] != expected[(seq - 1) % len(expected)]:
-                    account.wrong += 1
+                age_ms = waited_ms if message.age_ms is None else message.age_ms
+                account.answers.append((at, age_ms, waited_ms))
+                account.wrong += bool(expected) and message.outputs != expected[(seq - 1) % len(expected)]
             case "dropped":
                 account.dropped += 1
             case _:
-                errors[message["code"]] += 1
+                errors[message.code] += 1
                 account.failures.append((at, waited_ms))
     account.errors = dict(errors)
-    _miss(account, due, seen, unsent)
-    counted = {
-        "received": account.sent,
-        "results": account.results,
-        "dropped": account.dropped,
-        "errors": errors.total(),
-    }
-    account.miscounted = max(abs(end[name] - count) for name, count in counted.items()) if end else len(due)
+    lost = [at for seq, at in enumerate(due, 1) if seq not in seen]
+    account.lost = len(lost)
+    account.missing = [*lost, *unsent]
     return account
-
-
-def settle_plain(
-    due: Sequence[float], answers: Iterable[tuple[int, float, str]], unsent: Sequence[float] = ()
-) -> Account:
-    """Settle what was sent to a server that does not speak this project's protocol, and counts nothing itself.
-
-    Args:
-        due, unsent: as for `settle`.
-        answers: the number of the item that each answers, from 1, when it came, and its error's code, if it is one.
-    """
-    account = Account(len(due))
-    errors: Counter[str] = Counter()
-    seen: set[int] = set()
-    for number, at, code in answers:
-        if not 1 <= number <= len(due):
-            account.strays += 1
-            continue
-        seen.add(number)
-        waited_ms = (at - due[number - 1]) * 1e3
-        if code:
-            errors[code] += 1
-            account.failures.append((at, waited_ms))
-        else:
-            account.results += 1
-            account.answers.append((at, waited_ms, waited_ms))
-    account.errors = dict(errors)
-    _miss(account, due, seen, unsent)
-    return account
-
-
-def _miss(account: Account, due: Sequence[float], seen: set[int], unsent: Sequence[float]) -> None:
-    account.missing = [at for seq, at in enumerate(due, 1) if seq not in seen]
-    account.lost = len(account.missing)
-    account.missing += unsent

@@ -1,54 +1,54 @@
-"""A load, and the process that puts it on a server, as the benchmark that starts it sees them.
+"""A load, and the process that puts it on a server, as seen by the benchmark that starts it.
 
-The process connects, says ``ready``, waits for ``go``, says ``done`` when everything is answered, and then gives
-its outcome. What happens inside it is in `benchmarks.load.load_process`.
+The process connects, writes ``ready``, waits for ``go``, writes ``done`` when everything is answered, and then its
+outcome. `benchmarks.load.load_process` is what runs in it.
 """
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
-from typing import Any, Literal, Self, TypeAlias
+from typing import Literal, TypeAlias
+
+import msgspec
+from msgspec.structs import replace
 
 from benchmarks.failures import RunFailed
 from benchmarks.load.accounts import Account
-from benchmarks.load.arrivals import Arrivals
 from benchmarks.load.histograms import Latencies
+from benchmarks.load.schedule import Arrivals
 from benchmarks.load.subprocesses import Child
 
 Transport: TypeAlias = Literal["stream", "websocket", "http"]
 
 CONNECT_S = 60.0
-"""Far above what 64 handshakes take: only a server that does not answer is given up."""
+"""Far more than 64 handshakes take: only a server that does not answer is given up."""
 
 LATE_S = 60.0
-"""How long after its last item a run may still wait for answers, before it is given up."""
+"""How long a run may wait for answers after its last item."""
 
 OUTCOME_S = 60.0
-"""How long its process may then take to settle its books; it takes a second for some 100,000 items."""
+"""Time limit of making accounts and histograms; some 100,000 items take a second."""
 
 
-@dataclass(frozen=True, slots=True)
-class Load:
+class Load(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Streams of one kind.
 
     Attributes:
-        url: the server's address; of a plain transport the endpoint's complete one.
+        url: the server's address; of a plain transport the complete address of the endpoint.
         payload: a name in `PAYLOADS`; a stream sends its items in turn.
-        rate: items per second of each stream, sent on a schedule whatever is answered. None for a closed loop,
-            which sends the next item when one is answered.
+        rate: items per second of each stream in an open loop; None for a closed loop, which sends the next item
+            when one is answered.
         window: items in flight of a closed loop.
         seconds: how long items are sent.
-        count: items of each stream of a closed loop, in place of a time.
-        seed: of the schedules; the same seed makes the same ones.
+        count: items of each stream of a closed loop, instead of a time.
+        seed: of the schedules.
         transport: `stream` is this project's protocol. `websocket` is a plain one, whose n-th message answers the
-            n-th item. `http` posts each item by itself: any 2xx is its result, any other
-            status its error, and in an open loop nothing waits for a connection.
-        kept: whether posts use connections again; else each has one of its own.
+            n-th item. `http` posts each item: any 2xx is a result, any other status an error, and in an open loop
+            no post waits for a connection.
+        kept: whether posts reuse connections.
         arrivals: how an open loop's items follow each other.
-        processes: how many of them share the streams.
-        first: the number of the first stream, where a process has only a share of them.
+        processes: how many share the streams.
+        first: the number of the first stream in this process's share.
     """
 
     url: str
@@ -77,17 +77,17 @@ class Load:
 
     @property
     def measured_s(self) -> float:
-        """Until when an item has to be due to be measured, in seconds since the start of the run.
+        """Items due before this are measured, in seconds since the start of the run.
 
-        The last frame of a camera waits for its turn without a newer one that replaces it, as no other does: under
-        overload it gets old because the run ends, not because the server is late.
+        A camera's last frame has no newer one to replace it: under overload it gets old because the run ends, not
+        because the server is late.
         """
         if self.policy == "latest" and self.arrivals == "steady" and self.rate:
             return self.seconds - 1 / self.rate
         return self.seconds
 
     def shares(self) -> list[Load]:
-        """Divide the streams among the processes, as evenly as they go."""
+        """Divide the streams among the processes as evenly as possible."""
         ends = [self.streams * number // self.processes for number in range(self.processes + 1)]
         return [
             replace(self, streams=end - start, first=self.first + start, processes=1)
@@ -96,82 +96,58 @@ class Load:
         ]
 
 
-@dataclass(slots=True)
-class Outcome:
-    """What one generator's process has to say after a run; `Latencies` take seconds and give milliseconds.
+class Outcome(msgspec.Struct):
+    """What a generator's process reports after a run.
 
     Attributes:
         accounts: of its streams.
         latency: how long every item waited since it was due (`Account.waits`).
             Neither this nor `slots` has what was due after the load's `measured_s`.
-        lag: by how much items went out late by the generator's own fault, in an open loop.
-        loop: by how much the process' event loop was late for its own timer.
-        slots: how long the results took since they were due, by the slot of a timeline in which they came.
+        lag: by how much items of an open loop went out late through the generator's own fault.
+        loop: by how much the process's event loop was late for its own timer.
+        slots: latencies of results, by the slot of a timeline in which they arrived.
     """
 
     accounts: list[Account]
-    latency: Latencies = field(default_factory=Latencies)
-    lag: Latencies = field(default_factory=Latencies)
-    loop: Latencies = field(default_factory=Latencies)
-    slots: dict[int, Latencies] = field(default_factory=dict)
+    latency: Latencies = msgspec.field(default_factory=Latencies)
+    lag: Latencies = msgspec.field(default_factory=Latencies)
+    loop: Latencies = msgspec.field(default_factory=Latencies)
+    slots: dict[int, Latencies] = {}
 
-    def as_json(self) -> dict[str, Any]:
-        """Write it for `from_json`."""
-        return {
-            "accounts": [asdict(account) for account in self.accounts],
-            "latency": self.latency.encode(),
-            "lag": self.lag.encode(),
-            "loop": self.loop.encode(),
-            "slots": {str(slot): latencies.encode() for slot, latencies in self.slots.items()},
-        }
+    def encode(self) -> str:
+        """Write it for `decode`."""
+        return msgspec.json.encode(self, enc_hook=Latencies.encode).decode()
 
-    @classmethod
-    def from_json(cls, body: dict[str, Any]) -> Outcome:
+    @staticmethod
+    def decode(text: str) -> Outcome:
         """Read what the process wrote."""
-        return cls(
-            [Account(**account) for account in body["accounts"]],
-            Latencies.decode(body["latency"]),
-            Latencies.decode(body["lag"]),
-            Latencies.decode(body["loop"]),
-            {int(slot): Latencies.decode(text) for slot, text in body["slots"].items()},
-        )
+        return msgspec.json.decode(text, type=Outcome, dec_hook=lambda _, text: Latencies.decode(text))
 
 
-class Generator:
-    """A load's process; a context, at whose end it is gone."""
+class Generator(Child):
+    """A load's process; a context, at whose end it is killed."""
 
     def __init__(self, load: Load) -> None:
+        super().__init__("benchmarks.load.load_process", load)
         self._load = load
-        self._child = Child("benchmarks.load.load_process", asdict(load))
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._child.__exit__()
-
-    @property
-    def pid(self) -> int:
-        """The process's number."""
-        return self._child.pid
 
     def connect(self) -> None:
         """Wait until every stream is open.
 
         Raises:
-            Refused: the server does not take a stream.
-            RunFailed: it does not answer; or, as of all that follows, the process has ended.
+            Refused: the server refused a stream.
+            RunFailed: it does not answer; or, as in all methods below, the process has ended.
         """
-        if not self._heard("ready", CONNECT_S):
+        if not self._read_word("ready", CONNECT_S):
             raise RunFailed(f"the load did not connect to {self._load.address}")
 
     def go(self) -> None:
-        """Begin."""
-        self._child.tell("go")
+        """Start the run."""
+        self.tell("go")
 
     def done_within(self, seconds: float) -> bool:
-        """Wait for the end of the run, for so long at most; whether it came."""
-        return self._heard("done", seconds)
+        """Wait for the end of the run; return whether it came in time."""
+        return self._read_word("done", seconds)
 
     def finish(self) -> None:
         """Wait for the end of the run, whose length its load limits."""
@@ -181,18 +157,14 @@ class Generator:
             )
 
     def outcome(self) -> Outcome:
-        """What it has to say, after the run."""
-        line = self._child.line(OUTCOME_S)
+        """Read its report, after the run."""
+        line = self.line(OUTCOME_S)
         if line is None:
             raise RunFailed(f"the load's process has not given its outcome {OUTCOME_S:.0f} s after the run")
-        return Outcome.from_json(json.loads(line))
+        return Outcome.decode(line)
 
-    def accounts(self) -> list[Account]:
-        """What became of each stream, after the run."""
-        return self.outcome().accounts
-
-    def _heard(self, word: str, seconds: float) -> bool:
-        line = self._child.line(seconds)
+    def _read_word(self, word: str, seconds: float) -> bool:
+        line = self.line(seconds)
         if line not in {word, None}:
-            raise RunFailed(f"the load's process says {line!r} in place of {word!r}")
+            raise RunFailed(f"the load's process says {line!r} instead of {word!r}")
         return line is not None

@@ -1,4 +1,4 @@
-"""Times in histograms of bounded error, which processes send each other and which add up. No I/O, no clock.
+"""Histograms of times with bounded error, which can be sent between processes and added. No I/O, no clock.
 
 Percentiles of several processes or streams cannot be averaged; histograms with the same buckets can be added.
 """
@@ -13,28 +13,26 @@ from typing import Self
 from hdrh.histogram import HdrHistogram  # type: ignore[import-untyped]
 
 LONGEST_S = 600.0
-"""Longer times are counted as this; a run waits for a minute at most for its last answer."""
+"""Longer times are counted as this; a run waits at most a minute for its last answer."""
 
 DIGITS = 3
-"""Of a time that are right: a thousandth is far below what two runs differ by."""
+"""Significant digits: a thousandth is far below what two runs differ by."""
 
 SLOT_S = 0.25
-"""The step of a timeline: four cameras at 15 frames a second give a slot 15 answers."""
+"""Step of a timeline: four cameras at 15 frames a second put 15 answers in a slot."""
 
 
 class Latencies:
-    """A histogram of times from 1 us to `LONGEST_S`, right to `DIGITS` digits.
-
-    It takes seconds, as clocks give them, and gives milliseconds, as readers want them.
+    """A histogram of times, 1 us to `LONGEST_S`. Takes seconds, as clocks give them; gives milliseconds.
 
     Args:
-        times: seconds; negative ones count as none at all.
+        times: seconds; negative ones count as 0.
     """
 
     def __init__(self, times: Iterable[float] = ()) -> None:
         self._histogram = HdrHistogram(1, round(LONGEST_S * 1e6), DIGITS)
         for seconds in times:
-            self.record(seconds)
+            self._histogram.record_value(round(min(max(seconds, 0.0), LONGEST_S) * 1e6))
 
     @classmethod
     def decode(cls, text: str) -> Self:
@@ -48,38 +46,34 @@ class Latencies:
         encoded: bytes = self._histogram.encode()
         return encoded.decode("ascii")
 
-    def record(self, seconds: float) -> None:
-        """Count one time, in seconds."""
-        self._histogram.record_value(round(min(max(seconds, 0.0), LONGEST_S) * 1e6))
-
     def add(self, other: Latencies) -> None:
-        """Count all that the other one has counted, too."""
+        """Count what the other one has counted, too."""
         self._histogram.add(other._histogram)
 
     @property
     def count(self) -> int:
-        """How many times there are."""
+        """The number of times."""
         return int(self._histogram.get_total_count())
 
     def percentile(self, percent: float) -> float:
-        """Give the nearest rank, as `measures.percentile` does, in milliseconds.
+        """Give the nearest rank, as `stats.percentile` does, in milliseconds.
 
         Raises:
-            ValueError: nothing was counted.
+            ValueError: it is empty.
         """
         if not self.count:
             raise ValueError("no times, so no percentile")
         rank = max(1, math.ceil(self.count * percent / 100))
-        # the library rounds ranks down from the half on: it is given a percentage that is a rank
+        # the library rounds a rank's fraction to nearest, so give it the percentage of a whole rank
         return float(self._histogram.get_value_at_percentile(100 * rank / self.count)) / 1e3
 
     def percentiles(self, *percents: float) -> tuple[float, ...]:
-        """Give several percentiles in milliseconds, or as many NaN where nothing was counted."""
+        """Give several percentiles in milliseconds; NaN if it is empty."""
         return tuple(self.percentile(percent) if self.count else math.nan for percent in percents)
 
 
 def total(parts: Iterable[Latencies]) -> Latencies:
-    """Add histograms up."""
+    """Add histograms."""
     whole = Latencies()
     for part in parts:
         whole.add(part)
@@ -91,8 +85,8 @@ class Moment:
     """One slot of a timeline.
 
     Attributes:
-        at: seconds from the start of the run to its middle.
-        count: results that came in it.
+        at: the slot's middle, in seconds since the start of the run.
+        count: results that arrived in it.
         p50, p99, most: their milliseconds since they were due.
     """
 
@@ -104,11 +98,7 @@ class Moment:
 
 
 def slots(answers: Iterable[tuple[float, float]]) -> dict[int, Latencies]:
-    """Sort answers into slots.
-
-    Args:
-        answers: when each came, in seconds since the start of the run, and how many seconds it took.
-    """
+    """Sort answers into slots; each has its arrival since the start of the run and its latency, in seconds."""
     found: dict[int, list[float]] = {}
     for at, seconds in answers:
         found.setdefault(int(at / SLOT_S), []).append(seconds)
@@ -116,7 +106,7 @@ def slots(answers: Iterable[tuple[float, float]]) -> dict[int, Latencies]:
 
 
 def timeline(parts: Iterable[Mapping[int, Latencies]]) -> tuple[Moment, ...]:
-    """Put the slots of all processes together; one in which nothing came is left out."""
+    """Add the slots of all processes; empty slots are left out."""
     whole: dict[int, Latencies] = {}
     for part in parts:
         for slot, latencies in part.items():

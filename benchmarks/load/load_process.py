@@ -1,14 +1,13 @@
 """The process that puts a load on a server; `generator` starts it.
 
-It reads its load as JSON, connects, waits for its word and runs. What it has to say comes last, as JSON: books are
-settled and histograms made only when nothing is measured any more.
+It reads its load as JSON, connects, waits for its word and runs. Accounts and histograms are made only when nothing
+is measured any more, and written last.
 """
 
 from __future__ import annotations
 
 import asyncio
 import gc
-import json
 import sys
 from collections.abc import Iterable
 from contextlib import suppress
@@ -18,13 +17,13 @@ from aiohttp import ClientError, ClientSession, ClientTimeout, TCPConnector
 from benchmarks.failures import Refused, RunFailed
 from benchmarks.load.generator import Load, Outcome
 from benchmarks.load.histograms import Latencies, slots
-from benchmarks.load.pacing import Clock, watch
 from benchmarks.load.payloads import PAYLOADS
-from benchmarks.load.subprocesses import FAILED, REFUSED
-from benchmarks.load.transports import Lane, Posts, Stream, Websocket
+from benchmarks.load.schedule import Clock, watch
+from benchmarks.load.subprocesses import FAILED, REFUSED, order, say
+from benchmarks.load.transports import Posts, Setup, Stream, Websocket
 
 CLOSE_S = 5.0
-"""How long the websockets may take to close when all is over; it takes milliseconds."""
+"""Time limit of closing the websockets after the run; it takes milliseconds."""
 
 
 async def run(load: Load) -> Outcome:
@@ -33,32 +32,32 @@ async def run(load: Load) -> Outcome:
     clock = Clock()
     lags: list[float] = []
     late: list[float] = []
-    # whoever started this process gives a run up that takes too long
-    patience = ClientTimeout(total=None)
-    async with ClientSession(connector=TCPConnector(limit=0), timeout=patience) as session:
+    # the benchmark gives up a run that takes too long
+    unlimited = ClientTimeout(total=None)
+    async with ClientSession(connector=TCPConnector(limit=0), timeout=unlimited) as session:
         kind: type[Posts | Websocket] = Posts if load.transport == "http" else Websocket
         streams: list[Stream] = [
-            kind(Lane(session, load, load.first + number, payloads, clock, lags))
+            kind(Setup(session, load, load.first + number, payloads, clock, lags))
             for number in range(load.streams)
         ]
         for stream in streams:
             await stream.open()
-        _say("ready")
+        say("ready")
         await asyncio.get_running_loop().run_in_executor(None, sys.stdin.readline)
-        # a collection looks at every answer kept so far, which takes longer and longer
+        # a collection would look at every answer kept so far, which takes longer and longer
         gc.disable()
         clock.start()
         watching = asyncio.create_task(watch(clock, late))
         await asyncio.gather(*(stream.run() for stream in streams))
         watching.cancel()
         ended = clock.now()
-        _say("done")
-        await leave(streams)
+        say("done")
+        await close(streams)
     return _outcome(load, streams, ended, lags, late)
 
 
-async def leave(streams: Iterable[Stream]) -> None:
-    """Close all streams at once; the books do not wait for those that the server does not close."""
+async def close(streams: Iterable[Stream]) -> None:
+    """Close all streams at once; do not wait longer for those that the server does not close."""
     with suppress(TimeoutError):
         async with asyncio.timeout(CLOSE_S):
             await asyncio.gather(*(stream.close() for stream in streams))
@@ -80,22 +79,16 @@ def _outcome(
     return Outcome(accounts, latency, Latencies(lags), Latencies(late), slots(results))
 
 
-def _say(line: str) -> None:
-    print(line, flush=True)
-
-
 def main() -> int:
-    """Run the load that standard input tells."""
-    load = Load(**json.loads(sys.stdin.readline()))
+    """Run the load given on standard input."""
     try:
-        outcome = asyncio.run(run(load))
+        say(asyncio.run(run(order(Load))).encode())
     except Refused as exc:
-        _say(f"{REFUSED}{exc.code} {exc.reason}")
+        say(f"{REFUSED}{exc.code} {exc.reason}")
         return 1
     except (ClientError, OSError, RunFailed) as exc:
-        _say(f"{FAILED}{exc}")
+        say(f"{FAILED}{exc}")
         return 1
-    _say(json.dumps(outcome.as_json()))
     return 0
 
 

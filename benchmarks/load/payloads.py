@@ -1,4 +1,4 @@
-"""The items that the benchmarks send, by name; what their answers must hold, where that is known beforehand."""
+"""The items that the benchmarks send, by name, and the expected answers where they are known."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ FRAME_BYTES = 42_000
 """A 640x480 JPEG of a webcam."""
 
 SIZES = 211
-"""How many sizes `numbered` has: a prime, so that no window or batch falls into step with it."""
+"""How many sizes `numbered` has: a prime, so that no window or batch size divides it."""
 
 TEXTS = (
     "Are we still on for lunch tomorrow? I could do half past twelve, or any time after two.",
@@ -41,7 +41,7 @@ def portrait() -> list[bytes]:
 
 
 def frame() -> list[bytes]:
-    """One item of a frame's size for the null model, which does not look at it."""
+    """One item of a frame's size for the null model, which does not read it."""
     return [bytes(FRAME_BYTES)]
 
 
@@ -64,7 +64,7 @@ PAYLOADS: dict[str, Callable[[], Payloads]] = {
 
 
 def expected(name: str) -> list[dict[str, Any]]:
-    """The outputs that `PAYLOADS[name]` must get, in their order; empty where only the model knows."""
+    """The outputs for the items of `PAYLOADS[name]`, in order; empty if they depend on the model."""
     if name not in {"frame", "numbered"}:
         return []
     return [{"bytes": len(item)} for item in PAYLOADS[name]()]

@@ -1,4 +1,4 @@
-"""Drives loads against a server, puts together what both sides say of the run, and says whether it counts."""
+"""Runs loads against a server, joins what generators and process tree report, and decides whether it counts."""
 
 from __future__ import annotations
 
@@ -14,35 +14,34 @@ import psutil  # type: ignore[import-untyped]
 from benchmarks.load.accounts import Account
 from benchmarks.load.generator import Generator, Load, Outcome
 from benchmarks.load.histograms import Latencies, Moment, timeline, total
-from benchmarks.load.servers import Program, cpu, machine_cpu
+from benchmarks.load.servers import Program, cpu
+from benchmarks.report.environment import machine_cpu
 from benchmarks.report.results import Say
 
 LAG_MS = 20.0
-"""By how much 99 in 100 of a generator's items, and of its event loop's ticks, may be late at most. It is a tenth
-of the age at which an answer to a camera is stale, and a third of a camera's interval at 15 frames a second:
-beyond, the load is another one than was asked for, and a good part of the latencies is the generator's own."""
+"""By how much 99 % of a generator's items, and of its event loop's ticks, may be late. A tenth of the age at which
+an answer to a camera is stale, and a third of a camera's interval at 15 frames a second: beyond, the load is not
+the one asked for, and much of the latency is the generator's own."""
 
 TICK = 1 / os.sysconf("SC_CLK_TCK")
-"""Seconds of CPU, as finely as the kernel tells them of a process."""
+"""Resolution of a process's CPU time in seconds."""
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What one run of loads showed.
+    """The outcome of one run.
 
     Attributes:
         accounts: of each load's streams.
         seconds: from the first item to the last answer.
-        cpu: CPU seconds of the server's tree in that time; 0 for a server that others have started.
-        foreign: cores that programs other than the server and the loads used meanwhile.
-        latency: how long every item of all loads waited since it was due, for a result, for an error or in vain.
-        lag: by how much items of open loops went out late by the generators' own fault.
-            Of both, what they are asked for is in milliseconds.
+        cpu: CPU seconds of the server's tree in that time; 0 if the server was not started here.
+        foreign: cores that other programs used meanwhile.
+        latency: how long every item of all loads waited since it was due (`Account.waits`).
+        lag: by how much items of open loops went out late through the generators' own fault.
         timeline: the results' latency over the run.
-        void: why the run says nothing about the server; empty where it counts.
+        void: why the run does not count; empty if it does.
         load_cpu: CPU seconds of the generators.
-        measured_s: until when an item had to be due to be measured, in seconds since the start of the run; of
-            several loads the least.
+        measured_s: `Load.measured_s`, the least of several loads'.
     """
 
     accounts: list[list[Account]]
@@ -73,17 +72,17 @@ class Run:
 
     @property
     def per_cpu(self) -> float:
-        """Results per CPU second of the server's tree; one that used less than a tick has used one at most."""
+        """Results per CPU second of the server's tree, of at least one tick."""
         return self.results / max(self.cpu, TICK)
 
     @property
     def sent(self) -> int:
-        """Items that got out."""
+        """Items sent."""
         return sum(account.sent for account in self.streams)
 
     @property
     def unsent(self) -> int:
-        """Items that were due and did not get out, because the server did not read."""
+        """Items that were due and not sent, because the server did not read."""
         return sum(account.unsent for account in self.streams)
 
     @property
@@ -98,26 +97,26 @@ class Run:
 
     @property
     def unaccounted(self) -> int:
-        """Items that the two sides' books do not explain."""
+        """Items on which clients and server disagree."""
         return sum(account.unaccounted for account in self.streams)
 
     @property
     def waits(self) -> list[tuple[float, float]]:
-        """What `latency` is of: when each item's waiting ended, and its milliseconds (`Account.waits`)."""
+        """The waits that `latency` has (`Account.waits`)."""
         return [wait for account in self.streams for wait in account.waits(self.seconds, self.measured_s)]
 
 
 def drive(program: Program | None, loads: Sequence[Load]) -> Run:
-    """Run loads against a server at once, each from processes of its own.
+    """Run loads against a server simultaneously, each from its own processes.
 
-    Websockets are open before anything is measured; connections for posts are opened when they are needed.
+    Websockets are opened before the measurement; connections for posts when they are needed.
 
     Args:
-        program: the server, for its CPU time; None where it is not ours to look into.
+        program: the server, for its CPU time; None if it was not started here.
 
     Raises:
-        Refused: the server did not take a stream.
-        RunFailed: it did not answer, or came to no end; or a generator's process did.
+        Refused: the server refused a stream.
+        RunFailed: the server or a generator did not answer or did not end.
     """
     with ExitStack() as stack:
         generators = [[stack.enter_context(Generator(share)) for share in load.shares()] for load in loads]
@@ -153,11 +152,7 @@ def drive(program: Program | None, loads: Sequence[Load]) -> Run:
 
 
 def drive_again_if_void(program: Program | None, load: Load, say: Say) -> Run:
-    """Drive a load; once more if that was void, since what disturbed the generator may be over.
-
-    Raises:
-        Refused, RunFailed: as `drive`.
-    """
+    """Drive a load; once more if the run is void, since the disturbance may be over. Raises as `drive`."""
     run = drive(program, [load])
     if not run.void:
         return run
@@ -166,11 +161,11 @@ def drive_again_if_void(program: Program | None, load: Load, say: Say) -> Run:
 
 
 def lateness(outcome: Outcome) -> str:
-    """Say why a generator's load was not the one asked for; nothing if it kept its schedule.
+    """Say why a generator's load was not the one asked for; "" if it kept its schedule.
 
-    A closed loop has no schedule but that of its event loop's ticks. When they are late, so are its items, and the
-    capacity that it finds is its own. As long as no other program takes the cores, 99 in 100 are late by less than
-    half of `LAG_MS`, also while the server takes all that there is.
+    A closed loop has only the schedule of its event loop's ticks. If they are late, so are its items, and the
+    capacity it finds is its own. Unless other programs take the cores, 99 % are late by less than half of `LAG_MS`,
+    even while the server uses all cores.
     """
     for lags, what in ((outcome.lag, "items went out"), (outcome.loop, "its event loop ran")):
         if lags.count and (late_ms := lags.percentile(99)) > LAG_MS:
@@ -182,5 +177,5 @@ def lateness(outcome: Outcome) -> str:
 
 
 def first_void(runs: Iterable[Run]) -> str:
-    """Say why the first of these runs that counts for nothing does; nothing if all of them count."""
+    """Give the reason of the first void run; "" if all count."""
     return next((run.void for run in runs if run.void), "")

@@ -1,4 +1,4 @@
-"""What a server's own process holds, and servers that may hold many streams."""
+"""What a server's own process holds, and servers that admit many streams."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from dataclasses import dataclass
 from benchmarks.load.servers import Process, Program, serving
 
 SPARE = 200
-"""Descriptors of the server that are no idle connection's: its own, its workers', the live stream's."""
+"""Descriptors of the server that belong to no idle connection: its own, its workers', the live stream's."""
 
-SETTLED_S, UNSETTLED_S = 0.5, 10.0
-"""What has not changed for so long is settled; and the longest wait for that."""
+SETTLED_S, LIMIT_S = 0.5, 10.0
+"""Memory is settled if it has not changed for so long; and the longest wait for that."""
 
 KIB = 1024.0
 
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """What the server's own process holds.
+    """What a process holds.
 
     Attributes:
-        rss, uss: bytes that are resident, and those of them that no other process shares.
+        rss, uss: resident bytes, and those of them that no other process shares.
         descriptors: open files and sockets.
     """
 
@@ -34,12 +34,12 @@ class Held:
 
 
 def settled(process: Process) -> Held:
-    """Wait until a process holds the same for a while, and give what that is."""
-    deadline = time.monotonic() + UNSETTLED_S
+    """Wait until what a process holds does not change, and return it."""
+    deadline = time.monotonic() + LIMIT_S
     last = None
     while (now := _held(process)) != last and time.monotonic() < deadline:
         last = now
-        time.sleep(SETTLED_S)  # the measure itself: it holds the same for so long
+        time.sleep(SETTLED_S)  # the criterion itself
     return now
 
 
@@ -49,7 +49,7 @@ def _held(process: Process) -> Held:
 
 
 def allowed(wanted: int) -> int:
-    """Let this process and those it starts open all the files they may; how many connections that allows."""
+    """Raise the limit of open files for this process and those it starts; return how many connections it allows."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard == resource.RLIM_INFINITY:
         hard = max(soft, wanted + SPARE)
@@ -58,8 +58,8 @@ def allowed(wanted: int) -> int:
 
 
 @contextmanager
-def roomy(streams: int) -> Iterator[Program]:
-    """Run a server of the null model that lets so many streams in, all from one address."""
+def serving_many(streams: int) -> Iterator[Program]:
+    """Run a server of the null model that admits so many streams from one address."""
     most = streams + SPARE
     limits = ("--set", f"limits.max_streams={most}", "--set", f"limits.max_streams_per_peer={most}")
     with serving("echo", *limits) as server:
@@ -67,5 +67,5 @@ def roomy(streams: int) -> Iterator[Program]:
 
 
 def address(server: Program) -> str:
-    """Where `roomy`'s streams connect to."""
+    """The address of the null model's streams."""
     return f"{server.url}/v2/models/echo/stream?policy=queue"

@@ -1,4 +1,4 @@
-"""Starts the servers that are measured, reads the CPU time of their process trees, and ends them, and no others."""
+"""Starts the servers that are measured, reads the CPU time of their process trees, and ends them."""
 
 from __future__ import annotations
 
@@ -21,30 +21,23 @@ from benchmarks.load.subprocesses import environment, python
 Process: TypeAlias = psutil.Process
 
 START_S = 60.0
-"""A start takes under a second, and with scikit-learn under five, on an idle machine; Ray Serve's takes ten."""
+"""On an idle machine a start takes under a second, with scikit-learn under five, of Ray Serve ten."""
 
 STOP_S = 15.0
-"""The server's own drain takes ten at most."""
+"""The server's own drain takes at most ten."""
 
 POLITELY = ("nice", "-n", "5")
-"""Begins the command of a server that leaves the cores to the load when both want them, as if the load came from
-another machine: overloaded servers would keep it from its schedule."""
+"""Prefix of the command of a server that yields the cores to the load, as if the load came from another machine:
+overloaded servers would keep it from its schedule."""
 
 STREAM_SERVER = (*python("stream_server"), "serve", "--workers", "2")
 
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-"""Gives numeric libraries one thread, as the stream server's workers have."""
-
-
-def machine_cpu() -> float:
-    """CPU seconds of the whole machine since its start, idle ones left out."""
-    times = psutil.cpu_times()
-    # what guests take is in `user` already
-    return float(sum(times[:8]) - times.idle - getattr(times, "iowait", 0.0))
+"""Limits numeric libraries to one thread, as in the stream server's workers."""
 
 
 def runs(process: Process) -> bool:
-    """Whether a process still is one: what has ended may wait for long until somebody reaps it."""
+    """Whether a process runs; one that has ended may remain as a zombie."""
     try:
         return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
@@ -52,18 +45,18 @@ def runs(process: Process) -> bool:
 
 
 def waits(process: Process) -> int:
-    """How often a process has waited so far."""
+    """How often a process has blocked so far."""
     return int(process.num_ctx_switches().voluntary)
 
 
 def cpu(process: Process) -> float:
-    """CPU seconds of one process, and of those below it that have ended and been waited for."""
+    """CPU seconds of a process and of its children that have ended and been waited for."""
     times = process.cpu_times()
     return float(times.user + times.system + times.children_user + times.children_system)
 
 
-def stands(process: Process) -> bool:
-    """Whether a process does not run on: it is stopped, or has ended."""
+def stopped(process: Process) -> bool:
+    """Whether a process is stopped or has ended."""
     with suppress(psutil.NoSuchProcess):
         return process.status() in {psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE}
     return True
@@ -71,10 +64,10 @@ def stands(process: Process) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """A server that runs.
+    """A running server.
 
     Attributes:
-        url: its address; of a plain transport the endpoint's complete one.
+        url: its address; of a plain transport the complete address of the endpoint.
         ready_s: seconds from its start until it said so, or answered.
         transport: what a load speaks to it.
     """
@@ -86,13 +79,13 @@ class Program:
 
     @property
     def workers(self) -> list[Process]:
-        """Every process below it; none where it has ended."""
+        """All its descendants; none if it has ended."""
         with suppress(psutil.NoSuchProcess):
             return list(self.process.children(recursive=True))
         return []
 
     def cpu(self) -> float:
-        """CPU seconds of the whole tree so far, workers that have ended included.
+        """CPU seconds of the whole tree so far, including workers that have ended.
 
         Raises:
             RunFailed: the server has ended.
@@ -107,7 +100,7 @@ class Program:
         return used
 
     def memory(self) -> int:
-        """Resident bytes of the whole tree; what its processes share counts in each."""
+        """Resident bytes of the whole tree; shared pages count in each process."""
         held = 0
         for process in (self.process, *self.workers):
             with suppress(psutil.NoSuchProcess):
@@ -115,38 +108,38 @@ class Program:
         return held
 
     def pause(self) -> None:
-        """Stop every process of the tree, so that it takes nothing from what is measured meanwhile.
+        """Stop every process of the tree, so that it does not disturb other measurements.
 
         Raises:
             RunFailed: one has not stopped within `STOP_S`.
         """
         deadline = time.monotonic() + STOP_S
         paused: set[Process] = set()
-        # one that has been started meanwhile shows once everything that could start another one stands still
+        # look again: processes may have been started until all that could start one are stopped
         while fresh := [one for one in (self.process, *self.workers) if one not in paused]:
             for process in fresh:
                 with suppress(psutil.NoSuchProcess):
                     process.suspend()
-            # the signal is only pending when kill(2) returns: on a busy machine its receiver goes on for a while
-            while not all(map(stands, fresh)):
+            # the signal is only pending when kill(2) returns; on a busy machine its receiver goes on for a while
+            while not all(map(stopped, fresh)):
                 if time.monotonic() > deadline:
                     raise RunFailed("the server cannot be paused: it does not stop")
-                time.sleep(0.001)  # a process tells only its parent that it has stopped
+                time.sleep(0.001)  # only its parent is notified
             paused.update(fresh)
 
     def resume(self) -> None:
-        """Let a tree that was paused go on."""
-        # workers first: a parent that woke up to silent ones might take them for dead
+        """Continue a paused tree."""
+        # workers first: a parent might take stopped ones for dead
         for process in (*reversed(self.workers), self.process):
             with suppress(psutil.NoSuchProcess):
                 process.resume()
 
 
 def end(process: subprocess.Popen[str] | subprocess.Popen[bytes], known: Iterable[Process] = ()) -> None:
-    """End a server, and what it leaves of its tree: some end at SIGTERM without their workers.
+    """End a server and the rest of its tree: some end at SIGTERM without their workers.
 
     Args:
-        known: of its tree; if it has ended already, nothing else tells what it left.
+        known: descendants, for a server that has already ended.
     """
     tree = set(known)
     with suppress(psutil.NoSuchProcess):
@@ -158,15 +151,15 @@ def end(process: subprocess.Popen[str] | subprocess.Popen[bytes], known: Iterabl
         process.kill()
     for left in tree:
         with suppress(psutil.NoSuchProcess):
-            left.kill()  # psutil looks whether the number still is this process's
+            left.kill()  # psutil checks that the pid was not reused
 
 
 @contextmanager
 def running(*command: str, quiet: bool = False) -> Iterator[Program]:
-    """Run a server from its line with an address to the end of the context.
+    """Run a server that prints its address when ready.
 
     Args:
-        quiet: leave out its log, where every line of it would be of something done on purpose.
+        quiet: discard its log, if it would only report what is done on purpose.
 
     Raises:
         RunFailed: it does not start.

@@ -1,58 +1,86 @@
-"""A process of this package that a benchmark starts, and the lines that the two say to each other."""
+"""Processes of this package that a benchmark starts, and the lines they exchange: JSON, or single words."""
 
 from __future__ import annotations
 
-import json
 import os
 import select
 import subprocess
 import sys
 import time
-from pathlib import Path
-from typing import Any, Self
+from typing import Self, TypeVar
 
-from benchmarks.failures import Refused, RunFailed
+import msgspec
+
+from benchmarks.failures import CHECKOUT, Refused, RunFailed
 
 FAILED = "failed: "
-"""Begins the line that a process says in place of another one when it cannot go on."""
+"""Starts the line that a process writes instead of another one if it cannot go on."""
 
 REFUSED = "refused: "
-"""Begins that line where the server did not take a stream; its code and its message follow."""
+"""Starts that line if the server refused a stream; error code and message follow."""
 
 CHUNK = 1 << 16
-"""Bytes of one read: what a pipe holds."""
+"""Bytes per read: the capacity of a pipe."""
+
+T = TypeVar("T")
 
 
 def python(module: str, *args: str) -> list[str]:
-    """Give the command that runs a module; it is to run in `environment`.
+    """Give the command that runs a module; use it with `environment`.
 
-    It never looks into the current folder, which may have a package of the module's name.
+    ``-P`` because the current folder may have a package of the module's name.
     """
     return [sys.executable, "-P", "-m", module, *args]
 
 
 def environment(**more: str) -> dict[str, str]:
-    """Give what `python`'s command needs to find this very package, be it installed or not."""
-    places = str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH")
+    """Give the environment in which `python`'s command finds this package, installed or not."""
+    places = str(CHECKOUT), os.environ.get("PYTHONPATH")
     return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, places)), **more}
 
 
-class Child:
-    """The process of a module; a context, at whose end it is gone.
+def call(module: str, *args: str, seconds: float, kind: type[T], order: object = None, **env: str) -> T:
+    """Run a module to its end and decode its output, which is JSON.
 
     Args:
-        order: what it shall do, which it gets as a line of JSON.
+        order: written as JSON to its standard input.
+
+    Raises:
+        RunFailed: it failed or did not end in time.
+    """
+    try:
+        done = subprocess.run(
+            python(module, *args),
+            input=msgspec.json.encode(order),
+            env=environment(**env),
+            capture_output=True,
+            timeout=seconds,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as exc:
+        raise RunFailed(f"it did not end within {seconds:.0f} s") from exc
+    if done.returncode:
+        lines = done.stderr.decode(errors="replace").strip().splitlines() or ["no reason given"]
+        raise RunFailed(f"it failed: {lines[-1]}")
+    return msgspec.json.decode(done.stdout, type=kind)
+
+
+class Child:
+    """The process of a module; a context, at whose end it is killed.
+
+    Args:
+        order: written to it as a line of JSON.
     """
 
-    def __init__(self, module: str, order: dict[str, Any]) -> None:
+    def __init__(self, module: str, order: object) -> None:
         self._module = module
-        # without buffers: one that a broken pipe has left full would fail once more when it is closed, and a line
-        # that waits in one is hidden from `select`
+        # unbuffered: a buffer left full by a broken pipe would fail again when it is closed, and lines waiting in
+        # a buffer are invisible to `select`
         self._process = subprocess.Popen(
             python(module), stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment(), bufsize=0
         )
-        self._held = bytearray()
-        self.tell(json.dumps(order))
+        self._buffer = bytearray()
+        self.tell(msgspec.json.encode(order).decode())
 
     def __enter__(self) -> Self:
         return self
@@ -68,7 +96,7 @@ class Child:
         return self._process.pid
 
     def tell(self, line: str) -> None:
-        """Say a line. A process that has ended does not hear it, which `line` finds."""
+        """Write a line. If the process has ended, `line` finds out."""
         assert self._process.stdin
         try:
             self._process.stdin.write(f"{line}\n".encode())
@@ -76,23 +104,23 @@ class Child:
             return
 
     def line(self, seconds: float) -> str | None:
-        """Wait for its next line, for so long at most.
+        """Wait for its next line.
 
         Returns:
-            The line, without its end; None if none came.
+            The line without its end; None if there was none in time.
 
         Raises:
-            Refused: it says that the server refused a stream.
-            RunFailed: it says that it cannot go on, or has ended.
+            Refused: it reports that the server refused a stream.
+            RunFailed: it reports that it cannot go on, or has ended.
         """
         deadline, left, searched = time.monotonic() + seconds, max(0.0, seconds), 0
-        while (end := self._held.find(b"\n", searched)) < 0:
-            searched = len(self._held)
+        while (end := self._buffer.find(b"\n", searched)) < 0:
+            searched = len(self._buffer)
             if left < 0 or not self._read(left):
                 return None
             left = deadline - time.monotonic()
-        line = self._held[:end].decode()
-        del self._held[: end + 1]
+        line = self._buffer[:end].decode()
+        del self._buffer[: end + 1]
         if line.startswith(REFUSED):
             raise Refused(*line.removeprefix(REFUSED).split(" ", 1))
         if line.startswith(FAILED):
@@ -100,7 +128,7 @@ class Child:
         return line
 
     def _read(self, seconds: float) -> bool:
-        """Take what it has said; whether anything came in that time."""
+        """Read what it has written; return whether there was anything in time."""
         assert self._process.stdout
         output = self._process.stdout.fileno()
         if not select.select([output], [], [], seconds)[0]:
@@ -108,5 +136,19 @@ class Child:
         data = os.read(output, CHUNK)
         if not data:
             raise RunFailed(f"the process of {self._module} ended before it was done")
-        self._held += data
+        self._buffer += data
         return True
+
+
+def say(line: object) -> None:
+    """Write a line for the benchmark; what is no text is written as JSON."""
+    print(line if isinstance(line, str) else msgspec.json.encode(line).decode(), flush=True)
+
+
+def order(kind: type[T]) -> T:
+    """Read what a `Child` was told to do.
+
+    Raises:
+        msgspec.ValidationError: it does not fit; the message names the key.
+    """
+    return msgspec.json.decode(sys.stdin.readline(), type=kind)

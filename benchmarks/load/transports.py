@@ -1,7 +1,7 @@
-"""How streams bring their items to a server: by this project's protocol, a plain websocket, or one POST per item.
+"""How streams send items to a server: by this project's protocol, a plain websocket, or one POST per item.
 
-Each keeps what is due and what comes back, cheaply, and judges nothing before the run is over. aiohttp's websocket
-costs half the CPU of the websockets library.
+During the run each only records what was due and what came back. aiohttp's websocket costs half the CPU of the
+websockets library.
 """
 
 from __future__ import annotations
@@ -17,10 +17,9 @@ from aiohttp import ClientConnectionError, ClientError, ClientSession, ClientWeb
 
 from benchmarks.failures import Refused
 from benchmarks.load.accounts import Account, settle, settle_plain
-from benchmarks.load.arrivals import chance_of, schedule
 from benchmarks.load.generator import Load
-from benchmarks.load.pacing import Clock, Pace
 from benchmarks.load.payloads import Payloads, expected
+from benchmarks.load.schedule import Clock, Pace, chance_of, schedule
 
 END = '{"type": "end"}'
 END_PREFIX = '{"type": "end"'
@@ -38,19 +37,19 @@ class Stream(Protocol):
         """Send, and receive until everything is answered."""
 
     async def close(self) -> None:
-        """Leave."""
+        """Disconnect."""
 
     def account(self) -> Account:
-        """Settle the stream, after the run."""
+        """Make the stream's account, after the run."""
 
 
 @dataclass(frozen=True, slots=True)
-class Lane:
-    """What one stream is given.
+class Setup:
+    """What a stream is made from.
 
     Attributes:
-        number: which one of the load's streams it is.
-        lags: where the lag of each of its items goes, in seconds.
+        number: of the stream in its load.
+        lags: where the lag of each item goes, in seconds.
     """
 
     session: ClientSession
@@ -61,7 +60,7 @@ class Lane:
     lags: list[float]
 
     def plan(self) -> Sequence[float]:
-        """Make its schedule; a closed loop has none."""
+        """Make the schedule; empty in a closed loop."""
         load = self.load
         if not load.rate:
             return []
@@ -71,23 +70,23 @@ class Lane:
 class Websocket:
     """A stream over a websocket, of this project's protocol or a plain one."""
 
-    def __init__(self, lane: Lane) -> None:
-        self._session = lane.session
-        self._load = lane.load
-        self._payloads = lane.payloads
-        self._clock = lane.clock
-        self._pace = Pace(lane.clock, lane.lags)
-        self._plan = lane.plan()
+    def __init__(self, setup: Setup) -> None:
+        self._session = setup.session
+        self._load = setup.load
+        self._payloads = setup.payloads
+        self._clock = setup.clock
+        self._pace = Pace(setup.clock, setup.lags)
+        self._plan = setup.plan()
         self._due: list[float] = []
         self._messages: list[tuple[float, str]] = []
         self._sent_all = False
         self._ws: ClientWebSocketResponse
 
     async def open(self) -> None:
-        """Connect, and hear the greeting, where there is one.
+        """Connect; with this project's protocol, wait for `ready`.
 
         Raises:
-            Refused: the server does not take the stream.
+            Refused: the server refused the stream.
         """
         self._ws = await self._session.ws_connect(self._load.address, max_msg_size=0)
         if self._load.transport == "stream":
@@ -97,7 +96,7 @@ class Websocket:
 
     async def run(self) -> None:
         """Send, and receive until everything is answered or the server ends the stream."""
-        # of a server that has closed: what is missing shows in the account
+        # the server has closed: what is missing shows in the account
         with suppress(ClientConnectionError, ConnectionError):
             if self._load.rate:
                 await asyncio.gather(self._scheduled(), self._receive(closed=False))
@@ -111,7 +110,7 @@ class Websocket:
         await self._ws.close()
 
     def account(self) -> Account:
-        """Settle the stream."""
+        """Make the account."""
         unsent = self._plan[len(self._due) :]
         if self._load.transport == "stream":
             return settle(self._due, self._messages, expected(self._load.payload), unsent)
@@ -121,7 +120,7 @@ class Websocket:
     async def _scheduled(self) -> None:
         for due in self._plan:
             await self._pace.until(due)
-            if self._pace.held(due) and self._clock.now() >= self._load.seconds:
+            if self._pace.delayed(due) and self._clock.now() >= self._load.seconds:
                 break  # the server reads more slowly than this stream is to send
             await self._send(due)
         await self._sent()
@@ -139,7 +138,7 @@ class Websocket:
                     await self._sent()
 
     async def _sent(self) -> None:
-        """Tell the server that there is nothing more; a plain one is left as soon as it has answered all."""
+        """End the stream; a plain websocket is closed when everything is answered."""
         self._sent_all = True
         if self._load.transport == "stream":
             await self._ws.send_str(END)
@@ -147,7 +146,7 @@ class Websocket:
             await self._ws.close()
 
     def _ended(self, text: str) -> bool:
-        """Whether a message that came is the last one."""
+        """Whether a message is the last one."""
         if self._load.transport == "stream":
             return text.startswith(END_PREFIX)
         return self._sent_all and len(self._messages) >= len(self._due)
@@ -168,21 +167,21 @@ class Websocket:
 
 
 class Posts:
-    """A stream whose items are posted one by one; its connections open when they are first needed."""
+    """A stream whose items are posted one by one, over connections that open when needed."""
 
-    def __init__(self, lane: Lane) -> None:
-        self._session = lane.session
-        self._load = lane.load
-        self._headers = OCTETS if lane.load.kept else {**OCTETS, "Connection": "close"}
-        self._bodies = [item.encode() if isinstance(item, str) else item for item in lane.payloads]
-        self._clock = lane.clock
-        self._lags = lane.lags
-        self._plan = lane.plan()
+    def __init__(self, setup: Setup) -> None:
+        self._session = setup.session
+        self._load = setup.load
+        self._headers = OCTETS if setup.load.kept else {**OCTETS, "Connection": "close"}
+        self._bodies = [item.encode() if isinstance(item, str) else item for item in setup.payloads]
+        self._clock = setup.clock
+        self._lags = setup.lags
+        self._plan = setup.plan()
         self._due: list[float] = []
         self._answers: list[tuple[int, float, str]] = []
 
     async def open(self) -> None:
-        """Nothing to open."""
+        """Do nothing."""
 
     async def run(self) -> None:
         """Post everything, and wait for every answer."""
@@ -195,14 +194,14 @@ class Posts:
                 posts.create_task(self._post(due))
 
     async def close(self) -> None:
-        """Nothing to close: the connections are the session's."""
+        """Do nothing: the session has the connections."""
 
     def account(self) -> Account:
-        """Settle the stream."""
+        """Make the account."""
         return settle_plain(self._due, self._answers)
 
     async def _in_turn(self) -> None:
-        """Post one item after the other, each when the last one is answered."""
+        """Post an item when the previous one is answered."""
         load = self._load
         while (now := self._clock.now()) < load.seconds and (
             load.count is None or len(self._due) < load.count

@@ -11,10 +11,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from benchmarks.failures import RunFailed
-from benchmarks.load.arrivals import Arrivals
 from benchmarks.load.generator import Load
 from benchmarks.load.payloads import FRAME_BYTES
 from benchmarks.load.run import Run, drive, drive_again_if_void
+from benchmarks.load.schedule import Arrivals
 from benchmarks.load.servers import Program, serving
 from benchmarks.report.results import Say
 from benchmarks.scenarios.options import Options

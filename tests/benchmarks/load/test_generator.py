@@ -8,10 +8,11 @@ import os
 import signal
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from urllib.request import urlopen
 
+import msgspec
 import pytest
+from msgspec.structs import replace
 
 from benchmarks.failures import RunFailed
 from benchmarks.load import generator as generator_module
@@ -63,7 +64,7 @@ def test_an_outcome_survives_the_way_to_the_other_process() -> None:
     sent = Outcome(
         [account], Latencies([0.01]), Latencies([0.002]), Latencies([0.003]), {2: Latencies([0.01])}
     )
-    got = Outcome.from_json(json.loads(json.dumps(sent.as_json())))
+    got = Outcome.decode(sent.encode())
     assert (got.accounts[0].errors, got.accounts[0].unsent) == ({"timeout": 1}, 1)
     assert [tuple(answer) for answer in got.accounts[0].answers] == account.answers
     for name in ("latency", "lag", "loop"):
@@ -117,9 +118,9 @@ async def test_streams_are_closed_at_once_and_one_that_is_not_closed_is_left(
     together = asyncio.Barrier(3)
     streams = [Closing(together) for _ in range(3)]
     async with asyncio.timeout(30):
-        await load_process.leave(streams)  # type: ignore[arg-type]
+        await load_process.close(streams)  # type: ignore[arg-type]
         monkeypatch.setattr(load_process, "CLOSE_S", 0.01)
-        await load_process.leave([Closing(None)])  # type: ignore[list-item]
+        await load_process.close([Closing(None)])  # type: ignore[list-item]
     assert all(stream.closed for stream in streams)
 
 
@@ -140,3 +141,13 @@ def test_a_generator_that_was_held_up_says_so(server: Program) -> None:
     assert lateness(outcome).startswith("the generator did not keep its schedule: items went out up to ")
     assert outcome.latency.percentile(99) > 100  # an item's clock runs from when it was due
     assert outcome.loop.percentile(99) > 100  # its event loop was stopped, too, and knows
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [({"strems": 1}, "unknown field `strems`"), ({"rate": "fast"}, r"got `str` - at `\$\.rate`")],
+)
+def test_a_load_that_does_not_fit_is_refused_by_its_key(change: dict[str, object], sentence: str) -> None:
+    document = {**json.loads(msgspec.json.encode(LOAD)), **change}
+    with pytest.raises(msgspec.ValidationError, match=sentence):
+        msgspec.json.decode(json.dumps(document), type=Load)

@@ -1,16 +1,15 @@
-"""Clients in thousands, here in dozens: they see a server's greeting, its goodbye, and whatever is neither."""
+"""Raw clients against a real server and a scripted one: what they see is reported, and every fault is counted."""
 
 from __future__ import annotations
 
 import asyncio
 import signal
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 
 from benchmarks.failures import RunFailed
-from benchmarks.load.raw_clients import GOING, NORMAL, Plan, Visitors
+from benchmarks.load.raw_clients import GOING_AWAY, NORMAL, Plan, RawClients, Report
 from tests.conftest import RunningServer
 from tests.stream_server.peer import Peer, Script, obedient, scripted
 
@@ -20,37 +19,37 @@ def address(url: str) -> str:
 
 
 def test_those_that_stay_leave_when_told(server: RunningServer) -> None:
-    with Visitors(Plan(address(server.url), 30)) as visitors:
-        assert visitors.heard()["seconds"] > 0
-        visitors.tell("count")
-        assert visitors.heard() == {"open": 30, "codes": {}}
-        visitors.tell("leave")
-        assert visitors.heard() == {"codes": {str(NORMAL): 30}}
+    with RawClients(Plan(address(server.url), 30)) as clients:
+        assert clients.report().seconds > 0
+        clients.tell("count")
+        assert clients.report() == Report(open=30)
+        clients.tell("leave")
+        assert clients.report() == Report(codes={NORMAL: 30})
 
 
 def test_those_that_stay_are_told_when_the_server_stops(start_server: Callable[..., RunningServer]) -> None:
     server = start_server("--model", "echo", "--workers", "1")
-    with Visitors(Plan(address(server.url), 10)) as visitors:
-        visitors.heard()
+    with RawClients(Plan(address(server.url), 10)) as clients:
+        clients.report()
         assert server.stop(signal.SIGTERM) == 0
-        assert visitors.heard() == {"codes": {str(GOING): 10}}
+        assert clients.report() == Report(codes={GOING_AWAY: 10})
 
 
 def test_those_that_come_and_go_are_served(server: RunningServer) -> None:
     before = server.metrics()['stream_items_results_total{model="echo"}']
-    with Visitors(Plan(address(server.url), 4, seconds=60.0, visits=25)) as visitors:
-        told = visitors.heard()
-    assert (told["failed"], len(told["waits_ms"])) == (0, 25)
-    assert all(wait > 0 for wait in told["waits_ms"])
+    with RawClients(Plan(address(server.url), 4, seconds=60.0, visits=25)) as clients:
+        told = clients.report()
+    assert (told.failed, len(told.waits_ms)) == (0, 25)
+    assert all(wait > 0 for wait in told.waits_ms)
     assert server.metrics()['stream_items_results_total{model="echo"}'] == before + 25
 
 
-async def against(script: Script, plan: Callable[[str], Plan], lines: int) -> list[dict[str, Any]]:
-    """What visitors of a scripted server say."""
+async def against(script: Script, plan: Callable[[str], Plan], lines: int) -> list[Report]:
+    """What clients of a scripted server say."""
 
-    def visit(url: str) -> list[dict[str, Any]]:
-        with Visitors(plan(address(url))) as visitors:
-            return [visitors.heard() for _ in range(lines)]
+    def visit(url: str) -> list[Report]:
+        with RawClients(plan(address(url))) as clients:
+            return [clients.report() for _ in range(lines)]
 
     async with scripted(script, subprotocols=None) as url:
         return await asyncio.to_thread(visit, url)
@@ -60,10 +59,10 @@ async def test_pings_are_answered() -> None:
     async def ping(peer: Peer) -> None:
         await peer.ready()
         await (await peer.ws.ping(b"there?"))
-        await peer.ws.close(GOING)
+        await peer.ws.close(GOING_AWAY)
 
     _, ended = await against(ping, lambda url: Plan(url, 3), 2)
-    assert ended == {"codes": {str(GOING): 3}}
+    assert ended == Report(codes={GOING_AWAY: 3})
 
 
 async def test_who_is_cut_off_is_counted() -> None:
@@ -73,7 +72,7 @@ async def test_who_is_cut_off_is_counted() -> None:
         peer.cut()
 
     _, ended = await against(cut, lambda url: Plan(url, 3), 2)
-    assert ended == {"codes": {"1006": 3}}
+    assert ended == Report(codes={1006: 3})
 
 
 async def test_a_visit_without_an_answer_has_failed() -> None:
@@ -84,7 +83,7 @@ async def test_a_visit_without_an_answer_has_failed() -> None:
         await peer.ws.close()
 
     (told,) = await against(forget, lambda url: Plan(url, 1, seconds=60.0, visits=2), 1)
-    assert told["failed"] == 2
+    assert told.failed == 2
 
 
 async def test_every_visit_that_fails_is_counted_however_many_there_are_at_the_time() -> None:
@@ -96,7 +95,7 @@ async def test_every_visit_that_fails_is_counted_however_many_there_are_at_the_t
         await peer.ws.close(1011)
 
     (told,) = await against(fail_every_fourth, lambda url: Plan(url, 16, seconds=60.0, visits=400), 1)
-    assert (told["visits"], told["failed"], len(told["waits_ms"])) == (400, 100, 400)
+    assert (told.visits, told.failed, len(told.waits_ms)) == (400, 100, 400)
 
 
 async def test_a_visit_that_is_cut_off_or_refused_has_failed_and_the_others_go_on() -> None:
@@ -110,16 +109,30 @@ async def test_a_visit_that_is_cut_off_or_refused_has_failed_and_the_others_go_o
                 await obedient(peer)
 
     (told,) = await against(turn_away, lambda url: Plan(url, 4, seconds=60.0, visits=60), 1)
-    assert (told["visits"], told["failed"], len(told["waits_ms"])) == (60, 40, 20)
+    assert (told.visits, told.failed, len(told.waits_ms)) == (60, 40, 20)
 
 
 def test_visits_where_nobody_listens_have_failed() -> None:
-    with Visitors(Plan("http://127.0.0.1:1/", 2, seconds=60.0, visits=6)) as visitors:
-        told = visitors.heard()
-    assert (told["visits"], told["failed"], told["waits_ms"]) == (6, 6, [])
+    with RawClients(Plan("http://127.0.0.1:1/", 2, seconds=60.0, visits=6)) as clients:
+        told = clients.report()
+    assert (told.visits, told.failed, told.waits_ms) == (6, 6, [])
 
 
 def test_a_server_that_refuses_those_who_stay_ends_the_run_with_its_reason(server: RunningServer) -> None:
     plan = Plan(address(server.url).replace("echo", "nothing"), 2)
-    with Visitors(plan) as visitors, pytest.raises(RunFailed, match=r"BadPeer: .*unknown_model"):
-        visitors.heard()
+    with RawClients(plan) as clients, pytest.raises(RunFailed, match=r"BadPeer: .*unknown_model"):
+        clients.report()
+
+
+async def test_a_server_that_speaks_no_websocket_ends_the_run() -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")
+
+    def visit(port: int) -> None:
+        with RawClients(Plan(f"http://127.0.0.1:{port}/", 1)) as clients:
+            clients.report()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        with pytest.raises(RunFailed, match="BadPeer: no websocket: HTTP status 403"):
+            await asyncio.to_thread(visit, server.sockets[0].getsockname()[1])

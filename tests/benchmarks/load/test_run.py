@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from benchmarks.failures import RunFailed
 from benchmarks.load import run as run_module
@@ -150,4 +151,4 @@ def test_a_generators_own_lateness_makes_a_run_void(lag_s: float, loop_s: float,
 def test_a_run_that_used_less_than_a_tick_has_used_one_at_most() -> None:
     run = Run([[Account(1, 1)]], seconds=0.2, cpu=0.0, foreign=0.0)
     assert run.per_cpu == run.results / TICK
-    assert replace(run, cpu=2.0).per_cpu == run.results / 2
+    assert dataclasses.replace(run, cpu=2.0).per_cpu == run.results / 2
