@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import re
 import statistics
-from collections.abc import Callable, Iterable, Sequence
-from typing import Annotated, Any, Literal, TypeAlias, get_args
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar, get_args
 
 import msgspec
 from msgspec.structs import force_setattr
@@ -100,6 +100,15 @@ class Grid(Value, frozen=True):
     title: str
     headings: tuple[str, ...]
     rows: tuple[tuple[str | float, ...], ...]
+
+
+Cell: TypeAlias = str | float
+T = TypeVar("T")
+
+
+def grid(title: str, rows: Iterable[T], columns: Mapping[str, Callable[[T], Cell]]) -> Grid:
+    """Make a table with a row per value; each column has a heading and what it shows of a value."""
+    return Grid(title, tuple(columns), tuple(tuple(of(row) for of in columns.values()) for row in rows))
 
 
 class Series(Value, frozen=True):

@@ -1,8 +1,4 @@
-"""Cameras that keep their own time: how fresh the answers are, when each runs from the capture of its frame.
-
-S streams of F frames per second are sent on schedule, whatever is answered, with the policy `latest`. A frame's
-clock starts when it is due to be captured and stops when its answer is there: nothing on the way is left out.
-"""
+"""Cameras on a fixed schedule, policy `latest`: the age of answers, from the capture of a frame to its answer."""
 
 from __future__ import annotations
 
@@ -10,13 +6,13 @@ from dataclasses import dataclass
 
 from benchmarks.failures import RunFailed
 from benchmarks.load.run import Run
-from benchmarks.report.results import Figure, Grid, Plot, Say, Section, Series, none
+from benchmarks.report.results import Grid, Plot, Say, Section, Series, at_least, at_most, none
 from benchmarks.report.stats import jain
 from benchmarks.scenarios.options import DEFAULT, Options
 from benchmarks.scenarios.target import Target, target
 
 STREAMS = 24
-"""At 15 frames a second twice what two cores answer, since it is overload that tells servers apart."""
+"""At 15 frames a second twice what two cores answer, because servers differ under overload."""
 
 SECONDS, QUICK_SECONDS = 20.0, 4.0
 WARM_UP_S = 1.0
@@ -24,14 +20,14 @@ WARM_UP_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Freshness:
-    """What a run of cameras comes to.
+    """Freshness in a run of cameras.
 
     Attributes:
-        rate, fresh: answers per second, and those of them that are not stale; of all streams.
-        ages: milliseconds from capture to answer, p50, p90, p99 and the most.
+        rate, fresh: answers per second, and those that are not stale, of all streams.
+        ages: milliseconds from capture to answer: p50, p90, p99, max.
         dropped: share of the frames that the server dropped.
         jain: fairness of the answers per stream.
-        least: fresh answers per second of the stream that has fewest.
+        least: fresh answers per second of the stream with the fewest.
     """
 
     rate: float
@@ -42,16 +38,12 @@ class Freshness:
     least: float
 
 
-def freshness(run: Run, max_age_ms: float, until: float) -> Freshness:
-    """Work a run of cameras out.
-
-    Args:
-        until: the seconds from its start in which a frame had to be due to be measured, see `Load.measured_s`.
-    """
+def freshness(run: Run, fresh_ms: float, until: float) -> Freshness:
+    """Compute the freshness of the frames that were due before `until` (`Load.measured_s`)."""
     ages = [
         [age_ms for at, _, age_ms in account.answers if at - age_ms / 1e3 < until] for account in run.streams
     ]
-    fresh = [sum(age_ms <= max_age_ms for age_ms in stream) / until for stream in ages]
+    fresh = [sum(age_ms <= fresh_ms for age_ms in stream) / until for stream in ages]
     return Freshness(
         sum(map(len, ages)) / until,
         sum(fresh),
@@ -73,41 +65,35 @@ def measure(say: Say, quick: bool, options: Options = DEFAULT) -> list[Section]:
         run = server.scheduled(streams, options.fps, seconds, policy="latest")
     if not run.results:
         raise RunFailed(f"no frame was answered; there were {run.errors} errors")
-    return [_section(server, run, options, (streams, seconds))]
-
-
-def _section(server: Target, run: Run, options: Options, shape: tuple[int, float]) -> Section:
-    streams, seconds = shape
-    found = freshness(run, options.max_age_ms, run.measured_s)
-    return Section(
-        "camera",
+    found = freshness(run, options.fresh_ms, run.measured_s)
+    about = (
         f"{streams} cameras of {options.fps:g} frames per second sent {server.items} to {server.model} "
-        f"for {seconds:g} s, on a schedule that waits for nothing, with the policy `latest`. Age is the time from "
-        "a frame's capture, as scheduled, to its answer's arrival, by the client's clock. An answer older than "
-        f"{options.max_age_ms:g} ms is stale. The last frame of each camera, which no newer one replaces, is not "
-        f"measured. {server.sharing}",
-        (
-            Figure("camera: age p99", (found.ages[2],), "ms", "<=", options.max_age_ms),
-            Figure("camera: Jain index of answers per stream", (found.jain,), "", ">=", 0.99),
-            none("camera: errors", run.errors, f"of {run.sent:,} frames"),
-            none("camera: frames unaccounted for or never sent", run.unaccounted + run.unsent),
-        ),
-        (_grid(server, run, found, streams * options.fps),),
-        (over_time(run, options.max_age_ms),),
-        run.void,
+        f"for {seconds:g} s, whatever was answered, with the policy `latest`. Age is the time from a frame's "
+        "capture, as scheduled, to its answer's arrival, by the client's clock. An answer older than "
+        f"{options.fresh_ms:g} ms is stale. The last frame of each camera, which no newer one replaces, is not "
+        f"measured. {server.sharing}"
     )
+    figures = (
+        at_most("camera: age p99", found.ages[2], options.fresh_ms, "ms"),
+        at_least("camera: Jain index of answers per stream", found.jain, 0.99),
+        none("camera: errors", run.errors, f"of {run.sent:,} frames"),
+        none("camera: frames unaccounted for or never sent", run.unaccounted + run.unsent),
+    )
+    grids = (_grid(server, run, found, streams * options.fps),)
+    return [Section("camera", about, figures, grids, (over_time(run, options.fresh_ms),), run.void)]
 
 
 def _grid(server: Target, run: Run, found: Freshness, offered: float) -> Grid:
+    p50, p90, p99, most = found.ages
     rows: list[tuple[str | float, ...]] = [
         ("frames offered", offered, "1/s"),
         ("answers", found.rate, "1/s"),
         ("fresh answers (goodput)", found.fresh, "1/s"),
         ("fresh answers of the stream with fewest", found.least, "1/s"),
-        *(
-            (f"age {name}", age, "ms")
-            for name, age in zip(("p50", "p90", "p99", "max"), found.ages, strict=True)
-        ),
+        ("age p50", p50, "ms"),
+        ("age p90", p90, "ms"),
+        ("age p99", p99, "ms"),
+        ("age max", most, "ms"),
         ("frames dropped for newer ones", found.dropped * 100, "%"),
         ("the generator's own lag, p99", run.lag.percentile(99), "ms"),
     ]
@@ -116,8 +102,8 @@ def _grid(server: Target, run: Run, found: Freshness, offered: float) -> Grid:
     return Grid("cameras", ("what", "value", "unit"), tuple(rows))
 
 
-def over_time(run: Run, max_age_ms: float) -> Plot:
-    """Draw how old the answers were in the course of a run."""
+def over_time(run: Run, fresh_ms: float) -> Plot:
+    """Plot the age of answers during a run."""
     return Plot(
         "Age of answers over time",
         "seconds since the start",
@@ -126,6 +112,6 @@ def over_time(run: Run, max_age_ms: float) -> Plot:
             Series("stream-server, p99", tuple((moment.at, moment.p99) for moment in run.timeline)),
             Series("median", tuple((moment.at, moment.p50) for moment in run.timeline)),
         ),
-        limit=max_age_ms,
+        limit=fresh_ms,
         limit_name="stale",
     )

@@ -1,4 +1,4 @@
-"""The benchmarks by name, each imported when it is asked for: what they need is optional, and slow to import."""
+"""The scenarios by name, each imported on demand: their dependencies are optional, and slow to import."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ SERVER = ("url", "workers", "model")
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A benchmark.
+    """A scenario.
 
     Attributes:
-        place: where its suite is, as ``module:function``.
+        place: of its suite, as ``module:function``.
         about: what it shows, in a line.
-        takes: the fields of `Options` that it takes; the suite takes such a value as `options`, if any.
-        logs: it takes the folder for logs of its own as `logs`, if any.
-        apart: it cannot be quick, and is no part of `all`.
+        takes: fields of `Options`; if there are any, the suite has a parameter `options`.
+        logs: whether the suite has a parameter `logs`, a folder for its logs.
+        apart: has no quick form, and is not part of `all`.
     """
 
     place: str
@@ -43,17 +43,17 @@ class Entry:
 SUITES = {
     "camera": Entry(
         "benchmarks.scenarios.camera:measure",
-        "cameras that keep their own time: how fresh, fair and complete the answers are",
-        (*SERVER, "streams", "fps", "seconds", "max_age_ms"),
+        "cameras on a fixed schedule: how fresh, fair and complete the answers are",
+        (*SERVER, "streams", "fps", "seconds", "fresh_ms"),
     ),
     "search": Entry(
         "benchmarks.scenarios.search:measure",
         "how many cameras the server sustains, by bisection",
-        (*SERVER, "streams", "fps", "seconds", "max_age_ms", "min_rate"),
+        (*SERVER, "streams", "fps", "seconds", "fresh_ms", "sustained_rate"),
     ),
     "text": Entry(
         "benchmarks.scenarios.text:measure",
-        "texts that arrive at random: latency against load",
+        "texts at random times: latency against load",
         (*SERVER, "streams", "seconds"),
     ),
     "connect": Entry(
@@ -67,7 +67,7 @@ SUITES = {
     ),
     "speed": Entry(
         "benchmarks.scenarios.baseline:measure",
-        "what serving adds to the bare work: CPU, latency, growth with the streams, stalls",
+        "what serving adds to the bare model: CPU, latency, growth with the streams, stalls",
     ),
     "peers": Entry("benchmarks.scenarios.peers:measure", "other servers on the same work, in the same run"),
     "engine": Entry(

@@ -1,4 +1,4 @@
-"""What the load scenarios may be told. It imports nothing optional, since the command line reads it, too."""
+"""Options of the scenarios. Imports nothing optional, because the command line reads it."""
 
 from __future__ import annotations
 
@@ -7,26 +7,27 @@ from dataclasses import dataclass
 
 from stream_server.errors import ConfigError
 
-LEAST = {"workers": 1, "streams": 1, "fps": 1, "seconds": 2, "max_age_ms": 1, "min_rate": 0}
-"""With one frame a second, two seconds are the shortest run with a frame that is measured."""
+LEAST = {"workers": 1, "streams": 1, "fps": 1, "seconds": 2, "fresh_ms": 1, "sustained_rate": 0}
+"""Minimum of each. At one frame a second, a frame is measured only in runs of at least two seconds."""
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What a scenario may be told; None leaves it to the scenario.
+    """Options of a scenario; None leaves one to the scenario.
 
     Attributes:
-        url: a server that runs; without it one is started, with so many `workers`.
-        model: what to serve, as ``stream-server serve --model`` takes it, or its name on a server that runs.
-        streams: how many; of a search the most.
+        url: a running server; without it one is started with this many `workers`.
+        model: what to serve, as ``stream-server serve --model`` takes it, or its name on the running server.
+        streams: how many; for a search the most.
         fps: frames per second of each camera.
         seconds: of each run.
-        max_age_ms: the age above which an answer is stale, from the frame's capture to its arrival.
-        min_rate: fresh answers per second that every camera must get, to count as sustained. With less than five
-            boxes jump rather than move.
+        fresh_ms: an answer is fresh up to this age, from the frame's capture to its arrival. It is the client's
+            bound; the server's `max_age_ms` expires waiting items.
+        sustained_rate: fresh answers per second that every camera needs to count as sustained. Below five, boxes
+            jump rather than move.
 
     Raises:
-        ConfigError: a number is too small for a run.
+        ConfigError: a number is too small.
     """
 
     url: str | None = None
@@ -35,8 +36,8 @@ class Options:
     streams: int | None = None
     fps: float = 15.0
     seconds: float | None = None
-    max_age_ms: float = 200.0
-    min_rate: float = 5.0
+    fresh_ms: float = 200.0
+    sustained_rate: float = 5.0
 
     def __post_init__(self) -> None:
         for name, least in LEAST.items():
@@ -46,4 +47,4 @@ class Options:
 
 
 DEFAULT = Options()
-"""Everything left to the scenario."""
+"""No option given."""

@@ -1,7 +1,4 @@
-"""What the load scenarios have in common: the server that they run against, and how they run a load against it.
-
-A scenario's server is one that runs already, or one started for it on this machine with one model.
-"""
+"""The server that a scenario runs against: a running one, or one started on this machine with one model."""
 
 from __future__ import annotations
 
@@ -23,16 +20,16 @@ from stream_server.errors import ClientError
 from stream_server.server.config import named_model
 
 PAYLOAD_OF = {"image": "portrait", "bytes": "frame", "text": "texts"}
-"""What a model is sent, by the kind of input that it takes."""
+"""The payload for each kind of input."""
 
 ITEMS = {"portrait": "640x480 JPEGs", "frame": f"items of {FRAME_BYTES:,} bytes", "texts": "texts"}
-"""What these are, for readers."""
+"""Descriptions of the payloads."""
 
 PER_PROCESS = 2000.0
-"""Items per second of one generator's process: it takes a third of a core for them, so that they hardly queue."""
+"""Items per second of one generator process, which need a third of a core, so that they hardly queue."""
 
 STREAMS_MOST = 2000
-"""Streams of a search. The server's own limits are for the world outside, and would end the search too early."""
+"""Most streams of a search. The server's default limits would end it too early."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +37,9 @@ class Target:
     """A server that a scenario runs against.
 
     Attributes:
-        payload: what its model is sent, by its name in `PAYLOADS`.
-        program: the server's process; None where it is not ours.
-        say: told when a run has to be done again.
+        say: told when a run is repeated.
+        payload: a name in `PAYLOADS`.
+        program: the server; None if it was not started here.
     """
 
     say: Say
@@ -53,22 +50,18 @@ class Target:
 
     @property
     def items(self) -> str:
-        """What its model is sent, for readers."""
+        """Description of the items."""
         return ITEMS[self.payload]
 
     @property
     def sharing(self) -> str:
-        """A sentence for readers on what the load took from the server."""
+        """A sentence on what the load took from the server."""
         if self.program:
-            return "The load ran on the same machine and took its part of the cores."
-        return "The server was started by somebody else; its CPU time is not known."
+            return "The load ran on the same machine and shared its cores."
+        return "The server was not started by the benchmark; its CPU time is unknown."
 
     def closed(self, streams: int, seconds: float, policy: str = "queue", processes: int = 1) -> Run:
-        """Run streams that wait for each answer: what the server does at most.
-
-        Args:
-            processes: of the generator, see `generators`.
-        """
+        """Run a closed loop, which finds the server's capacity."""
         load = Load(self.url, self.model, self.payload, streams, seconds, policy, processes=processes)
         return drive(self.program, [load])
 
@@ -80,11 +73,7 @@ class Target:
         policy: str = "queue",
         arrivals: Arrivals = "steady",
     ) -> Run:
-        """Run an open loop; once more if it was void, since what disturbed the generator may be over.
-
-        Args:
-            rate: items per second of each stream.
-        """
+        """Run an open loop with `rate` items per second of each stream; once more if it is void."""
         load = Load(
             self.url,
             self.model,
@@ -99,12 +88,12 @@ class Target:
         return drive_again_if_void(self.program, load, self.say)
 
     def cpu_ms(self, run: Run) -> float:
-        """CPU milliseconds of the server's tree per result; NaN where nothing can be said."""
+        """CPU milliseconds of the server's tree per result; NaN if unknown."""
         return run.cpu / run.results * 1e3 if self.program and run.results else math.nan
 
 
 def generators(streams: int, rate: float) -> int:
-    """Give how many processes a load needs for so many items per second of all its streams."""
+    """Give the number of processes for `rate` items per second of all streams together."""
     return min(streams, max(1, math.ceil(rate / PER_PROCESS)))
 
 
@@ -113,12 +102,11 @@ def target(say: Say, options: Options, default: str, *args: str) -> Iterator[Tar
     """Find or start the server.
 
     Args:
-        say: see `Target`.
         default: the scenario's own model.
         args: further arguments of ``stream-server serve``.
 
     Raises:
-        RunFailed: there is no such server, it has no such model, or one whose kind of items is not to be had here.
+        RunFailed: there is no such server or model, or no payload for it.
     """
     model = options.model or default
     if options.url:
@@ -129,7 +117,7 @@ def target(say: Say, options: Options, default: str, *args: str) -> Iterator[Tar
 
 
 def limits() -> Sequence[str]:
-    """Give the settings of a server that lets one address have all streams."""
+    """Give the arguments of a server that accepts all streams from one address."""
     names = ("max_streams", "max_streams_per_peer")
     return [part for name in names for part in ("--set", f"limits.{name}={STREAMS_MOST}")]
 
@@ -141,5 +129,5 @@ def _target(say: Say, url: str, model: str, program: Program | None) -> Target:
     except ClientError as exc:
         raise RunFailed(str(exc)) from exc
     if takes not in PAYLOAD_OF:
-        raise RunFailed(f"{model} takes {takes}, of which the benchmarks have no items")
+        raise RunFailed(f"{model} takes {takes}, for which the benchmarks have no items")
     return Target(say, url.rstrip("/"), model, PAYLOAD_OF[takes], program)

@@ -1,27 +1,28 @@
-"""Texts from people who know nothing of each other: latency against load, up to nearly all that the server can do.
+"""Texts that arrive at random: latency against load, up to nearly the server's capacity.
 
-First closed loops tell how many texts per second the server answers at most: the median of several rounds, from as
-many processes as the greatest load after them, so that it is not the generator that is measured. Then texts arrive
-as a Poisson process at shares of that rate, whatever is answered; the clock of each runs from when it was due.
+Closed loops find the capacity: the median of several rounds, from as many processes as the greatest load needs, so
+that the generator is not the bottleneck. Then texts arrive as a Poisson process at shares of that rate, whatever is
+answered; the clock of each runs from when it was due.
 """
 
 from __future__ import annotations
 
 import statistics
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from benchmarks.failures import RunFailed
 from benchmarks.load.run import Run
-from benchmarks.report.results import Grid, Plot, Say, Section, Series, none
+from benchmarks.report.results import Grid, Plot, Say, Section, Series, grid, none
 from benchmarks.scenarios.options import DEFAULT, Options
 from benchmarks.scenarios.target import Target, generators, target
 
 STREAMS = 64
 SHARES = (0.2, 0.4, 0.6, 0.8, 0.95)
-"""Of the capacity. Above, a queue of random arrivals only grows, and its latency tells how long the run was."""
+"""Of the capacity. Beyond, the queue only grows, and latency depends on the length of the run."""
 
 SECONDS, QUICK_SECONDS = 5.0, 1.5
-"""Of a step: thousands of texts, of which the 99th percentile needs one."""
+"""Of a step, which has thousands of texts."""
 
 WARM_UP_S = 1.0
 ROUNDS, QUICK_ROUNDS = 3, 1
@@ -93,22 +94,18 @@ def _section(server: Target, steps: list[Step], capacity: float, shape: tuple[in
 
 
 def _grid(server: Target, steps: list[Step]) -> Grid:
-    headings = ["of the rate, %", "offered/s", "answered/s", "p50, ms", "p99, ms", "max, ms", "lag p99, ms"]
-    rows: list[list[str | float]] = [
-        [
-            step.share * 100,
-            step.offered,
-            step.run.rate,
-            *step.run.latency.percentiles(50, 99, 100),
-            *step.run.lag.percentiles(99),
-        ]
-        for step in steps
-    ]
+    columns: dict[str, Callable[[Step], str | float]] = {
+        "of the rate, %": lambda step: step.share * 100,
+        "offered/s": lambda step: step.offered,
+        "answered/s": lambda step: step.run.rate,
+        "p50, ms": lambda step: step.run.latency.percentile(50),
+        "p99, ms": lambda step: step.run.latency.percentile(99),
+        "max, ms": lambda step: step.run.latency.percentile(100),
+        "lag p99, ms": lambda step: step.run.lag.percentile(99),
+    }
     if server.program:
-        headings.append("CPU per item, ms")
-        for row, step in zip(rows, steps, strict=True):
-            row.append(server.cpu_ms(step.run))
-    return Grid("latency against load", tuple(headings), tuple(map(tuple, rows)))
+        columns["CPU per item, ms"] = lambda step: server.cpu_ms(step.run)
+    return grid("latency against load", steps, columns)
 
 
 def _plot(steps: list[Step]) -> Plot:

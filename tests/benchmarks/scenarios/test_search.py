@@ -166,7 +166,7 @@ def test_a_server_that_refuses_cameras_is_searched_to_the_end(
     # what a busy machine makes late or void is sustained here: the server's limit alone is to be found
     monkeypatch.setattr("benchmarks.scenarios.search.fails", lambda *_: "")
     steps: list[str] = []
-    (found,) = measure(steps.append, True, Options(url=server.url, model="echo", seconds=2, max_age_ms=5000))
+    (found,) = measure(steps.append, True, Options(url=server.url, model="echo", seconds=2, fresh_ms=5000))
     rows = {row[0]: row[-1] for row in found.grids[0].rows}
     assert rows["6"] == "refused: too_many_streams"
     assert steps[1].startswith("4 streams that wait")  # eight are too many for it
