@@ -7,6 +7,7 @@ import select
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from typing import Self, TypeVar
 
 import msgspec
@@ -39,10 +40,18 @@ def environment(**more: str) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, places)), **more}
 
 
-def call(module: str, *args: str, seconds: float, kind: type[T], order: object = None, **env: str) -> T:
+def call(
+    module: str,
+    *args: str,
+    seconds: float,
+    kind: type[T],
+    order: object = None,
+    env: Mapping[str, str] | None = None,
+) -> T:
     """Run a module to its end and decode its output, which is JSON.
 
     Args:
+        seconds: time limit.
         order: written as JSON to its standard input.
 
     Raises:
@@ -52,7 +61,7 @@ def call(module: str, *args: str, seconds: float, kind: type[T], order: object =
         done = subprocess.run(
             python(module, *args),
             input=msgspec.json.encode(order),
-            env=environment(**env),
+            env=environment(**(env or {})),
             capture_output=True,
             timeout=seconds,
             check=False,

@@ -1,4 +1,4 @@
-"""Counts the faces that the `faces` model finds in a folder of labelled photos, and the boxes it makes too many."""
+"""Counts found faces and false boxes of the `faces` model in a folder of labelled photos."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from inference.models.faces import Faces
 from inference.worker.images import decode
 
 MATCH_IOU = 0.5
-"""The overlap from which a box counts as found, as in PASCAL VOC and WIDER FACE."""
+"""Overlap from which a face counts as found, as in PASCAL VOC and WIDER FACE."""
 
 Box = Sequence[float]
 
@@ -25,7 +25,7 @@ def iou(one: Box, other: Box) -> float:
 
 
 def matches(found: Sequence[Box], labelled: Sequence[Box]) -> int:
-    """Count the labelled boxes that are found: each found box, in order, takes the one it overlaps most."""
+    """Count the labelled boxes that are found; each found box, in order, matches the one it overlaps most."""
     free = list(labelled)
     for box in found:
         best = max(free, key=lambda label: iou(box, label), default=None)
@@ -35,10 +35,10 @@ def matches(found: Sequence[Box], labelled: Sequence[Box]) -> int:
 
 
 def evaluate(folder: Path, model: Faces) -> tuple[int, int, int]:
-    """Run a loaded model on every photo that ``boxes.json`` names, and print a line for each.
+    """Run a loaded model on every photo in ``boxes.json``, with a printed line for each.
 
     Returns:
-        How many faces are found, how many are labelled, how many boxes are too many.
+        The numbers of found faces, labelled faces and false boxes.
     """
     found = total = surplus = 0
     for name, labelled in sorted(json.loads((folder / "boxes.json").read_text()).items()):
@@ -46,13 +46,13 @@ def evaluate(folder: Path, model: Faces) -> tuple[int, int, int]:
         (answer,) = model.predict([image])
         boxes = [face["box"] for face in answer["faces"]]
         hits = matches(boxes, labelled)
-        print(f"{name}: {hits} of {len(labelled)} found, {len(boxes) - hits} too many")
+        print(f"{name}: {hits} of {len(labelled)} found, {len(boxes) - hits} false")
         found, total, surplus = found + hits, total + len(labelled), surplus + len(boxes) - hits
     return found, total, surplus
 
 
 def main() -> None:
-    """Read the command line and print the sums."""
+    """Evaluate, and print the sums."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scenarios.accuracy", description=__doc__)
     parser.add_argument(
         "folder", type=Path, help="photos, and boxes.json: name -> [[x, y, width, height], ...]"
@@ -63,7 +63,7 @@ def main() -> None:
     model = Faces(long_side=args.long_side, min_score=args.min_score)
     model.load()
     found, total, surplus = evaluate(args.folder, model)
-    print(f"{found}/{total} faces found at IoU >= {MATCH_IOU}, {surplus} boxes too many")
+    print(f"{found}/{total} faces found at IoU >= {MATCH_IOU}, {surplus} false boxes")
 
 
 if __name__ == "__main__":

@@ -1,45 +1,44 @@
-"""MLPerf's four scenarios through its own LoadGen, against the `faces` model: the method, not an official result.
+"""MLPerf's four scenarios by its own LoadGen, with the `faces` model: the method, not an official result.
 
-LoadGen makes the load, takes the times, and says whether a run is VALID; this module starts it and reads its
-summary. What a submission needs besides, this does not have: 600 seconds a scenario, MLPerf's models and data,
-and a run for accuracy.
+LoadGen makes the load, measures, and decides whether a run is VALID; this module starts it and reads its summary. A
+submission would also need 600 seconds a scenario, MLPerf's models and data, and an accuracy run.
 """
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
-import subprocess
 import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from benchmarks.failures import RunFailed
+from msgspec.structs import replace
+
+from benchmarks.failures import INSTALL, RunFailed
 from benchmarks.load.servers import serving
-from benchmarks.load.subprocesses import environment, python
-from benchmarks.report.results import Grid, Plot, Say, Section, Series, none
+from benchmarks.load.subprocesses import call
+from benchmarks.report.results import Grid, Plot, Say, Section, Series, grid, none
 from benchmarks.scenarios.mlperf_client import SAMPLES_PER_QUERY, SHIFTS, WINDOW, Counted, Scenario, Trial
 
 SECONDS, QUICK_SECONDS = 10.0, 1.5
 LONGEST_S = 120.0
-"""MultiStream's queries take half a minute on two cores; a quarter of that speed comes to an end, too."""
+"""MultiStream takes half a minute on two cores; machines of a quarter of that speed still finish."""
 
 START_S = 60.0
-"""What a child may take besides, for Python's start, the connection, and LoadGen's own end."""
+"""Additional time for starting Python, connecting, and ending LoadGen."""
 
 QUERIES: Mapping[Scenario, int] = {"SingleStream": 64, "MultiStream": 662, "Server": 662, "Offline": 1}
-"""The fewest from which LoadGen's early stopping concludes anything of a 90th and of a 99th percentile."""
+"""The fewest from which LoadGen's early stopping estimates a 90th and a 99th percentile."""
 
 QUICK_QUERIES = 64
 PROBE_S, PROBE_RATE = 1.0, 200.0
 SPARE = 1.5
-"""Offline's one query must last for as long as asked, so it gets more samples than the probe says fit."""
+"""Offline's one query must last as long as requested, so it gets more samples than the probe's rate needs."""
 
 PART, BOUND_MS = 0.6, 100.0
-"""Server: this part of what Offline reached, and what feels like at once (Nielsen, "Usability Engineering")."""
+"""Server: share of Offline's rate, and the limit of feeling instantaneous (Nielsen, "Usability Engineering")."""
 
 PERCENTILES = "50.00", "90.00", "95.00", "97.00", "99.00"
 
@@ -48,12 +47,12 @@ KEPT = "mlperf_log_summary.txt", "mlperf_log_detail.txt"
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What LoadGen says of a run.
+    """LoadGen's summary of a run.
 
     Attributes:
         verdict: `VALID` or `INVALID`.
-        values: all that it writes with a name, in its words and units.
-        reasons: why it is invalid, in its words; what it recommends.
+        values: all its named values, in its units.
+        reasons: why the run is invalid, and recommendations, in its words.
     """
 
     verdict: str
@@ -64,7 +63,7 @@ class Summary:
         """Give one of the values.
 
         Raises:
-            RunFailed: there is none of that name.
+            RunFailed: it does not exist.
         """
         if name not in self.values:
             raise RunFailed(f"LoadGen's summary has no {name!r}")
@@ -94,58 +93,44 @@ def parse(text: str) -> Summary:
         return Summary(verdict, values, ())
     judged = text.partition("Result is")[2].partition("=====")[0]
     unkept = re.findall(r"^ *(.+?) satisfied *: *NO", judged, re.MULTILINE)
-    # a sentence may go on in the next lines, which are indented and have no star
+    # a sentence may continue on indented lines without a star
     said = re.findall(r"^ \* (.+(?:\n (?! ?\*).+)*)", judged, re.MULTILINE)
     reasons = [f"{name} not satisfied." for name in unkept] + [" ".join(each.split()) for each in said]
     return Summary(verdict, values, tuple(reasons))
 
 
 def run(trial: Trial, keep: Path | None = None) -> Outcome:
-    """Run one trial in a process of its own.
-
-    Args:
-        trial: its folder is this function's to choose.
-        keep: the folder to leave LoadGen's logs in.
+    """Run one trial in its own process; leave LoadGen's logs in the folder `keep`.
 
     Raises:
-        RunFailed: it came to no end, or LoadGen gave no verdict.
+        RunFailed: it failed, did not end, or LoadGen gave no verdict.
     """
     with tempfile.TemporaryDirectory() as folder:
-        order = json.dumps({**asdict(trial), "folder": folder})
         try:
-            done = subprocess.run(
-                python("benchmarks.scenarios.mlperf_client"),
-                input=order,
-                env=environment(),
-                capture_output=True,
-                text=True,
-                timeout=trial.longest_s + START_S,
-                check=False,
+            counted = call(
+                "benchmarks.scenarios.mlperf_client",
+                seconds=trial.longest_s + START_S,
+                kind=Counted,
+                order=replace(trial, folder=folder),
             )
-        except subprocess.TimeoutExpired as exc:
-            raise RunFailed(f"LoadGen's {trial.scenario} came to no end") from exc
-        if done.returncode:
-            last = (done.stderr.strip() or "it said nothing").splitlines()[-1]
-            raise RunFailed(f"LoadGen's {trial.scenario} failed: {last}")
+        except RunFailed as exc:
+            raise RunFailed(f"LoadGen's {trial.scenario}: {exc}") from exc
         summary = parse((Path(folder) / KEPT[0]).read_text("utf-8"))
         if keep:
             keep.mkdir(parents=True, exist_ok=True)
             for name in KEPT:
                 shutil.copyfile(Path(folder) / name, keep / name)
-    return Outcome(trial.scenario, summary, Counted(**json.loads(done.stdout)))
+    return Outcome(trial.scenario, summary, counted)
 
 
 def measure(say: Say, quick: bool, logs: Path | None = None) -> list[Section]:
-    """Run the four scenarios against a server with two workers.
-
-    Args:
-        logs: the folder to leave LoadGen's own logs in, by scenario.
+    """Run the four scenarios against a server with two workers; leave LoadGen's logs in `logs`, by scenario.
 
     Raises:
-        RunFailed: LoadGen is not installed, or did not come to an end.
+        RunFailed: LoadGen is not installed, or did not end.
     """
     if find_spec("mlperf_loadgen") is None:
-        raise RunFailed("mlcommons-loadgen is not installed: pip install 'stream-inference-server[mlperf]'")
+        raise RunFailed(f"mlcommons-loadgen is not installed: {INSTALL}")
     seconds = QUICK_SECONDS if quick else SECONDS
     with serving("faces") as server:
 
@@ -155,7 +140,7 @@ def measure(say: Say, quick: bool, logs: Path | None = None) -> list[Section]:
             order = Trial(server.url, scenario, seconds, LONGEST_S, queries, rate, BOUND_MS)
             return run(order, logs / scenario if logs else None)
 
-        say("warming up, to see how many samples an Offline query needs")
+        say("warming up, to find how many samples an Offline query needs")
         warm = Trial(server.url, "Offline", PROBE_S, LONGEST_S, 1, PROBE_RATE, BOUND_MS)
         expected = throughput(run(warm)) * SPARE
         outcomes = [
@@ -187,11 +172,7 @@ def section(outcomes: Sequence[Outcome], seconds: float) -> Section:
             none("mlperf: answers without the face", sum(outcome.counted.faceless for outcome in outcomes)),
         ),
         grids=(
-            Grid(
-                "LoadGen's verdicts",
-                ("scenario", "metric", "", "unit", "verdict", "samples"),
-                tuple(map(_row, outcomes)),
-            ),
+            grid("LoadGen's verdicts", outcomes, COLUMNS),
             *_reasons(outcomes),
         ),
         plots=(_latencies(outcomes),),
@@ -213,21 +194,16 @@ def _about(seconds: float) -> str:
     )
 
 
-def _row(outcome: Outcome) -> tuple[str | float, ...]:
-    return outcome.scenario, *metric(outcome), outcome.summary.verdict, outcome.counted.issued
-
-
 def _reasons(outcomes: Sequence[Outcome]) -> list[Grid]:
-    """Make the table of LoadGen's reasons, if it finds anything invalid."""
+    """Make the table of LoadGen's reasons, if a run is invalid."""
     rows = tuple((outcome.scenario, reason) for outcome in outcomes for reason in outcome.summary.reasons)
     return [Grid("What LoadGen says of what is INVALID", ("scenario", "reason"), rows)] if rows else []
 
 
 def metric(outcome: Outcome) -> tuple[str, float, str]:
-    """Give the name of the scenario's metric, the metric, and its unit.
+    """Give the name of the scenario's metric, its value and its unit.
 
-    Of a latency it is early stopping's estimate, as MLPerf's rules have it; a run too short for one has the
-    percentile alone.
+    Latencies are early stopping's estimates, by MLPerf's rules; a run too short for one has only the percentile.
     """
     summary = outcome.summary
     if outcome.scenario == "Server":
@@ -241,8 +217,18 @@ def metric(outcome: Outcome) -> tuple[str, float, str]:
     return f"query p{percent}", summary.number(f"{percent}.0th percentile latency (ns)") / 1e6, "ms"
 
 
+COLUMNS: Mapping[str, Callable[[Outcome], str | float]] = {
+    "scenario": lambda outcome: outcome.scenario,
+    "metric": lambda outcome: metric(outcome)[0],
+    "": lambda outcome: metric(outcome)[1],
+    "unit": lambda outcome: metric(outcome)[2],
+    "verdict": lambda outcome: outcome.summary.verdict,
+    "samples": lambda outcome: outcome.counted.issued,
+}
+
+
 def _latencies(outcomes: Sequence[Outcome]) -> Plot:
-    """Plot the latencies of a query; Offline has but one, and no latency that means anything."""
+    """Plot the latencies of queries; Offline has a single query."""
     return Plot(
         "MLPerf LoadGen scenarios: latency of a query",
         "percentile",

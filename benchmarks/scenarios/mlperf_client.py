@@ -1,30 +1,29 @@
-"""One run of MLPerf's LoadGen against a server, in a process of its own; it judges nothing, LoadGen does.
+"""One run of MLPerf's LoadGen against a server, in its own process.
 
-LoadGen decides when a sample is due and takes the time; it is told of each answer once. Between it and the server
-is a client like any other: `stream_server.client` with one `queue` stream, on a loop in a thread. What the
-client costs is in the latencies.
+LoadGen decides when a sample is due, and measures until it is told of the answer. Between it and the server is a
+`stream_server.client` with one `queue` stream, on a loop in a thread; its cost is part of the latencies.
 
-LoadGen waits for every sample for ever, and its C++ code may abort, so the benchmark starts this module as a
+LoadGen waits for every sample without a limit, and its C++ code may abort, so the benchmark runs this module as a
 program: a trial comes as JSON on standard input, and the client's account goes out as JSON.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import sys
 import threading
 import traceback
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypeAlias
 
 import cv2
+import msgspec
 import numpy as np
 
 from benchmarks.load.payloads import portrait
+from benchmarks.load.subprocesses import order, say
 from stream_server.client.stream import connect
 from stream_server.protocol.client_side import Answer, Result
 
@@ -42,17 +41,16 @@ SAMPLES_PER_QUERY = 8
 CONNECT_S = 60.0
 
 
-@dataclass(frozen=True, slots=True)
-class Trial:
-    """What LoadGen shall do.
+class Trial(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A run of LoadGen.
 
     Attributes:
         url: the server's address; its model is `faces`.
-        seconds: how long at least.
-        longest_s: when it gives up.
-        queries: how many at least.
-        rate: samples per second: of Server those that are sent, of Offline those that are expected.
-        bound_ms: of Server, what 99 of 100 answers must keep.
+        seconds: the shortest run.
+        longest_s: the longest run.
+        queries: the fewest queries.
+        rate: samples per second: sent by Server, expected of Offline.
+        bound_ms: of Server, for 99 % of the answers.
         folder: where LoadGen writes its logs.
     """
 
@@ -66,14 +64,13 @@ class Trial:
     folder: str = ""
 
 
-@dataclass(slots=True)
-class Counted:
+class Counted(msgspec.Struct):
     """The client's own account.
 
     Attributes:
         issued: samples that LoadGen asked for.
-        answered: answers that it was told of, each once.
-        faceless: answers that are no result, or one without the one face.
+        answered: answers that it was told of.
+        faceless: errors, and results without exactly one face.
         received, results: the server's count.
     """
 
@@ -85,12 +82,12 @@ class Counted:
 
     @property
     def unaccounted(self) -> int:
-        """Samples that were not answered exactly once, by either side's count."""
+        """Samples not answered exactly once, by the client's or the server's count."""
         return max(abs(self.issued - other) for other in (self.answered, self.received, self.results))
 
 
 def photographs() -> list[bytes]:
-    """Make JPEGs of 640x480 with one face each, none like another."""
+    """Make different JPEGs of 640x480 with one face each."""
     (portrait_,) = portrait()
     image = cv2.imdecode(np.frombuffer(portrait_, np.uint8), cv2.IMREAD_COLOR)
     assert image is not None  # it ships with the page, and tests decode it
@@ -98,7 +95,7 @@ def photographs() -> list[bytes]:
 
 
 class Client:
-    """Sends the samples that are issued, in their order, and says of each when its answer is there.
+    """Sends issued samples in order, and reports each answer.
 
     Args:
         complete: called with a sample's id, on the client's thread.
@@ -118,12 +115,12 @@ class Client:
 
     def issue(self, samples: Sequence[Any]) -> None:
         """Take a query's samples, each with an `id` and the `index` of its photograph; from any thread."""
-        # LoadGen's objects do not live longer than this call
+        # LoadGen frees its objects after this call
         pairs = [(sample.id, sample.index) for sample in samples]
         self._loop.call_soon_threadsafe(self._enqueue, pairs)
 
     def finish(self) -> Counted:
-        """End the stream, after the last answer, and give the account."""
+        """End the stream after the last answer; return the account."""
         self._loop.call_soon_threadsafe(self._due.put_nowait, None)
         self._thread.join()
         return self._counted
@@ -131,7 +128,7 @@ class Client:
     def _run(self) -> None:
         try:
             asyncio.run(self._stream())
-        except BaseException:  # noqa: BLE001  # LoadGen would wait for ever, and nothing interrupts it
+        except BaseException:  # noqa: BLE001  # LoadGen would wait without a limit
             traceback.print_exc()
             sys.stderr.flush()
             os._exit(1)
@@ -165,7 +162,7 @@ class Client:
 
 
 def settings(lg: Any, trial: Trial) -> Any:
-    """Write a trial as LoadGen's settings, in its units."""
+    """Convert a trial to LoadGen's settings."""
     made = lg.TestSettings()
     made.scenario = getattr(lg.TestScenario, trial.scenario)
     made.mode = lg.TestMode.PerformanceOnly
@@ -179,9 +176,8 @@ def settings(lg: Any, trial: Trial) -> Any:
 
 
 def run(trial: Trial) -> Counted:
-    """Let LoadGen try the server, and give the client's account of it."""
-    # few machines have it, and all of them import this module
-    import mlperf_loadgen as lg  # type: ignore[import-not-found]  # noqa: PLC0415
+    """Run LoadGen against the server; return the client's account."""
+    import mlperf_loadgen as lg  # type: ignore[import-not-found]  # noqa: PLC0415  # optional
 
     client = Client(trial.url, lambda number: lg.QuerySamplesComplete([lg.QuerySampleResponse(number, 0, 0)]))
     sut = lg.ConstructSUT(client.issue, lambda: None)
@@ -198,5 +194,4 @@ def run(trial: Trial) -> Counted:
 
 
 if __name__ == "__main__":
-    counted = run(Trial(**json.loads(sys.stdin.read())))
-    sys.stdout.write(json.dumps(asdict(counted)))
+    say(run(order(Trial)))

@@ -190,9 +190,9 @@ def section(server: Target, steps: list[Step], bounds: tuple[int, int], options:
         f"{_outcome(best, None if void or beyond > steps[-1].streams else beyond)}: cameras of {options.fps:g} "
         f"frames per second that send {server.items} to {server.model}, whatever is answered, with "
         f"the policy `latest`. Sustained means that 99 % of the answers are at most {options.fresh_ms:g} ms old, "
-        f"from capture to arrival, that every camera gets at least {options.sustained_rate:g} of them per second, and "
-        "that nothing fails or is refused. With more cameras, a server with `latest` answers fewer frames of each, "
-        "not later ones. A row is one run; where there are several of a number, their majority decides. "
+        f"from capture to arrival, that every camera gets at least {options.sustained_rate:g} of them per second, "
+        "and that nothing fails or is refused. With more cameras, a server with `latest` answers fewer frames of "
+        "each, not later ones. A row is one run; where there are several of a number, their majority decides. "
         f"{server.sharing}",
         grids=(_grid(steps),),
         plots=(_ages(steps, options.fresh_ms), _rates(steps, options.sustained_rate)),

@@ -108,8 +108,8 @@ def run(args: argparse.Namespace) -> int:
     takes = SUITES[args.scenario].takes if args.scenario in SUITES else ()
     if "sustained_rate" in takes and options.sustained_rate >= options.fps:
         raise ConfigError(
-            f"--sustained-rate {options.sustained_rate:g}: of {options.fps:g} frames a second no camera gets as many fresh "
-            "answers; use less than --fps"
+            f"--sustained-rate {options.sustained_rate:g}: of {options.fps:g} frames a second no camera gets as "
+            "many fresh answers; use less than --fps"
         )
     for file in filter(None, (args.output, args.html)):
         _can_write(file)

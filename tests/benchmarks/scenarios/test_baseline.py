@@ -15,9 +15,8 @@ from benchmarks.load.generator import Load
 from benchmarks.load.run import Run
 from benchmarks.load.servers import Program, serving
 from benchmarks.report.results import Section
-from benchmarks.scenarios import baseline as speed
-from benchmarks.scenarios.bare import Bare, bare, loop
-from benchmarks.scenarios.baseline import FacesRound, faces_figures, loop_lag
+from benchmarks.scenarios import baseline
+from benchmarks.scenarios.baseline import Bare, FacesRound, bare, faces_figures, loop, loop_lag
 
 
 def run(cpu: float, ages: list[float]) -> Run:
@@ -48,7 +47,11 @@ def test_rounds_are_compared_each_with_its_own_loops() -> None:
 @pytest.mark.parametrize("closed", [False, True])
 @pytest.mark.parametrize(
     "part",
-    [lambda: speed.faces(str, 1, 0.1), lambda: speed.spam(str, 1, 0.1), lambda: speed.stall(str, 0.1)],
+    [
+        lambda: baseline.faces(str, 1, 0.1),
+        lambda: baseline.spam(str, 1, 0.1),
+        lambda: baseline.stall(str, 0.1),
+    ],
     ids=["faces", "spam", "stall"],
 )
 def test_a_load_that_was_not_what_it_should_be_makes_a_part_void(
@@ -61,11 +64,11 @@ def test_a_load_that_was_not_what_it_should_be_makes_a_part_void(
         return replace(run(1.0, [1.0]), void=lasts if loops[-1] == closed else "")
 
     monkeypatch.setattr(
-        speed, "serving", lambda *_: nullcontext(Program(Process(), "http://127.0.0.1:1", 0.1))
+        baseline, "serving", lambda *_: nullcontext(Program(Process(), "http://127.0.0.1:1", 0.1))
     )
-    monkeypatch.setattr(speed, "drive", drive)
-    monkeypatch.setattr(speed, "bare", lambda *_: Bare(100, 1.0, [1.0]))
-    monkeypatch.setattr(speed, "loop_lag", lambda *_: 0.001)
+    monkeypatch.setattr(baseline, "drive", drive)
+    monkeypatch.setattr(baseline, "bare", lambda *_: Bare(100, 1.0, [1.0]))
+    monkeypatch.setattr(baseline, "loop_lag", lambda *_: 0.001)
     assert part().void == (lasts if closed in loops else "")
 
 
@@ -87,12 +90,26 @@ def test_a_bare_loop_finds_the_face_without_a_server() -> None:
     assert found.cpu_ms > 0
 
 
-def test_a_bare_loop_that_fails_says_why() -> None:
-    with pytest.raises(RunFailed, match="invalid choice"):
-        bare("nothing", 0.1)
-
-
 def test_a_server_tells_how_late_its_event_loop_was() -> None:
     with serving("echo") as server:
         before = loop_lag(server, "p99")  # each is read by itself, and meanwhile the largest can only grow
         assert loop_lag(server, "max") >= before * 0.98 >= 0
+
+
+def test_a_paced_loop_counts_every_call() -> None:
+    found = bare("faces-ours", 0.4, pace=10.0)
+    assert found.items == len(found.times_ms) > 0
+    assert found.cpu_ms > 0
+
+
+def test_a_loop_that_fails_says_its_last_word_and_no_list() -> None:
+    with pytest.raises(
+        RunFailed, match=r"^the bare loop of nothing: it failed: \S.* invalid choice: 'nothing'"
+    ):
+        bare("nothing", 0.1)
+
+
+def test_a_loop_that_does_not_end_is_a_failure_as_any_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(baseline, "GRACE_S", 0.01)
+    with pytest.raises(RunFailed, match="the bare loop of faces-ours: it did not end"):
+        bare("faces-ours", 0.0)

@@ -7,11 +7,11 @@ import re
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from benchmarks.failures import RunFailed
 from benchmarks.scenarios.mlperf import KEPT, Outcome, metric, parse, run, section
@@ -205,7 +205,7 @@ def test_several_samples_of_a_query_are_each_answered_once(server: RunningServer
 
 @needs_loadgen
 def test_a_server_that_is_not_there_ends_the_run() -> None:
-    with pytest.raises(RunFailed, match="SingleStream failed"):
+    with pytest.raises(RunFailed, match="SingleStream: it failed"):
         run(Trial("http://127.0.0.1:1", "SingleStream", 1.0, 30.0, 8, 0.0, 0.0))
 
 
@@ -219,7 +219,7 @@ def test_a_server_that_dies_ends_the_run(start_server: Callable[..., RunningServ
         while not over.done() and not answered(server):
             time.sleep(0.01)
         server.kill()
-        with pytest.raises(RunFailed, match=r"Offline failed: .*ConnectionLost"):
+        with pytest.raises(RunFailed, match=r"Offline: it failed: .*ConnectionLost"):
             over.result()
 
 

@@ -34,7 +34,7 @@ def test_each_share_of_the_capacity_is_offered_and_measured(
     (grid,) = section.grids
     (plot,) = section.plots
     assert [row[0] for row in grid.rows] == pytest.approx([10, 20])
-    assert "started by somebody else" in section.about
+    assert "was not started by the benchmark" in section.about
     assert "CPU" not in " ".join(grid.headings)  # of a server that is not ours
     offered = [float(row[1]) for row in grid.rows]
     assert offered[1] == pytest.approx(2 * offered[0])
