@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from importlib import import_module
 from pathlib import Path
 
 CHECKOUT = Path(__file__).resolve().parents[1]
@@ -27,6 +28,15 @@ def missing(exc: ModuleNotFoundError) -> str:
     if (exc.name or "").partition(".")[0] in ("benchmarks", "inference", "stream_server"):
         raise exc
     return f"the package {exc.name} is missing: {INSTALL}"
+
+
+def check_installed() -> None:
+    """Exit with a sentence if a package of the extra `bench` is missing; programs call it before other imports."""
+    for package in ("hdrh", "matplotlib", "psutil", "wsproto"):
+        try:
+            import_module(package)
+        except ModuleNotFoundError as exc:
+            sys.exit(missing(exc))
 
 
 class RunFailed(RuntimeError):

@@ -17,7 +17,7 @@ from benchmarks.failures import RunFailed
 from benchmarks.load.accounts import Account
 from benchmarks.load.generator import LATE_S, Generator, Load
 from benchmarks.load.servers import STREAM_SERVER, Process, Program, running, runs, serving, waits
-from benchmarks.report.results import Figure, Say, Section, none
+from benchmarks.report.results import Figure, Say, Section, at_least, none
 
 STREAMS, FRAMES = 16, 50_000
 WINDOW = 4
@@ -90,7 +90,7 @@ def accounted(accounts: list[Account], kills: int, seconds: float) -> list[Figur
     with_workers = errors.pop("worker_lost", 0)
     unsent = FRAMES // STREAMS * STREAMS - sum(account.sent for account in accounts)
     return [
-        Figure("chaos: workers killed under load", (float(kills),), "", ">=", LEAST_KILLS),
+        at_least("chaos: workers killed under load", float(kills), LEAST_KILLS),
         none(
             "chaos: frames lost",
             unsent + sum(account.lost for account in accounts),

@@ -10,7 +10,7 @@ from benchmarks.load.run import Run, drive, first_void
 from benchmarks.load.servers import Program, serving
 from benchmarks.peers.catalogue import AIOHTTP
 from benchmarks.peers.launcher import serving_peer
-from benchmarks.report.results import Figure, Say, Section
+from benchmarks.report.results import Figure, Say, Section, at_most
 
 STREAMS = 8
 WINDOWS = 1, 4
@@ -59,20 +59,14 @@ def _figures(window: int, rounds: list[tuple[Run, Run]]) -> list[Figure]:
     ours, theirs = zip(*costs, strict=True)
     rates = [statistics.median(run.rate for run in runs) for runs in zip(*rounds, strict=True)]
     return [
-        Figure(
+        at_most(
             f"{name}: CPU per frame, to the baseline's",
-            tuple(a / b for a, b in costs),
-            "x",
-            "<=",
+            (a / b for a, b in costs),
             0.4,
+            "x",
             f"the baseline's {statistics.median(theirs):.3f} ms; {rates[0]:,.0f} and {rates[1]:,.0f} frames/s",
         ),
-        Figure(
-            f"{name}: CPU per frame of the whole tree",
-            tuple(ours),
-            "ms",
-            "<=",
-            0.3,
-            f"frames of {FRAME_BYTES:,} bytes",
+        at_most(
+            f"{name}: CPU per frame of the whole tree", ours, 0.3, "ms", f"frames of {FRAME_BYTES:,} bytes"
         ),
     ]

@@ -10,7 +10,7 @@ from benchmarks.load.accounts import Account
 from benchmarks.load.generator import Load
 from benchmarks.load.run import Run, drive, first_void
 from benchmarks.load.servers import Program, serving
-from benchmarks.report.results import Figure, Say, Section, none
+from benchmarks.report.results import Figure, Say, Section, at_least, at_most, none
 from benchmarks.report.stats import jain, part, percentile
 
 STREAMS, FPS = 24, 15.0
@@ -123,28 +123,23 @@ def _freshness(idle: Run, overload: Run) -> list[Figure]:
     first, last = (percentile(part(moments, FIFTHS, n, SECONDS), 99) for n in (0, FIFTHS - 1))
     inside = [age for account in overload.streams for _, age, _ in account.answers]
     return [
-        Figure(
+        at_most(
             "overload: age p99",
-            (percentile([age for _, age in moments], 99),),
-            "ms",
-            "<=",
+            percentile([age for _, age in moments], 99),
             1e3 / FPS + 4 * idle_ms,
+            "ms",
             f"idle {idle_ms:.1f} ms; {overload.rate:.0f} answers/s to {STREAMS * FPS:.0f}; "
             f"by the server's age_ms {percentile(inside, 99):.0f} ms",
         ),
-        Figure(
+        at_most(
             "overload: age p99, last fifth to first",
-            (last / first,),
-            "",
-            "<=",
+            last / first,
             1.2,
-            f"{first:.0f} ms, then {last:.0f} ms",
+            note=f"{first:.0f} ms, then {last:.0f} ms",
         ),
-        Figure(
+        at_least(
             "overload: Jain index of answers per stream",
-            (jain([account.results for account in overload.streams]),),
-            "",
-            ">=",
+            jain([account.results for account in overload.streams]),
             0.99,
         ),
     ]
@@ -164,21 +159,17 @@ def _sharing(rounds: Sequence[Round]) -> list[Figure]:
         if r.flood.results
     )
     return [
-        Figure(
+        at_least(
             "overload: answers per CPU second, to a closed loop's",
-            tuple(round_.efficiency for round_ in rounds),
-            "",
-            ">=",
+            (round_.efficiency for round_ in rounds),
             0.95,
-            f"{overloads:.0f} to {loops:.0f}",
+            note=f"{overloads:.0f} to {loops:.0f}",
         ),
-        Figure(
+        at_least(
             "flood: the others' answers, to their fair share",
-            tuple(statistics.mean(round_.others) / round_.fair for round_ in rounds),
-            "",
-            ">=",
+            (statistics.mean(round_.others) / round_.fair for round_ in rounds),
             0.95,
-            f"flood {greedy:.0f}/s; of what was answered the others have {equal:.2f} of an equal part; "
+            note=f"flood {greedy:.0f}/s; of what was answered the others have {equal:.2f} of an equal part; "
             f"programs not measured used up to {max(run.foreign for run in runs):.1f} cores",
         ),
         none(

@@ -5,6 +5,11 @@ Several files are joined into one page.
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    from benchmarks.failures import check_installed
+
+    check_installed()
+
 import argparse
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence

@@ -161,7 +161,7 @@ def faces(say: Say, rounds: int, seconds: float) -> Section:
         "The model faces with one worker, on JPEGs of 640x480: CPU of the server's whole tree per frame, from two "
         "clients that wait for each answer, beside the same work in one process without a server. The bare loops "
         f"run in the same minute, not simultaneously. Idle latency is that of one client with {IDLE_FPS:g} frames "
-        "a second, less the median of our bare loop at that pace: a processor that sleeps between frames is slower.",
+        "a second, less the median of our bare loop at that pace: a processor that has slept is slower.",
         tuple(faces_figures(measured)),
         void=first_void(run for one in measured for run in (one.server, one.alone)),
     )

@@ -5,6 +5,11 @@
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    from benchmarks.failures import check_installed
+
+    check_installed()
+
 import argparse
 import itertools
 import statistics
