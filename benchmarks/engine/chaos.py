@@ -1,4 +1,4 @@
-"""Killing: workers in the middle of their work, then the server itself; it kills only what it has started."""
+"""Kills workers under load, then servers; only processes that it has started."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ RUN_S = 90.0
 """Limits the run: 50,000 frames take about ten seconds."""
 
 LEAST_KILLS = 5
-"""Fewer would say nothing of what a kill does."""
+"""Fewer kills would show nothing."""
 
 PARENTS = 20
 GONE_S = 1.0
-"""How long a worker, and the port, may outlive their server."""
+"""How long workers and port may outlive their server."""
 
 SEED = 3
 
@@ -67,7 +67,7 @@ def kill_workers(server: Program, generator: Generator) -> int:
     Raises:
         RunFailed: the run does not end.
     """
-    # a run that fails must be one that can be run again
+    # seeded, so that a failed run can be repeated
     chance = random.Random(SEED)  # noqa: S311
     begun = time.monotonic()
     kills = 0
@@ -82,7 +82,7 @@ def kill_workers(server: Program, generator: Generator) -> int:
 
 
 def accounted(accounts: list[Account], kills: int, seconds: float) -> list[Figure]:
-    """Make the figures of what became of the frames."""
+    """Make the figures of the frames' outcomes."""
     errors: Counter[str] = Counter()
     for account in accounts:
         errors.update(account.errors)
@@ -113,7 +113,7 @@ def _parents(say: Say) -> list[Figure]:
     for number in range(PARENTS):
         hangs = number % 2 == 1
         say(f"kill -9 of the server, {number + 1} of {PARENTS}" + (", a worker hangs" if hangs else ""))
-        # the port that the last one had
+        # the port of the previous server
         with running(*STREAM_SERVER, "--port", str(port), *models, quiet=True) as server, ExitStack() as held:
             port = urlsplit(server.url).port or 0
             workers = server.workers
@@ -122,12 +122,12 @@ def _parents(say: Say) -> list[Figure]:
             server.process.kill()
             killed = time.monotonic()
             while (alive := list(filter(runs, workers))) and time.monotonic() < killed + GONE_S:
-                time.sleep(0.001)  # they are no children of ours, so there is nothing to wait on
+                time.sleep(0.001)  # they are not our children, so they cannot be waited for
             slowest = max(slowest, time.monotonic() - killed)
             survivors += len(alive)
-            # the server's last thread may close the port after its workers have noticed that it is gone
+            # the server's last thread may close the port after its workers have ended
             while not (free := _binds(port)) and time.monotonic() < killed + GONE_S:
-                time.sleep(0.001)  # a port tells nobody that it is free
+                time.sleep(0.001)  # there is no notification of a free port
             unbound += not free
             for worker in alive:
                 worker.kill()
@@ -150,16 +150,16 @@ def _hanging(server: Program, workers: Sequence[Process]) -> Iterator[None]:
     """Hold a stream open for whose item a worker hangs."""
     before = [waits(worker) for worker in workers]
     url = server.url.replace("http", "ws", 1) + "/v2/models/hanging/stream"
-    # the server does not live to answer the close
+    # the server is killed before it can answer the close
     with connect(url, close_timeout=0) as ws:
         ws.recv()
         ws.send(b"hang")
         deadline = time.monotonic() + GONE_S
-        # one that has taken it waits in there, not for an item any more
+        # a worker that hangs no longer waits for items, so its count of waits changes once
         while [waits(worker) for worker in workers] == before:
             if time.monotonic() > deadline:
                 raise RunFailed("no worker took the item that hangs")
-            time.sleep(0.01)  # a count in /proc tells nobody that it has changed
+            time.sleep(0.01)  # there is no notification of a count in /proc
         yield
 
 

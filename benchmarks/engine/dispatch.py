@@ -1,4 +1,4 @@
-"""What bringing a frame to a worker and its answer back costs: the null model, beside the standard pool."""
+"""The cost of moving a frame to a worker and its answer back: the null model, beside a process pool."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from benchmarks.report.results import Figure, Say, Section, at_most
 
 STREAMS = 8
 WINDOWS = 1, 4
-"""Frames in flight of a stream. With one nothing can be sent ahead, which is the dearest case."""
+"""Frames in flight of a stream. One is the most expensive case, since nothing can be sent ahead."""
 
 ROUNDS = 3
 SECONDS = 2.5

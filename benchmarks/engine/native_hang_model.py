@@ -1,4 +1,4 @@
-"""A model that hangs in native code, for the chaos benchmark; it is no example of anything else."""
+"""A model that hangs in native code, for the chaos benchmark."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ HANG_S = 600
 
 
 class Hanging:
-    """Sleeps in C for any item but the one that warms it up, and never lets Python run meanwhile."""
+    """Sleeps in C without releasing the interpreter's lock, for every item except that of the warm-up."""
 
     input: InputKind = "bytes"
     timeout_ms = HANG_S * 1000
@@ -20,7 +20,7 @@ class Hanging:
         """Nothing to load."""
 
     def predict(self, items: Sequence[bytes], /) -> list[int]:
-        """Hang, with the interpreter's lock held, as a broken extension does."""
+        """Hang with the interpreter's lock held, as a broken extension does."""
         for item in items:
             if item != b"\0":
                 ctypes.PyDLL(None).sleep(HANG_S)

@@ -1,4 +1,4 @@
-"""More cameras than the machine carries: how fresh, fair and complete the `faces` model's answers stay."""
+"""Overload: how fresh, fair and complete answers of the `faces` model stay with too many cameras."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from benchmarks.report.stats import jain, part, percentile
 STREAMS, FPS = 24, 15.0
 SECONDS = 20.0
 SHORT_SECONDS = 4.0
-"""Of the runs that are there to be compared with each other."""
+"""Of the runs that are compared with each other."""
 
 IDLE_FPS, IDLE_SECONDS = 10.0, 3.0
 OTHERS, FLOOD = 20, 100.0
@@ -25,7 +25,7 @@ ROUNDS, FIFTHS = 3, 5
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """Runs next to each other, so that what disturbs one disturbs its neighbours.
+    """Consecutive runs, so that a disturbance affects all of them.
 
     Attributes:
         loops: cameras that wait for each answer, before the overload and between it and the flood.
@@ -54,7 +54,7 @@ class Round:
 
 
 def _rate(account: Account) -> float:
-    """Answers per second while everybody sent: what the flood has sent ahead is read for longer."""
+    """Answers per second while all streams sent; the flood's backlog is read for longer."""
     return sum(at <= SHORT_SECONDS for at, _, _ in account.answers) / SHORT_SECONDS
 
 

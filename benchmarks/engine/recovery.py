@@ -22,7 +22,7 @@ LONGEST_S = 10.0
 
 
 def measure(say: Say) -> Section:
-    """Kill workers of engines that do nothing else, one at a time."""
+    """Kill workers of idle engines, one at a time."""
     logging.getLogger("inference.pool.slot").setLevel(logging.ERROR)  # it warns of every kill
     cold = asyncio.run(_measure(say, spares=0))
     warm = asyncio.run(_measure(say, spares=1))

@@ -1,4 +1,4 @@
-"""Starts peers, and waits until they answer right."""
+"""Starts peers, and waits until they answer correctly."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ def serving_peer(
 
     Args:
         python: the interpreter that has the peer's requirements.
-        ahead: what begins the command, such as `POLITELY`.
+        ahead: prefix of the command, such as `POLITELY`.
 
     Raises:
         RunFailed: it does not start, or its answers are wrong.
     """
-    # what it writes, sockets and settings included, goes with this folder
+    # everything it writes, sockets and settings included, is removed with this folder
     with TemporaryDirectory(prefix="peer-") as name:
         folder = Path(name)
         port = free_port()
@@ -64,7 +64,7 @@ def serving_peer(
 
 
 def free_port() -> int:
-    """Find a port that nobody listens on: some of the peers cannot be handed an open socket."""
+    """Find an unused port: some peers cannot inherit an open socket."""
     with socket.create_server((HOST, 0)) as listening:
         port: int = listening.getsockname()[1]
     return port
@@ -84,7 +84,7 @@ def _await(peer: Peer, url: str, model: str, process: subprocess.Popen[bytes], l
                 raise RunFailed(
                     f"{peer.name} did not start in {START_S:.0f} s ({exc}): {_last(log)}"
                 ) from exc
-            time.sleep(ASK_AGAIN_S)  # servers say in many ways that they are ready, or in none
+            time.sleep(ASK_AGAIN_S)  # servers have no common way to report that they are ready
     if fault := wrong(model, answer):
         raise RunFailed(f"{peer.name} answers wrong: {fault}")
 

@@ -1,4 +1,4 @@
-"""Asks a peer for one answer, to see whether it is ready and does the work at all. It measures nothing."""
+"""Asks a peer for one answer, to check that it is ready and answers correctly."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ SAMPLE_FACE = (223.6, 78.7, 113.7, 139.2)
 """The box of the one face in the sample picture: left, top, width, height in pixels."""
 
 TOLERANCE = 12.0
-"""Pixels by which a box may lie elsewhere, for what decoders and releases round otherwise: a tenth of the face."""
+"""Pixels by which a box may differ, because decoders and releases round differently: a tenth of the face."""
 
 SHOWN = 200
-"""Characters of an answer that a message shows: an error's body may be a page."""
+"""Characters of an answer in a message: an error's body may be a page."""
 
 
 class NotYet(Exception):
-    """The server does not answer as it will; the message says what it did."""
+    """The server does not answer yet; the message says what happened."""
 
 
 ITEMS: dict[str, Callable[[], Payloads]] = {"echo": frame, f"echo{BATCHED}": frame, "spam": texts}
-"""What a model takes, where it is no picture."""
+"""The items of models that do not take pictures."""
 
 
 def item(model: str) -> str | bytes:
@@ -54,12 +54,12 @@ def ask(peer: Peer, url: str, model: str) -> Any:
 
 
 def wrong(model: str, answer: Any) -> str:
-    """Say what is wrong with an answer to `item(model)`; nothing if it is right."""
+    """Say what is wrong with an answer to `item(model)`; "" if it is right."""
     try:
         return _wrong(model, answer)
     except (KeyError, TypeError, ValueError):
-        # whatever JSON a server sends: an error's body, a list, a box of three numbers
-        return f"{str(answer)[:SHOWN]} has not the form of an answer"
+        # any JSON: an error's body, a list, a box of three numbers
+        return f"{str(answer)[:SHOWN]} is no answer of this model"
 
 
 def _wrong(model: str, answer: Any) -> str:

@@ -1,4 +1,4 @@
-"""Starts servers side by side and measures them in turn: what each did, not what it means."""
+"""Starts servers side by side and measures them in turn; what the figures mean is decided elsewhere."""
 
 from __future__ import annotations
 
@@ -32,26 +32,25 @@ SPECIFIED: Mapping[str, str] = {
     "faces-natural": "faces-natural=benchmarks.peers.work:NaturalFaces",
     "faces-ours": "faces",
 }
-"""The models of `work.MODELS` as the stream server is told them: a name, or a name and a class. Those whose name
-does not say so make no batches of more than one."""
+"""The models of `work.MODELS` as arguments of the stream server. Only those named `BATCHED` use batches."""
 
 IN_BATCHES = " in batches"
-"""Ends the name of a server that runs in batches what it also runs item by item."""
+"""Suffix of the name of a server that runs in batches what it also runs item by item."""
 
 WARM_S = 0.5
 IDLE_FPS = 5.0
 FPS = 15.0
 CAMERAS = 8
-"""Under overload, at the least."""
+"""The fewest under overload."""
 
 OVERLOAD = 1.5
-"""Frames that come, to those that the fastest server answers: enough for a queue that grows, however fast the
-machine is, and little enough that it is worked off soon after."""
+"""Frames offered, relative to the answers of the fastest server: enough for a growing queue on any machine, which
+is still worked off soon after."""
 
 
 @dataclass(frozen=True, slots=True)
 class Entrant:
-    """A server that takes part, and how it is started with a model."""
+    """A server in the comparison, and how to start it with a model."""
 
     name: str
     start: Callable[[str], AbstractContextManager[Program]]
@@ -59,17 +58,17 @@ class Entrant:
 
 @dataclass(frozen=True, slots=True)
 class Course:
-    """What all of them go through with one model.
+    """The measurements of every server with one model.
 
     Attributes:
         model: a name in `work.MODELS`.
         payload: a name in `PAYLOADS`.
-        streams: of the closed loop, each with one frame in flight.
+        streams: of the closed loop, with one frame in flight each.
         rounds: closed loops; the servers take turns.
         closed_s, idle_s, overload_s: seconds; 0 leaves a part out.
-        kept: whether the closed loop's posts use connections again. A server whose processes take connections from
-            one socket may get all that are kept into one of them, while the others wait. New ones go to who is
-            free, and are cheap beside a picture, but not beside the null model.
+        kept: whether the closed loop's posts reuse connections. If a server's processes accept from one socket, one
+            of them may get all kept connections while the others idle. New connections go to an idle process, and
+            are cheap beside a picture, but not beside the null model.
     """
 
     model: str
@@ -84,10 +83,10 @@ class Course:
 
 @dataclass(slots=True, eq=False)
 class Record:
-    """What one server did with one model.
+    """The measurements of one server with one model.
 
     Attributes:
-        missing: why it did nothing, or not all; the rest is what it did until then.
+        missing: why measurements are missing; the others are kept.
         ready_s: seconds from its start to its first right answer.
         memory: resident bytes of its tree once it is warm.
         closed: streams that wait for each answer, a run for each round.
@@ -111,7 +110,7 @@ def ours() -> Entrant:
 
 @contextmanager
 def _serving_ours(model: str) -> Iterator[Program]:
-    """Run the stream server, which is ready when it has answered right, as a peer is, not when it says so."""
+    """Run the stream server; like a peer, it counts as ready when it has answered correctly."""
     started = time.perf_counter()
     with running(
         *POLITELY, *STREAM_SERVER, "--port", "0", "--model", SPECIFIED[model], quiet=True
@@ -127,21 +126,20 @@ def _serving_ours(model: str) -> Iterator[Program]:
 
 
 def of_peer(peer: Peer, python: str) -> Entrant:
-    """Let a peer take part, run by an interpreter that has its requirements."""
+    """Make an entrant of a peer; `python` has its requirements."""
     return Entrant(peer.name, lambda model: serving_peer(peer, model, python, ahead=POLITELY))
 
 
 def in_batches(entrant: Entrant) -> Entrant:
-    """Let a server take part once more, with batches."""
+    """Make an entrant of the same server with batches."""
     return Entrant(entrant.name + IN_BATCHES, lambda model: entrant.start(model + BATCHED))
 
 
 def contest(entrants: Sequence[Entrant], course: Course, say: Say) -> list[Record]:
-    """Let every server go through a course.
+    """Measure every server on a course.
 
-    All of them run from beginning to end, so that one round follows the other at once, but only the one that is
-    measured is awake. The others' processes are stopped: Ray Serve takes a tenth of a core when it has nothing to
-    do. One that fails is missing from then on.
+    All of them run all the time, so that rounds follow each other at once, but all except the measured one are
+    stopped: an idle Ray Serve takes a tenth of a core. A server that fails is left out from then on.
     """
     records = [Record(entrant.name) for entrant in entrants]
     with ExitStack() as stack:
@@ -173,7 +171,7 @@ def contest(entrants: Sequence[Entrant], course: Course, say: Say) -> list[Recor
 
 
 def fastest(records: Sequence[Record]) -> float:
-    """Give the results per second of the server that is the fastest in closed loops, by its median round."""
+    """Give the results per second of the fastest server in closed loops, by median rounds."""
     return max(
         (statistics.median(run.rate for run in record.closed) for record in records if record.closed),
         default=0.0,
@@ -181,7 +179,7 @@ def fastest(records: Sequence[Record]) -> float:
 
 
 def cameras(records: Sequence[Record]) -> int:
-    """Give how many cameras are more than any of the servers can answer."""
+    """Give a number of cameras that no server can answer."""
     return max(CAMERAS, math.ceil(OVERLOAD * fastest(records) / FPS))
 
 
@@ -193,7 +191,7 @@ def _remaining(
 
 @contextmanager
 def _excused(record: Record) -> Iterator[None]:
-    """Let one server's failure be its own."""
+    """Record a server's failure instead of raising it."""
     try:
         yield
     except (RunFailed, psutil.Error, OSError) as exc:
@@ -202,7 +200,7 @@ def _excused(record: Record) -> Iterator[None]:
 
 @contextmanager
 def _paused(entrant: Entrant, course: Course, record: Record) -> Iterator[Program]:
-    """Start a server, warm it up and pause it, to the end of the context."""
+    """Start a server, warm it up and pause it."""
     with entrant.start(course.model) as program:
         drive(program, [_closed(course, program, WARM_S)])
         record.ready_s, record.memory = program.ready_s, program.memory()

@@ -1,6 +1,6 @@
-"""Other servers on the same work in the same run: what a frame costs in each, and how they bear overload.
+"""Other servers on the same work in the same run: the cost of a frame, and behaviour under overload.
 
-``python -m benchmarks.scenarios.peers`` measures the stream server and its peers, or those of them that are named.
+``python -m benchmarks.scenarios.peers`` measures all peers, or those named, beside the stream server.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from benchmarks.peers.runner import (
     ours,
 )
 from benchmarks.peers.work import MAX_BATCH
-from benchmarks.report.results import Figure, Grid, Plot, Say, Section, Series, at_most
+from benchmarks.report.results import Figure, Grid, Plot, Say, Section, Series, at_most, grid
 from benchmarks.report.stats import part, percentile
 from benchmarks.report.terminal import run
 
@@ -53,8 +53,8 @@ QUICK_MANY = replace(QUICK_ECHO, streams=32)
 QUICK_NATURAL = Course("faces-natural", "portrait", 4, rounds=1, closed_s=1.0, idle_s=1.0, overload_s=2.0)
 
 TARGETS = (("mosec", 1.0), ("aiohttp + pool", 0.3), ("LitServe", 0.1))
-"""How much of a peer's CPU a frame may cost, each server in its cheaper way, with batches or without: mosec's front
-is written in Rust, the second is what people write by hand, and the third advertises speed."""
+"""Upper bounds of our CPU per frame relative to a peer's, each server with or without batches, whichever is cheaper:
+mosec's front end is written in Rust, the second is what people write by hand, the third advertises speed."""
 
 FIFTHS = 5
 
@@ -71,7 +71,7 @@ FAIR = (
 
 
 def measure(say: Say, quick: bool) -> list[Section]:
-    """Compare with all peers; quickly with those that install and start at once."""
+    """Compare with all peers; in a quick run with those that install and start quickly."""
     return compare([peer for peer in PEERS if peer.quick or not quick], say, quick=quick)
 
 
@@ -110,17 +110,17 @@ def costs(record: Record) -> list[float]:
 
 
 def bearable(record: Record) -> list[Run]:
-    """Give the runs whose load a server bears: those in closed loops, and the idle one."""
+    """Give the runs without overload: closed loops, and the idle one."""
     return [*record.closed, *([record.idle] if record.idle else [])]
 
 
 def overloading(record: Record) -> list[Run]:
-    """Give the run whose load it does not bear, if there was one."""
+    """Give the run under overload, if there was one."""
     return [record.overload] if record.overload else []
 
 
 def measured(records: Sequence[Record]) -> list[Record]:
-    """Give those that went through all rounds, of which none is void."""
+    """Give those that completed all rounds without a void run."""
     rounds = max((len(record.closed) for record in records), default=0)
     return [
         record
@@ -130,37 +130,37 @@ def measured(records: Sequence[Record]) -> list[Record]:
 
 
 def overloaded(records: Sequence[Record]) -> list[tuple[Record, Run]]:
-    """Give those that were overloaded in a run that counts."""
+    """Give those with a valid run under overload."""
     return [(record, run) for record in records for run in overloading(record) if not run.void]
 
 
 Absent: TypeAlias = list[tuple[str, str]]
-"""Who is missing in a section, and why."""
+"""Servers missing in a section, and why."""
 
 
 def absent(
     records: Iterable[Record], there: Sequence[Record], runs: Callable[[Record], Iterable[Run]] = bearable
 ) -> Absent:
-    """Tell who is missing in a section that would show these runs of each."""
+    """List the servers missing in a section that shows these `runs` of each."""
     return [
         (record.name, first_void(runs(record)) or record.missing) for record in records if record not in there
     ]
 
 
 def left_out(missing: Absent) -> list[Grid]:
-    """List who is missing, if anybody is."""
+    """Make a table of missing servers, if there are any."""
     return [Grid("Left out", ("server", "why"), tuple(missing))] if missing else []
 
 
 def void_of(records: Iterable[Record], missing: Absent) -> str:
-    """Say why a section counts for nothing: without ourselves there is nothing to compare."""
+    """Say why a section is void: without our server there is nothing to compare."""
     if all(record.name != OURS for record in records):
         return "the stream server did not take part"
     return next((why for name, why in missing if name == OURS), "")
 
 
 def bars(name: str, records: Sequence[Record], categories: Sequence[str]) -> Series:
-    """Make bars of the CPU time per frame, the median of the rounds, in the categories' order."""
+    """Make bars of the median CPU time per frame, in the order of the categories."""
     ordered = sorted(measured(records), key=lambda record: categories.index(record.name))
     return Series(
         name,
@@ -170,7 +170,7 @@ def bars(name: str, records: Sequence[Record], categories: Sequence[str]) -> Ser
 
 
 def ratios(records: Sequence[Record], streams: int) -> list[Figure]:
-    """Set our cost of an echo beside the costs that have a target, round by round."""
+    """Compare our cost of an echo with those of `TARGETS`, round by round."""
     by_name = {record.name: costs(record) for record in measured(records)}
     pairs = [(cheaper(by_name, OURS), cheaper(by_name, name), target) for name, target in TARGETS]
     return [
@@ -187,13 +187,13 @@ def ratios(records: Sequence[Record], streams: int) -> list[Figure]:
 
 
 def cheaper(by_name: Mapping[str, Sequence[float]], server: str) -> str | None:
-    """Name the way in which a server is cheaper, by its median: in batches, or not; None if it is missing."""
+    """Name the cheaper form of a server by its median, with or without batches; None if it is missing."""
     ways = [way for way in (server, server + IN_BATCHES) if way in by_name]
     return min(ways, key=lambda way: statistics.median(by_name[way]), default=None)
 
 
 def echo_section(records: Sequence[Record], few: str = "") -> Section:
-    """Show what serving alone costs."""
+    """Show the cost of serving alone."""
     there = measured(records)
     names = tuple(record.name for record in there)
     plot = Plot(
@@ -219,7 +219,7 @@ def echo_section(records: Sequence[Record], few: str = "") -> Section:
 
 
 def many_section(records: Sequence[Record]) -> Section:
-    """Show what serving alone costs when many send at once, so that there is more to do at a time."""
+    """Show the cost of serving alone with many streams, where more frames wait at a time."""
     about = (
         f"The same with {MANY.streams} streams: more frames wait at a time, and what a server can do to several at "
         "once it does."
@@ -232,24 +232,20 @@ def many_section(records: Sequence[Record]) -> Section:
 
 
 def echoes_grid(there: Sequence[Record]) -> Grid:
-    """Make the table of what each server did with the null model."""
-    headings = ("server", "CPU ms a frame", "frames/s", "ready in s", "memory MB", "errors")
-    rows = tuple(
-        (
-            record.name,
-            statistics.median(costs(record)),
-            statistics.median(run.rate for run in record.closed),
-            record.ready_s,
-            record.memory / 1e6,
-            float(sum(run.errors for run in record.closed)),
-        )
-        for record in there
-    )
-    return Grid("The null model", headings, rows)
+    """Make the table of the null model."""
+    columns: dict[str, Callable[[Record], str | float]] = {
+        "server": lambda record: record.name,
+        "CPU ms a frame": lambda record: statistics.median(costs(record)),
+        "frames/s": lambda record: statistics.median(run.rate for run in record.closed),
+        "ready in s": lambda record: record.ready_s,
+        "memory MB": lambda record: record.memory / 1e6,
+        "errors": lambda record: sum(run.errors for run in record.closed),
+    }
+    return grid("The null model", there, columns)
 
 
 def pinned() -> Grid:
-    """List what the peers are, and how they are spoken to."""
+    """List the peers, their versions and their transport."""
     rows = tuple(
         (peer.name, ", ".join(peer.pins()), "a websocket" if peer.websocket else "a POST per frame")
         for peer in PEERS
@@ -258,7 +254,7 @@ def pinned() -> Grid:
 
 
 def faces_section(natural: Sequence[Record], faces: Sequence[Record]) -> Section:
-    """Show what finding faces costs, with each of the two models in each server."""
+    """Show the cost of finding faces, with both detectors in each server."""
     both = {"OpenCV's": natural, "this project's": faces}
     everybody, there = [*natural, *faces], [*measured(natural), *measured(faces)]
     names = tuple(dict.fromkeys(record.name for record in there))
@@ -300,7 +296,7 @@ def faces_section(natural: Sequence[Record], faces: Sequence[Record]) -> Section
 
 
 def overload_section(records: Sequence[Record], seconds: float) -> Section:
-    """Show how old answers get when more frames come than can be answered."""
+    """Show the age of answers under overload."""
     runs = overloaded(records)
     series = tuple(
         Series(record.name, tuple((moment.at, moment.p99) for moment in run.timeline if moment.at <= seconds))
@@ -340,7 +336,7 @@ def overload_section(records: Sequence[Record], seconds: float) -> Section:
 
 
 def overload_row(name: str, run: Run, seconds: float) -> tuple[str | float, ...]:
-    """Put what became of one server's frames into a row."""
+    """Make a server's row of the overload table."""
     ages = [(at, late) for account in run.streams for at, _, late in account.answers]
     last = part(ages, FIFTHS, FIFTHS - 1, seconds)
     every = [late for _, late in ages]
@@ -355,7 +351,7 @@ def overload_row(name: str, run: Run, seconds: float) -> tuple[str | float, ...]
 
 
 def main() -> int:
-    """Read the command line, compare and print."""
+    """Compare what the command line names; return the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.scenarios.peers", description=__doc__.splitlines()[0]
     )
