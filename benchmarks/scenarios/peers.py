@@ -53,7 +53,7 @@ QUICK_MANY = replace(QUICK_ECHO, streams=32)
 QUICK_NATURAL = Course("faces-natural", "portrait", 4, rounds=1, closed_s=1.0, idle_s=1.0, overload_s=2.0)
 
 TARGETS = (("mosec", 1.0), ("aiohttp + pool", 0.3), ("LitServe", 0.1))
-"""Upper bounds of our CPU per frame relative to a peer's, each server with or without batches, whichever is cheaper:
+"""Upper bounds of our CPU per frame, relative to a peer's; each server with or without batches, as is cheaper:
 mosec's front end is written in Rust, the second is what people write by hand, the third advertises speed."""
 
 FIFTHS = 5
