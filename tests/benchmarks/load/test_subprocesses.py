@@ -86,14 +86,14 @@ def test_a_package_of_the_users_with_the_same_name_is_not_run(tmp_path: Path) ->
     (tmp_path / "benchmarks" / "__init__.py").touch()
     (tmp_path / "benchmarks" / "bare.py").write_text("print('the wrong one')")
     done = subprocess.run(
-        python("benchmarks.scenarios.bare", "--help"),
+        python("benchmarks.scenarios.baseline", "--help"),
         cwd=tmp_path,
         env=environment(),
         capture_output=True,
         text=True,
         check=True,
     )
-    assert "python -m benchmarks.scenarios.bare" in done.stdout
+    assert "python -m benchmarks.scenarios.baseline" in done.stdout
 
 
 def test_an_environment_keeps_where_else_modules_are_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,4 +101,4 @@ def test_an_environment_keeps_where_else_modules_are_looked_for(monkeypatch: pyt
     given = environment(OMP_NUM_THREADS="1")
     assert given["PYTHONPATH"].split(os.pathsep) == [str(Path(__file__).parents[3]), "/elsewhere"]
     assert given["OMP_NUM_THREADS"] == "1"
-    assert python("benchmarks.scenarios.bare")[0] == sys.executable
+    assert python("benchmarks.scenarios.baseline")[0] == sys.executable
