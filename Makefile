@@ -42,7 +42,7 @@ model: .venv/dev ## train the spam model again, from its corpus
 
 bench: .venv/bench ## load benchmarks beside other servers, under 20 minutes: tables, benchmarks/results/, docs/benchmarks.png
 	@$(BIN)/stream-server bench all --output $(RESULTS).json --html $(RESULTS).html
-	@$(BIN)/python -m benchmarks.page $(RESULTS).json --png docs/benchmarks.png
+	@$(BIN)/python -m benchmarks.report.page $(RESULTS).json --png docs/benchmarks.png
 
 bench-quick: .venv/bench ## the same, rougher, beside the quick ones of the other servers, under 3 minutes
 	@$(BIN)/stream-server bench all --quick

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    from benchmarks.failures import check_installed
+
+    check_installed()
+
 import argparse
 import sys
 from pathlib import Path
 
 from benchmarks.engine.suites import SUITES
-from benchmarks.report import run
+from benchmarks.report.terminal import run
 
 
 def main() -> int:

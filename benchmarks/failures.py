@@ -1,36 +1,60 @@
-"""What ends a benchmark without a figure."""
+"""What ends a benchmark without a figure, and what its messages must not contain."""
 
 from __future__ import annotations
 
 import os
 import sys
+from importlib import import_module
 from pathlib import Path
 
 CHECKOUT = Path(__file__).resolve().parents[1]
-"""Where this package lies."""
+"""The folder that contains this package."""
+
+INSTALL = "in a checkout, run `make .venv/bench` or `pip install -e '.[bench,mlperf,training]'`"
+"""How to install what the benchmarks need; the project is on no package index."""
 
 
-def unplaced(text: str) -> str:
-    """Leave out of a message where the interpreter and the checkout are: results are shown to others."""
+def without_paths(text: str) -> str:
+    """Remove the paths of interpreter and checkout from a message: results are shown to others."""
     return text.replace(sys.executable, "python").replace(f"{CHECKOUT}{os.sep}", "")
 
 
+def missing(exc: ModuleNotFoundError) -> str:
+    """Say which package is missing and how to install it.
+
+    Raises:
+        ModuleNotFoundError: the module is one of ours, which is a defect.
+    """
+    if (exc.name or "").partition(".")[0] in ("benchmarks", "inference", "stream_server"):
+        raise exc
+    return f"the package {exc.name} is missing: {INSTALL}"
+
+
+def check_installed() -> None:
+    """Exit with a sentence if a package of the extra `bench` is missing; programs call it before other imports."""
+    for package in ("hdrh", "matplotlib", "psutil", "wsproto"):
+        try:
+            import_module(package)
+        except ModuleNotFoundError as exc:
+            sys.exit(missing(exc))
+
+
 class RunFailed(RuntimeError):
-    """A load or a server came to no end or to no start, so that the run says nothing.
+    """A load or server did not start or end, so the run has no result.
 
     Args:
-        reason: a sentence for everybody to read; the machine's own places are taken out of it.
+        reason: a sentence for readers; paths are removed from it.
     """
 
     def __init__(self, reason: str) -> None:
-        super().__init__(unplaced(reason))
+        super().__init__(without_paths(reason))
 
 
 class Refused(RunFailed):
-    """The server refused a stream, which is an answer where it is asked how many it takes.
+    """The server refused a stream, which is an answer to the question how many it takes.
 
     Attributes:
-        code: the server's, such as `too_many_streams`.
+        code: the server's error code, such as `too_many_streams`.
         reason: the server's message.
     """
 

@@ -105,6 +105,17 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "stream_server.commands": ("inference", "stream_server"),
     "stream_server.commands.bench": ("benchmarks", "stream_server"),
     "benchmarks": ("benchmarks", "inference", "stream_server"),
+    "benchmarks.report": ("benchmarks.failures",),
+    "benchmarks.load": ("benchmarks.failures", "benchmarks.report"),
+    "benchmarks.peers": (
+        "benchmarks.failures",
+        "benchmarks.load",
+        "benchmarks.report",
+        "inference",
+        "stream_server.client",
+        "stream_server.errors",
+        "stream_server.protocol",
+    ),
 }
 """What each folder or module may import of ours, besides what is in the same folder. The longest name counts."""
 
@@ -133,10 +144,11 @@ def test_no_command_imports_another_one(name: str) -> None:
 
 
 PURE = (
-    "benchmarks.arrivals",
-    "benchmarks.latencies",
-    "benchmarks.ledger",
-    "benchmarks.measures",
+    "benchmarks.load.accounts",
+    "benchmarks.load.histograms",
+    "benchmarks.report.formatting",
+    "benchmarks.report.results",
+    "benchmarks.report.stats",
     "inference.intake",
     "inference.items",
     "inference.model",
@@ -173,7 +185,10 @@ def test_pure_modules_have_no_loop_no_network_and_no_clock(name: str) -> None:
 
 WHO_MAY = {
     "asyncio": (
-        "benchmarks",
+        "benchmarks.engine",
+        "benchmarks.load",
+        "benchmarks.peers",
+        "benchmarks.scenarios",
         "inference.engine",
         "inference.pool",
         "inference.wire.socket_transport",
@@ -181,22 +196,24 @@ WHO_MAY = {
         "stream_server.commands",
         "stream_server.server",
     ),
-    "aiohttp": ("benchmarks", "stream_server.server"),
+    "aiohttp": ("benchmarks.load", "benchmarks.peers", "stream_server.server"),
     "uvloop": ("stream_server.commands.serve",),
-    "websockets": ("benchmarks", "stream_server.client"),
+    "websockets": ("benchmarks.engine", "benchmarks.peers", "stream_server.client"),
     "cv2": (
-        "benchmarks",
+        "benchmarks.peers",
+        "benchmarks.scenarios",
         "inference.models",
         "inference.training",
         "inference.worker",
         "stream_server.commands",
     ),
     "simplejpeg": ("inference.worker", "stream_server.commands"),
-    "onnxruntime": ("benchmarks", "inference.models", "inference.training"),
-    "sklearn": ("benchmarks", "inference.training"),
+    "onnxruntime": ("inference.models", "inference.training"),
+    "sklearn": ("inference.training",),
     "skl2onnx": ("inference.training",),
-    "multiprocessing": ("benchmarks",),
-    "concurrent": ("benchmarks", "stream_server.client"),
+    "multiprocessing": (),
+    "wsproto": ("benchmarks.load.raw_clients",),
+    "concurrent": ("benchmarks.peers", "stream_server.client"),
 }
 """Libraries, and the only places that may import them: the two websocket libraries each on their own side, so that
 every end-to-end test has two implementations meet; image and model libraries never where the loop runs."""

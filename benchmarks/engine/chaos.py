@@ -1,4 +1,4 @@
-"""Killing: workers in the middle of their work, then the server itself; it kills only what it has started."""
+"""Kills workers under load, then servers; only processes that it has started."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from urllib.parse import urlsplit
 from websockets.sync.client import connect
 
 from benchmarks.failures import RunFailed
-from benchmarks.generator import LATE_S, Generator, Load
-from benchmarks.ledger import Account
-from benchmarks.programs import STREAM_SERVER, Process, Program, running, runs, serving, waits
-from benchmarks.results import Figure, Say, Section, none
+from benchmarks.load.accounts import Account
+from benchmarks.load.generator import LATE_S, Generator, Load
+from benchmarks.load.servers import STREAM_SERVER, Process, Program, running, runs, serving, waits
+from benchmarks.report.results import Figure, Say, Section, at_least, none
 
 STREAMS, FRAMES = 16, 50_000
 WINDOW = 4
@@ -26,11 +26,11 @@ RUN_S = 90.0
 """Limits the run: 50,000 frames take about ten seconds."""
 
 LEAST_KILLS = 5
-"""Fewer would say nothing of what a kill does."""
+"""Fewer kills would show nothing."""
 
 PARENTS = 20
 GONE_S = 1.0
-"""How long a worker, and the port, may outlive their server."""
+"""How long workers and port may outlive their server."""
 
 SEED = 3
 
@@ -57,7 +57,7 @@ def _workers(say: Say) -> list[Figure]:
             generator.go()
             kills = kill_workers(server, generator)
             seconds = time.perf_counter() - begun
-            accounts = generator.accounts()
+            accounts = generator.outcome().accounts
     return accounted(accounts, kills, seconds)
 
 
@@ -67,7 +67,7 @@ def kill_workers(server: Program, generator: Generator) -> int:
     Raises:
         RunFailed: the run does not end.
     """
-    # a run that fails must be one that can be run again
+    # seeded, so that a failed run can be repeated
     chance = random.Random(SEED)  # noqa: S311
     begun = time.monotonic()
     kills = 0
@@ -82,7 +82,7 @@ def kill_workers(server: Program, generator: Generator) -> int:
 
 
 def accounted(accounts: list[Account], kills: int, seconds: float) -> list[Figure]:
-    """Make the figures of what became of the frames."""
+    """Make the figures of the frames' outcomes."""
     errors: Counter[str] = Counter()
     for account in accounts:
         errors.update(account.errors)
@@ -90,7 +90,7 @@ def accounted(accounts: list[Account], kills: int, seconds: float) -> list[Figur
     with_workers = errors.pop("worker_lost", 0)
     unsent = FRAMES // STREAMS * STREAMS - sum(account.sent for account in accounts)
     return [
-        Figure("chaos: workers killed under load", (float(kills),), "", ">=", LEAST_KILLS),
+        at_least("chaos: workers killed under load", float(kills), LEAST_KILLS),
         none(
             "chaos: frames lost",
             unsent + sum(account.lost for account in accounts),
@@ -109,11 +109,11 @@ def accounted(accounts: list[Account], kills: int, seconds: float) -> list[Figur
 def _parents(say: Say) -> list[Figure]:
     survivors = unbound = port = 0
     slowest = 0.0
-    models = ("--model", "echo", "--model", "hanging=benchmarks.hanging:Hanging")
+    models = ("--model", "echo", "--model", "hanging=benchmarks.engine.native_hang_model:Hanging")
     for number in range(PARENTS):
         hangs = number % 2 == 1
         say(f"kill -9 of the server, {number + 1} of {PARENTS}" + (", a worker hangs" if hangs else ""))
-        # the port that the last one had
+        # the port of the previous server
         with running(*STREAM_SERVER, "--port", str(port), *models, quiet=True) as server, ExitStack() as held:
             port = urlsplit(server.url).port or 0
             workers = server.workers
@@ -122,12 +122,12 @@ def _parents(say: Say) -> list[Figure]:
             server.process.kill()
             killed = time.monotonic()
             while (alive := list(filter(runs, workers))) and time.monotonic() < killed + GONE_S:
-                time.sleep(0.001)  # they are no children of ours, so there is nothing to wait on
+                time.sleep(0.001)  # they are not our children, so they cannot be waited for
             slowest = max(slowest, time.monotonic() - killed)
             survivors += len(alive)
-            # the server's last thread may close the port after its workers have noticed that it is gone
+            # the server's last thread may close the port after its workers have ended
             while not (free := _binds(port)) and time.monotonic() < killed + GONE_S:
-                time.sleep(0.001)  # a port tells nobody that it is free
+                time.sleep(0.001)  # there is no notification of a free port
             unbound += not free
             for worker in alive:
                 worker.kill()
@@ -150,16 +150,16 @@ def _hanging(server: Program, workers: Sequence[Process]) -> Iterator[None]:
     """Hold a stream open for whose item a worker hangs."""
     before = [waits(worker) for worker in workers]
     url = server.url.replace("http", "ws", 1) + "/v2/models/hanging/stream"
-    # the server does not live to answer the close
+    # the server is killed before it can answer the close
     with connect(url, close_timeout=0) as ws:
         ws.recv()
         ws.send(b"hang")
         deadline = time.monotonic() + GONE_S
-        # one that has taken it waits in there, not for an item any more
+        # a worker that hangs no longer waits for items, so its count of waits changes once
         while [waits(worker) for worker in workers] == before:
             if time.monotonic() > deadline:
                 raise RunFailed("no worker took the item that hangs")
-            time.sleep(0.01)  # a count in /proc tells nobody that it has changed
+            time.sleep(0.01)  # there is no notification of a count in /proc
         yield
 
 

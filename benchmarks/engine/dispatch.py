@@ -1,20 +1,20 @@
-"""What bringing a frame to a worker and its answer back costs: the null model, beside the standard pool."""
+"""The cost of moving a frame to a worker and its answer back: the null model, beside a process pool."""
 
 from __future__ import annotations
 
 import statistics
 
-from benchmarks.driving import Run, drive, first_void
-from benchmarks.generator import Load
-from benchmarks.payloads import FRAME_BYTES
+from benchmarks.load.generator import Load
+from benchmarks.load.payloads import FRAME_BYTES
+from benchmarks.load.run import Run, drive, first_void
+from benchmarks.load.servers import Program, serving
 from benchmarks.peers.catalogue import AIOHTTP
-from benchmarks.peers.starting import serving_peer
-from benchmarks.programs import Program, serving
-from benchmarks.results import Figure, Say, Section
+from benchmarks.peers.launcher import serving_peer
+from benchmarks.report.results import Figure, Say, Section, at_most
 
 STREAMS = 8
 WINDOWS = 1, 4
-"""Frames in flight of a stream. With one nothing can be sent ahead, which is the dearest case."""
+"""Frames in flight of a stream. One is the most expensive case, since nothing can be sent ahead."""
 
 ROUNDS = 3
 SECONDS = 2.5
@@ -59,20 +59,14 @@ def _figures(window: int, rounds: list[tuple[Run, Run]]) -> list[Figure]:
     ours, theirs = zip(*costs, strict=True)
     rates = [statistics.median(run.rate for run in runs) for runs in zip(*rounds, strict=True)]
     return [
-        Figure(
+        at_most(
             f"{name}: CPU per frame, to the baseline's",
-            tuple(a / b for a, b in costs),
-            "x",
-            "<=",
+            (a / b for a, b in costs),
             0.4,
+            "x",
             f"the baseline's {statistics.median(theirs):.3f} ms; {rates[0]:,.0f} and {rates[1]:,.0f} frames/s",
         ),
-        Figure(
-            f"{name}: CPU per frame of the whole tree",
-            tuple(ours),
-            "ms",
-            "<=",
-            0.3,
-            f"frames of {FRAME_BYTES:,} bytes",
+        at_most(
+            f"{name}: CPU per frame of the whole tree", ours, 0.3, "ms", f"frames of {FRAME_BYTES:,} bytes"
         ),
     ]

@@ -1,4 +1,4 @@
-"""More cameras than the machine carries: how fresh, fair and complete the `faces` model's answers stay."""
+"""Overload: how fresh, fair and complete answers of the `faces` model stay with too many cameras."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from benchmarks.driving import Run, drive, first_void
-from benchmarks.generator import Load
-from benchmarks.ledger import Account
-from benchmarks.measures import jain, part, percentile
-from benchmarks.programs import Program, serving
-from benchmarks.results import Figure, Say, Section, none
+from benchmarks.load.accounts import Account
+from benchmarks.load.generator import Load
+from benchmarks.load.run import Run, drive, first_void
+from benchmarks.load.servers import Program, serving
+from benchmarks.report.results import Figure, Say, Section, at_least, at_most, none
+from benchmarks.report.stats import jain, part, percentile
 
 STREAMS, FPS = 24, 15.0
 SECONDS = 20.0
 SHORT_SECONDS = 4.0
-"""Of the runs that are there to be compared with each other."""
+"""Of the runs that are compared with each other."""
 
 IDLE_FPS, IDLE_SECONDS = 10.0, 3.0
 OTHERS, FLOOD = 20, 100.0
@@ -25,7 +25,7 @@ ROUNDS, FIFTHS = 3, 5
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """Runs next to each other, so that what disturbs one disturbs its neighbours.
+    """Consecutive runs, so that a disturbance affects all of them.
 
     Attributes:
         loops: cameras that wait for each answer, before the overload and between it and the flood.
@@ -54,7 +54,7 @@ class Round:
 
 
 def _rate(account: Account) -> float:
-    """Answers per second while everybody sent: what the flood has sent ahead is read for longer."""
+    """Answers per second while all streams sent; the flood's backlog is read for longer."""
     return sum(at <= SHORT_SECONDS for at, _, _ in account.answers) / SHORT_SECONDS
 
 
@@ -123,28 +123,23 @@ def _freshness(idle: Run, overload: Run) -> list[Figure]:
     first, last = (percentile(part(moments, FIFTHS, n, SECONDS), 99) for n in (0, FIFTHS - 1))
     inside = [age for account in overload.streams for _, age, _ in account.answers]
     return [
-        Figure(
+        at_most(
             "overload: age p99",
-            (percentile([age for _, age in moments], 99),),
-            "ms",
-            "<=",
+            percentile([age for _, age in moments], 99),
             1e3 / FPS + 4 * idle_ms,
+            "ms",
             f"idle {idle_ms:.1f} ms; {overload.rate:.0f} answers/s to {STREAMS * FPS:.0f}; "
             f"by the server's age_ms {percentile(inside, 99):.0f} ms",
         ),
-        Figure(
+        at_most(
             "overload: age p99, last fifth to first",
-            (last / first,),
-            "",
-            "<=",
+            last / first,
             1.2,
-            f"{first:.0f} ms, then {last:.0f} ms",
+            note=f"{first:.0f} ms, then {last:.0f} ms",
         ),
-        Figure(
+        at_least(
             "overload: Jain index of answers per stream",
-            (jain([account.results for account in overload.streams]),),
-            "",
-            ">=",
+            jain([account.results for account in overload.streams]),
             0.99,
         ),
     ]
@@ -164,21 +159,17 @@ def _sharing(rounds: Sequence[Round]) -> list[Figure]:
         if r.flood.results
     )
     return [
-        Figure(
+        at_least(
             "overload: answers per CPU second, to a closed loop's",
-            tuple(round_.efficiency for round_ in rounds),
-            "",
-            ">=",
+            (round_.efficiency for round_ in rounds),
             0.95,
-            f"{overloads:.0f} to {loops:.0f}",
+            note=f"{overloads:.0f} to {loops:.0f}",
         ),
-        Figure(
+        at_least(
             "flood: the others' answers, to their fair share",
-            tuple(statistics.mean(round_.others) / round_.fair for round_ in rounds),
-            "",
-            ">=",
+            (statistics.mean(round_.others) / round_.fair for round_ in rounds),
             0.95,
-            f"flood {greedy:.0f}/s; of what was answered the others have {equal:.2f} of an equal part; "
+            note=f"flood {greedy:.0f}/s; of what was answered the others have {equal:.2f} of an equal part; "
             f"programs not measured used up to {max(run.foreign for run in runs):.1f} cores",
         ),
         none(

@@ -8,9 +8,9 @@ import os
 import signal
 
 from benchmarks.failures import RunFailed
-from benchmarks.measures import percentile
-from benchmarks.payloads import portrait
-from benchmarks.results import Figure, Say, Section
+from benchmarks.load.payloads import portrait
+from benchmarks.report.results import Figure, Say, Section, at_most
+from benchmarks.report.stats import percentile
 from inference.engine import Engine
 from inference.items import Result
 from inference.model import ModelSource
@@ -22,7 +22,7 @@ LONGEST_S = 10.0
 
 
 def measure(say: Say) -> Section:
-    """Kill workers of engines that do nothing else, one at a time."""
+    """Kill workers of idle engines, one at a time."""
     logging.getLogger("inference.pool.slot").setLevel(logging.ERROR)  # it warns of every kill
     cold = asyncio.run(_measure(say, spares=0))
     warm = asyncio.run(_measure(say, spares=1))
@@ -37,21 +37,19 @@ def measure(say: Say) -> Section:
 
 def _figures(cold: list[float], warm: list[float]) -> list[Figure]:
     return [
-        Figure(
+        at_most(
             "recovery: cold replacement of a worker, p50",
-            (percentile(cold, 50),),
-            "s",
-            "<=",
+            percentile(cold, 50),
             0.6,
+            "s",
             f"{KILLS} kills; the other worker idle",
         ),
-        Figure("recovery: cold replacement of a worker, max", (max(cold),), "s", "<=", 1.5),
-        Figure(
+        at_most("recovery: cold replacement of a worker, max", max(cold), 1.5, "s"),
+        at_most(
             "recovery: a warm spare in its place, max",
-            (max(warm) * 1e3,),
-            "ms",
-            "<=",
+            max(warm) * 1e3,
             50.0,
+            "ms",
             f"{KILLS} kills, p50 {percentile(warm, 50) * 1e3:.0f} ms",
         ),
     ]

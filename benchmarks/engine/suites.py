@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from benchmarks.engine import chaos, dispatch, overload, recovery, text
-from benchmarks.results import Say, Section, Suite
+from benchmarks.report.results import Say, Section, Suite
 
 
 def whole(measure: Callable[[Say], Section]) -> Suite:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import statistics
 
-from benchmarks.driving import Run, drive, first_void
-from benchmarks.generator import Load
-from benchmarks.measures import percentile
-from benchmarks.payloads import TEXTS
+from benchmarks.load.generator import Load
+from benchmarks.load.payloads import TEXTS
+from benchmarks.load.run import Run, drive, first_void
+from benchmarks.load.servers import Program, serving
 from benchmarks.peers.catalogue import AIOHTTP
-from benchmarks.peers.starting import serving_peer
-from benchmarks.programs import Program, serving
-from benchmarks.results import Figure, Say, Section, none
+from benchmarks.peers.launcher import serving_peer
+from benchmarks.report.results import Figure, Say, Section, at_least, at_most, none
+from benchmarks.report.stats import percentile
 
 STREAMS = 64
 ROUNDS = 3
@@ -64,20 +64,18 @@ def _figures(ours: list[Run], theirs: list[Run], halves: list[Run]) -> list[Figu
     ages = [[age for account in half.streams for _, age, _ in account.answers] for half in halves]
     streams = [account for run in (*ours, *halves) for account in run.streams]
     return [
-        Figure(
+        at_least(
             "text: answers per CPU second, to the baseline's",
-            tuple(a.per_cpu / b.per_cpu for a, b in zip(ours, theirs, strict=True)),
-            "x",
-            ">=",
+            (a.per_cpu / b.per_cpu for a, b in zip(ours, theirs, strict=True)),
             10.0,
+            "x",
             f"{per_cpu[0]:,.0f} to {per_cpu[1]:,.0f}; {rate:,.0f}/s; texts of {size:.0f} characters",
         ),
-        Figure(
+        at_most(
             "text: p99 at half that rate, from scheduled to answered",
-            tuple(percentile(wait, 99) for wait in waits),
-            "ms",
-            "<=",
+            (percentile(wait, 99) for wait in waits),
             25.0,
+            "ms",
             f"by the server's age_ms {statistics.median(percentile(age, 99) for age in ages):.1f} ms",
         ),
         none(

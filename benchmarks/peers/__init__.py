@@ -1,5 +1,6 @@
-"""What others serve models with, on the same work as the stream server: one small server and its requirements each.
+"""Other model servers on the same work as the stream server: one small module and a requirements file each.
 
-A peer's module needs the packages of its own requirements file, so it is run by a Python of its own
-(`environments`), and the benchmarks never import it. `catalogue` lists them.
+A peer's module needs its own requirements, so it runs in its own environment (`environments`), and the benchmarks
+never import it. `catalogue` lists the peers, `launcher` starts them, `probe` checks their answers, `runner`
+measures them in turn. May import `failures`, `report`, `load`, the models, and the client of `stream_server`.
 """

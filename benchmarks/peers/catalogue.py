@@ -5,25 +5,25 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.generator import Transport
+from benchmarks.load.generator import Transport
 from benchmarks.peers.command import HOST, PATH
 
 HERE = Path(__file__).parent
 
 DETECTOR = HERE / "detector.txt"
-"""What the models need, in the same versions beside every framework, so that only the servers differ."""
+"""The requirements of the models, in the same versions for every peer, so that only the servers differ."""
 
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """One of them.
+    """Another model server.
 
     Attributes:
         name: as its own documentation writes it.
         module: in this package, and the name of its requirements file.
         websocket: a plain websocket with a JSON answer per message; else a POST per frame.
         batches: whether it also serves models that end with `BATCHED`.
-        quick: whether it starts at once and is cheap to install, so that a quick run takes it in.
+        quick: whether it starts and installs quickly enough for a quick run.
     """
 
     name: str
@@ -52,7 +52,7 @@ class Peer:
         return [line for line in lines if line and not line.startswith("#")]
 
     def command(self, python: str, port: int, model: str) -> tuple[str, ...]:
-        """The command that serves a model on a port with the interpreter that has its requirements."""
+        """The command that serves a model on a port; `python` has its requirements."""
         return python, "-m", f"benchmarks.peers.{self.module}", str(port), model
 
 

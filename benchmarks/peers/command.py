@@ -1,4 +1,4 @@
-"""How every peer is started: ``python -m benchmarks.peers.NAME PORT MODEL``, on this machine's loopback alone."""
+"""The command line of every peer, ``python -m benchmarks.peers.NAME PORT MODEL``; loopback only."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ WORKERS = 2
 PATH = "/predict"
 
 MODEL_VARIABLE = "PEER_MODEL"
-"""Where the model's name is for a framework that imports the peer's module again in each worker."""
+"""Environment variable with the model's name, for frameworks that import the peer's module in each worker."""
 
 
 def arguments(description: str | None) -> tuple[int, str]:
-    """Read the port and the model's name from the command line, and leave the name in the environment, too."""
+    """Read the port and the model's name; also put the name into the environment."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("port", type=int)
     parser.add_argument("model", choices=sorted(MODELS))

@@ -1,8 +1,7 @@
 """Makes a virtual environment for each peer, once, in the checkout.
 
-Frameworks ask for versions that exclude each other, and none of them belongs into the project's own environment.
-`inference` and `benchmarks` are linked into each as they are in the checkout; what they need there is what the
-models need (`catalogue.DETECTOR`).
+The frameworks need conflicting versions, and none belongs in the project's own environment. `inference` and
+`benchmarks` are linked into each from the checkout; they need what the models need (`catalogue.DETECTOR`).
 """
 
 from __future__ import annotations
@@ -20,24 +19,24 @@ from pathlib import Path
 
 from benchmarks.failures import RunFailed
 from benchmarks.peers.catalogue import Peer
-from benchmarks.results import Say
+from benchmarks.report.results import Say
 
 CHECKOUT = Path(__file__).parents[2]
 CACHE = CHECKOUT / ".venv-peers"
 LINKED = "benchmarks", "inference"
 
 AT_ONCE = 2
-"""Installations; more would only wait for the same disk and network."""
+"""Simultaneous installations; more would wait for the same disk and network."""
 
 INSTALL_S = 300.0
-"""The largest, Ray's, takes under one minute here; a connection that does not get on is given up."""
+"""Time limit of an installation; the largest, Ray's, takes under a minute."""
 
 PIP = ("-m", "pip", "--disable-pip-version-check", "--no-input", "install", "--quiet")
 WHEELS = ("--only-binary", ":all:", "--retries", "2", "--timeout", "60")
-"""No compilers are asked for: a peer without a wheel for this Python is missing, and says so."""
+"""No compiler is needed: a peer without a wheel for this Python is left out, with the reason."""
 
 DONE = "complete"
-"""The file that tells an environment from the beginning of one."""
+"""Marker file of a finished environment."""
 
 
 def fingerprint(requirements: Iterable[str], python: str) -> str:

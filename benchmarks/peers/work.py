@@ -1,4 +1,4 @@
-"""The work that every server in the comparison does, whatever serves it: the models by name. It serves nothing."""
+"""The models, by name, that every server in the comparison runs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MIN_SCORE, NMS_IOU = 0.6, 0.3
 """As the model `faces` has them, so that both find the same faces."""
 
 BATCHED = "-batched"
-"""Ends the name of a model that a server is to run in batches, of `MAX_BATCH` items at most."""
+"""Suffix of the name of a model to run in batches of up to `MAX_BATCH` items."""
 
 MAX_BATCH = 32
 """As the shipped model `echo` has it."""
@@ -24,15 +24,12 @@ LONG_SIDE = 640
 
 
 def echo(payload: bytes) -> Answer:
-    """Answer an item's size: the null model, which leaves the cost of serving alone."""
+    """Answer an item's size: the null model, which shows the cost of serving only."""
     return {"bytes": len(payload)}
 
 
 class Echo:
-    """The null model as the stream server is given it: one item in a batch, as every peer has it.
-
-    The shipped model `echo` takes up to 32, which saves messages to the workers.
-    """
+    """The null model for the stream server with batches of one, as for every peer; the shipped `echo` takes 32."""
 
     input = "bytes"
     policy = "queue"

@@ -5,8 +5,9 @@ Streams share the workers by start-time fair queueing (Goyal, Vin, Cheng: "Start
 start tag runs first, and the virtual time is at least the first start tag of what ran last. A finish tag lies an
 item's cost over its stream's weight beyond its start tag. The cost is worker time, estimated from what the stream's
 items took before and corrected when the item is done, so that a stream of large frames pays for them. One
-virtual time spans all models of a group, because they share its workers; `Workers.served` says how it goes on while
-streams come and go. With `fair_by` "principal" each principal has the weight 1, which its streams with items divide.
+virtual time spans all models of a group, because they share its workers; `Workers.served` says how it goes on
+while streams come and go. With `fair_by` "principal" each principal has the weight 1, which its streams with
+items divide.
 
 Of a `latest` stream at most one item waits: a newer one replaces it. One exception: an item with which a worker
 ended gives way neither to a newer one nor to its deadline. Its second try, alone, is how a stream whose items end

@@ -10,16 +10,17 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from benchmarks.options import DEFAULT, Options
-from benchmarks.suites import SUITES, Entry
+from benchmarks.failures import missing
+from benchmarks.scenarios.catalogue import SUITES, Entry
+from benchmarks.scenarios.options import DEFAULT, Options
 from stream_server.errors import ConfigError
 
 EPILOG = """\
 examples:
   stream-server bench camera                                  # 24 cameras at 15 fps, on a server of its own
-  stream-server bench camera --streams 8 --max-age-ms 100
+  stream-server bench camera --streams 8 --fresh-ms 100
   stream-server bench search --workers 8 --html cameras.html  # how many cameras does this machine sustain?
-  stream-server bench search --model mine=my_model:Model --fps 5 --min-rate 2
+  stream-server bench search --model mine=my_model:Model --fps 5 --sustained-rate 2
   stream-server bench text --url http://server:8080           # a server that runs, here or elsewhere
   stream-server bench all --output results.json --html results.html
 
@@ -50,8 +51,11 @@ FLAGS: Mapping[str, tuple[str, str]] = {
     ),
     "fps": ("F", f"frames a second of each camera (default {DEFAULT.fps:g})"),
     "seconds": ("S", "length of each run in seconds (default: what its percentiles need)"),
-    "max_age_ms": ("MS", f"an answer older than this is stale (default {DEFAULT.max_age_ms:g})"),
-    "min_rate": ("R", f"fresh answers a second that every camera must get (default {DEFAULT.min_rate:g})"),
+    "fresh_ms": ("MS", f"an answer older than this is stale (default {DEFAULT.fresh_ms:g})"),
+    "sustained_rate": (
+        "R",
+        f"fresh answers a second that every camera must get (default {DEFAULT.sustained_rate:g})",
+    ),
 }
 """Each option's metavar and help text."""
 
@@ -102,24 +106,20 @@ def run(args: argparse.Namespace) -> int:
     }
     options = Options(**given)
     takes = SUITES[args.scenario].takes if args.scenario in SUITES else ()
-    if "min_rate" in takes and options.min_rate >= options.fps:
+    if "sustained_rate" in takes and options.sustained_rate >= options.fps:
         raise ConfigError(
-            f"--min-rate {options.min_rate:g}: of {options.fps:g} frames a second no camera gets as many fresh "
-            "answers; use less than --fps"
+            f"--sustained-rate {options.sustained_rate:g}: of {options.fps:g} frames a second no camera gets as "
+            "many fresh answers; use less than --fps"
         )
     for file in filter(None, (args.output, args.html)):
         _can_write(file)
     try:
         suites = _suites(args.scenario, options, args.output)
-        report = import_module("benchmarks.report")
+        report = import_module("benchmarks.report.terminal")
         if args.html:
-            import_module("benchmarks.page")  # fail early if plotting is not installed
+            import_module("benchmarks.report.page")  # fail early if plotting is not installed
     except ModuleNotFoundError as exc:
-        if (exc.name or "").startswith("benchmarks"):
-            raise  # a defect
-        raise ConfigError(
-            f"the package {exc.name} is missing; in a checkout run: make .venv/bench, or: pip install -e '.[bench]'"
-        ) from exc
+        raise ConfigError(missing(exc)) from exc
     told = _told(args, takes, given, options)
     return int(
         report.run(suites, quick=args.quick, output=args.output, html=args.html, check=args.check, told=told)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks.results import Figure, Grid, Plot, Results, Section, Series, none
+from benchmarks.report.results import Figure, Grid, Plot, Results, Section, Series, none
 
 SERVERS = ("stream-server", "a <peer> & co", "another peer")
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 from aiohttp import WSMsgType, web
 
-from benchmarks.programs import Program, running
+from benchmarks.load.servers import Program, running
 
 STALL_AT = 20
 """The item at which the loop of the server stands still."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 
-from benchmarks.failures import Refused, RunFailed
+import pytest
+
+from benchmarks.failures import Refused, RunFailed, missing
 
 CHECKOUT = Path(__file__).parents[2]
 
@@ -18,3 +21,23 @@ def test_a_reason_names_the_interpreter_and_the_checkout_by_what_they_are() -> N
 def test_a_refusal_has_the_servers_code_beside_its_words() -> None:
     refused = Refused("overloaded", "there is no room")
     assert (str(refused), refused.code) == ("the server refused a stream: there is no room", "overloaded")
+
+
+@pytest.mark.parametrize("package", ["hdrh", "matplotlib", "psutil", "wsproto"])
+@pytest.mark.parametrize(
+    "program",
+    ["benchmarks", "benchmarks.report.page", "benchmarks.scenarios.connect", "benchmarks.scenarios.peers"],
+)
+def test_missing_package_is_one_sentence(program: str, package: str) -> None:
+    code = f"import runpy, sys; sys.modules[{package!r}] = None; runpy.run_module({program!r}, run_name='__main__')"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=CHECKOUT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert done.stderr == f"{missing(ModuleNotFoundError(name=package))}\n"
+    assert "make .venv/bench" in done.stderr
+
+
+def test_missing_module_of_ours_is_a_defect() -> None:
+    with pytest.raises(ModuleNotFoundError):
+        missing(ModuleNotFoundError(name="benchmarks.nothing"))

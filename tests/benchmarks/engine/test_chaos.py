@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks.engine import chaos
 from benchmarks.engine.chaos import FRAMES, STREAMS, accounted, kill_workers
-from benchmarks.ledger import Account
+from benchmarks.load.accounts import Account
 
 WHOLE = [Account(FRAMES // STREAMS, FRAMES // STREAMS) for _ in range(STREAMS)]
 

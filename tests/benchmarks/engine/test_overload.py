@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from benchmarks.driving import Run
 from benchmarks.engine.overload import FPS, IDLE_SECONDS, SECONDS, Round, section
-from benchmarks.ledger import Account
+from benchmarks.load.accounts import Account
+from benchmarks.load.run import Run
 
 
 def run(seconds: float, late_ms: float, *, void: str = "") -> Run:

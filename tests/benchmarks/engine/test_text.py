@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from benchmarks.driving import Run
 from benchmarks.engine.text import section
-from benchmarks.ledger import Account
+from benchmarks.load.accounts import Account
+from benchmarks.load.run import Run
 
 RUN = Run([[Account(2, 2, answers=[(0.1, 1.0, 2.0), (0.2, 1.0, 3.0)])]], 1.0, 1.0, 0.0)
 

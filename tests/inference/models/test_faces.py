@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import pytest
 
-from benchmarks.accuracy import iou, matches
+from benchmarks.scenarios.accuracy import iou, matches
 from inference.image import Image
 from inference.model import ModelError, ModelSource, describe
 from inference.models.faces import WEIGHTS, Faces, in_sent_pixels, read_weights
