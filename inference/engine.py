@@ -10,7 +10,9 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol, Self, TypeAlias
 
@@ -78,7 +80,7 @@ class _Model:
     group: str
     pool: Pool
     current: ModelCard | None = None
-    known: set[ModelId] = field(default_factory=set)  # versions that the scheduler knows
+    known: dict[ModelId, ModelCard] = field(default_factory=dict)  # versions that the scheduler serves
 
 
 class Stream:
@@ -218,7 +220,9 @@ class Engine:
         self._models = {name: self._models[name] for name in by_name}  # in the order that they were given
         self._streams: dict[int, tuple[Stream, StreamOwner]] = {}
         self._opened = 0
-        self._dispatching = False
+        self._dispatching = self._stopped = False
+        self._outbox: deque[Outcome] = deque()
+        self._delivering = False
         self._changed = asyncio.Event()
         self._expiry: asyncio.TimerHandle | None = None
         self._expires = math.inf
@@ -245,7 +249,8 @@ class Engine:
             await self._changed.wait()
 
     async def stop(self) -> None:
-        """End the workers; whatever still waits or runs gets its outcome first."""
+        """End the workers; whatever still waits or runs gets its outcome first, and what comes later is dropped."""
+        self._stopped = True
         self.drain()
         await asyncio.gather(*(pool.stop() for pool in self._pools.values()))
         self.drain()  # what came meanwhile
@@ -266,12 +271,14 @@ class Engine:
         """Serve another model with a group's workers; they are replaced one after the other to load it.
 
         Raises:
-            ModelError: a model has that name.
+            ModelError: a model has that name, or streams are open to one that had it.
             KeyError: there is no such group.
         """
         pool = self._pools[group]
         if source.name in self._models:
             raise ModelError(f"model {source.name} is served already")
+        if any(model.name == source.name for model in self._scheduler.statistics(0.0).models):
+            raise ModelError(f"model {source.name} was removed and still has open streams; close them first")
         pool.add(source)
         self._models[source.name] = _Model(source, group, pool)
 
@@ -284,10 +291,13 @@ class Engine:
         model = self._model(name)
         del self._models[name]
         model.pool.remove(name)
+        for stream, _ in self._streams.values():
+            stream.pinned = stream.pinned or stream.name == name  # it follows no later model of that name
+        reason = f"model {name} is no longer served"
         for version in model.known:
-            reason = f"model {name} is no longer served"
-            self._deliver_all(self._scheduler.abandon(version, reason, retryable=False))
+            outcomes = self._scheduler.abandon(version, reason, retryable=False)
             self._scheduler.remove_model(version)
+            self._deliver(outcomes)
 
     def models(self) -> list[ModelStatus]:
         """What is known of each model, in the order they were given."""
@@ -375,9 +385,12 @@ class Engine:
 
     def offer(self, stream: Stream, item: Item) -> None:
         """Take an item in, and start on it with whatever else the loop has just read; `Stream.offer` calls this."""
+        if self._stopped:
+            self.refuse(stream, Dropped(item, "draining"))
+            return
         outcomes = self._scheduler.offer(item)
         stream.admit(item)
-        self._deliver_all(outcomes)
+        self._deliver(outcomes)
         if not self._dispatching:  # once for all items that the loop has read at a time: they make batches
             self._dispatching = True
             self._loop.call_soon(self._dispatch)
@@ -387,11 +400,11 @@ class Engine:
         """Count and answer an item that cannot run; `Stream.offer` calls this."""
         self._scheduler.refuse(outcome)
         stream.admit(outcome.item)
-        self._deliver(outcome)
+        self._deliver([outcome])
 
     def drain(self) -> None:
         """Drop what waits: there is no time left to run it."""
-        self._deliver_all(self._scheduler.drain())
+        self._deliver(self._scheduler.drain())
 
     async def infer(
         self,
@@ -407,6 +420,10 @@ class Engine:
         Raises:
             UnknownModelError, ModelUnavailableError, OverloadedError: see `open`.
         """
+        if self.budget.exceeded:
+            raise OverloadedError(
+                "the items that wait or run have as many bytes as they may; try again later"
+            )
         answer = _OneAnswer(self._loop.create_future())
         request = StreamRequest(model, version, "queue", 1, max_age_ms, principal=principal)
         stream = self.open(request, answer)
@@ -418,8 +435,9 @@ class Engine:
 
     def models_changed(self) -> None:
         """The pool reports: what its workers hold has changed, or a model could not be loaded."""
-        for name, model in self._models.items():
-            self._update(name, model)
+        for name, model in list(self._models.items()):
+            if self._models.get(name) is model:  # an owner may have removed it meanwhile
+                self._update(name, model)
         self._changed.set()
 
     def worker_free(self) -> None:
@@ -435,21 +453,21 @@ class Engine:
                 if batch is not None:
                     worker.submit(batch)
                 # after it: who is told may offer the next item, and find the worker taken
-                self._deliver_all(dropped)
+                self._deliver(dropped)
 
     def batch_done(self, batch: Batch, outcomes: Sequence[Outcome], infer_ms: float) -> None:
         """The pool reports: a batch has run."""
-        self._deliver_all(self._scheduler.done(batch, outcomes, infer_ms / 1e3, self.now()))
+        self._deliver(self._scheduler.done(batch, outcomes, infer_ms / 1e3, self.now()))
 
     def batch_lost(self, batch: Batch, *, timed_out: bool, unread: bool) -> None:
         """The pool reports: a worker ended with a batch, or before it had read it."""
         now = self.now()
         if unread:
-            self._deliver_all(self._scheduler.returned(batch))
+            self._deliver(self._scheduler.returned(batch))
             for item in batch.items:  # the alarm may have gone off while it ran
                 self._watch(item.deadline)
         else:
-            self._deliver_all(self._scheduler.lost(batch, now - batch.started, now, timed_out=timed_out))
+            self._deliver(self._scheduler.lost(batch, now - batch.started, now, timed_out=timed_out))
 
     def _model(self, name: str) -> _Model:
         model = self._models.get(name)
@@ -465,23 +483,26 @@ class Engine:
 
     def _update(self, name: str, model: _Model) -> None:
         """Fit the scheduler to the versions that a pool's workers hold now; the newest is the current one."""
-        held = model.pool.cards(name)
-        for card in held:
-            self._add_version(model, card)
-        if held and (model.current is None or model.current != held[-1]):
-            model.current = held[-1]
-            self._rebind(name, held[-1].id)
-        gone = model.known - {card.id for card in held}
+        held = {card.id: card for card in model.pool.cards(name)}
+        for card in held.values():
+            if model.known.get(card.id) != card:
+                self._add_version(model, card)
+        newest = model.pool.card(name)
+        if held:
+            model.current = newest if newest and newest.id in held else list(held.values())[-1]
+            self._rebind(name, model.current)
         state, _ = model.pool.state(name)
-        for version in gone:
-            if held and version != held[-1].id:
+        for version in [version for version in model.known if version not in held]:
+            if newest and version != newest.id:
+                del model.known[version]
                 reason = f"version {version.version} of model {name} is no longer served"
-                self._deliver_all(self._scheduler.abandon(version, reason, retryable=False))
-                if self._scheduler.remove_model(version):
-                    model.known.discard(version)
-            elif state == "unavailable":
+                outcomes = self._scheduler.abandon(version, reason, retryable=False)
+                self._scheduler.remove_model(version)
+                self._deliver(outcomes)
+            elif state == "unavailable":  # else a worker that is being restarted will load it again
+                model.known.pop(version)
                 reason = f"model {name} was lost, and could not be loaded again"
-                self._deliver_all(self._scheduler.abandon(version, reason, retryable=True))
+                self._deliver(self._scheduler.abandon(version, reason, retryable=True))
 
     def _add_version(self, model: _Model, card: ModelCard) -> None:
         target = (card.latency_target_ms or math.inf) / 1e3
@@ -495,14 +516,18 @@ class Engine:
         )
         if infer_ms := model.pool.infer_ms(card.id):
             self._scheduler.expect(card.id, infer_ms / 1e3)
-        model.known.add(card.id)
+        model.known[card.id] = card
 
-    def _rebind(self, name: str, current: ModelId) -> None:
-        """Bind the streams that asked for no version to the current one: the only place where a binding changes."""
+    def _rebind(self, name: str, current: ModelCard) -> None:
+        """Bind the streams that asked for no version to the current one: the only place where a binding changes.
+
+        A stream keeps its version if the current one takes another kind of item.
+        """
         for stream, _ in list(self._streams.values()):
-            if stream.name == name and not stream.pinned and stream.model != current:
-                stream.model = current
-                self._deliver_all(self._scheduler.rebind(stream.number, current))
+            follows = stream.name == name and not stream.pinned and stream.card.input == current.input
+            if follows and stream.model != current.id and stream.number in self._streams:
+                stream.model = current.id
+                self._deliver(self._scheduler.rebind(stream.number, current.id))
         self._dispatch()
 
     def _dispatch(self) -> None:
@@ -521,14 +546,22 @@ class Engine:
     def _expire(self) -> None:
         self._expiry = None
         dropped, deadline = self._scheduler.expire(self.now())
-        self._deliver_all(dropped)
+        self._deliver(dropped)
         self._watch(deadline)
 
-    def _deliver_all(self, outcomes: Sequence[Outcome]) -> None:
-        for outcome in outcomes:
-            self._deliver(outcome)
+    def _deliver(self, outcomes: Iterable[Outcome]) -> None:
+        """Tell the owners, in order; an owner that causes further outcomes is told of them afterwards."""
+        self._outbox.extend(outcomes)
+        if self._delivering:
+            return
+        self._delivering = True
+        try:
+            while self._outbox:
+                self._deliver_one(self._outbox.popleft())
+        finally:
+            self._delivering = False
 
-    def _deliver(self, outcome: Outcome) -> None:
+    def _deliver_one(self, outcome: Outcome) -> None:
         """Release an item's bytes and tell its owner; whatever that raises costs its own stream alone."""
         item = outcome.item
         stream, owner = self._streams.get(item.stream, (None, None))
@@ -543,7 +576,16 @@ class Engine:
         except Exception as exc:
             log.exception("stream %d: its owner failed to take an outcome, so it is closed", item.stream)
             stream.close()
-            owner.fail(exc)
+            with _logged():
+                owner.fail(exc)
+
+
+@contextmanager
+def _logged() -> Iterator[None]:
+    try:
+        yield
+    except Exception:  # of an owner, which may raise anything and must not disturb the others
+        log.exception("the owner of a stream failed to take its failure")
 
 
 class _OneAnswer:

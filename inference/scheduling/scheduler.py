@@ -77,6 +77,7 @@ class Scheduler:
         self._groups: dict[str, Workers] = {}
         self._models: dict[ModelId, Model] = {}
         self._streams: dict[int, Stream] = {}
+        self._gone: dict[str, Tally] = {}  # of versions that were removed, by the model's name
         self._order = 0
         self._deadlines = Deadlines(lambda stream, seq: self._waiting_item(stream, seq) is not None)
 
@@ -105,7 +106,7 @@ class Scheduler:
         known = self._models.get(model)
         if known is None:
             known = self._models[model] = Model(model, self._groups.setdefault(group, Workers()))
-        known.min_rate, known.stateful, known.loss = min_rate, stateful, None
+        known.min_rate, known.stateful, known.loss, known.removed = min_rate, stateful, None, False
         if (known.max_batch, known.target) != (max_batch, target):
             known.max_batch, known.target = max_batch, target
             known.cap = max_batch if target == math.inf else 1
@@ -114,13 +115,11 @@ class Scheduler:
         """Whether a version was added and not removed."""
         return model in self._models
 
-    def remove_model(self, model: ModelId) -> bool:
-        """Forget a version and its counts; whether that is possible: no stream is bound to it, nothing runs."""
+    def remove_model(self, model: ModelId) -> None:
+        """Forget an abandoned version when no stream is bound to it and nothing runs; its counts are kept."""
         known = self._models[model]
-        if known.streams or known.tally.present:
-            return False
-        del self._models[model]
-        return True
+        known.removed = True
+        self._discard_if_unused(known)
 
     def expect(self, model: ModelId, cost: float) -> None:
         """Say what an item of a model takes, in worker seconds, where none has been measured yet."""
@@ -140,12 +139,19 @@ class Scheduler:
         if not any(other.min_rate for other in self._models.values() if other.workers is workers):
             return True  # without a promise there is no need to ask each of thousands of streams
         promise = known.min_rate * known.cost
-        needs = [promise / weight, *(s.promised() / s.weight for s in workers.streams.values() if s.open)]
-        share = max(needs)  # of the workers, per weight
-        asked = promise or share * weight
+        fair_by_principal = self._fair_by == "principal"
+        # of whoever shares the workers: the weight, what was promised, what is asked for
+        sharers: dict[object, list[float]] = {None: [1.0 if fair_by_principal else weight, promise, promise]}
         for stream in workers.streams.values():
             if stream.open:
-                asked += min(max(stream.demand(now), stream.promised()), share * stream.weight)
+                key, own = (stream.principal, 1.0) if fair_by_principal else (stream, stream.weight)
+                sharer = sharers.setdefault(key, [own, 0.0, 0.0])
+                sharer[1] += stream.promised()
+                sharer[2] += max(stream.demand(now), stream.promised())
+        share = max(promised / own for own, promised, _ in sharers.values())  # of the workers, per weight
+        if not promise:
+            sharers[None][2] = math.inf  # a stream without a promise may take all of its share
+        asked = sum(min(wanted, share * own) for own, _, wanted in sharers.values())
         return asked <= workers.count
 
     def open(
@@ -191,6 +197,7 @@ class Scheduler:
         stream.model, stream.state = new, b""
         new.streams[number] = stream
         new.open_streams += 1
+        self._discard_if_unused(old)
         return self._go_on(stream)
 
     def has_capacity(self, number: int) -> bool:
@@ -280,6 +287,7 @@ class Scheduler:
             self._count(stream, model, outcome)
             wanted += [outcome] if stream.open else []
             wanted += self._go_on(stream)
+        self._discard_if_unused(model)
         return wanted
 
     def lost(self, batch: Batch, cost: float, now: float, *, timed_out: bool) -> list[Outcome]:
@@ -323,6 +331,7 @@ class Scheduler:
                 self._count(stream, model, failed)
                 wanted += [failed] if stream.open else []
             wanted += self._go_on(stream)
+        self._discard_if_unused(model)
         return wanted
 
     def returned(self, batch: Batch) -> list[Outcome]:
@@ -349,6 +358,7 @@ class Scheduler:
                     stream.suspects.setdefault(item.seq, None)
                 wanted += self._wait_again(stream, item, model)
             wanted += self._go_on(stream)
+        self._discard_if_unused(model)
         return wanted
 
     def close(self, number: int) -> None:
@@ -391,7 +401,8 @@ class Scheduler:
 
     def statistics(self, now: float) -> Statistics:
         """Count everything, as it stands now. The cost does not depend on the number of streams."""
-        return Statistics({known.id: known.statistics(now) for known in self._models.values()})
+        models = {known.id: known.statistics(now) for known in self._models.values()}
+        return Statistics(models, dict(self._gone))
 
     def model_statistics(self, model: ModelId, now: float) -> ModelStatistics:
         """Count everything of one version, as it stands now.
@@ -597,8 +608,10 @@ class Scheduler:
             models.drop(outcome.reason)
             return
         if not stream.open:
-            ours.discarded += 1
-            models.discarded += 1
+            undelivered = isinstance(outcome, Failed)
+            for tally in (ours, models):
+                tally.discarded += 1
+                tally.undelivered += undelivered
 
     def _forget_if_idle(self, stream: Stream) -> None:
         if not stream.tally.running:
@@ -608,6 +621,13 @@ class Scheduler:
             principal.streams -= 1
             if not principal.streams:
                 del workers.principals[principal.name]
+            self._discard_if_unused(stream.model)
+
+    def _discard_if_unused(self, model: Model) -> None:
+        """Forget a removed version that nothing refers to any more."""
+        if model.removed and not model.streams and not model.tally.running and model.id in self._models:
+            del self._models[model.id]
+            self._gone[model.id.name] = (self._gone.get(model.id.name, Tally()) + model.tally).merged()
 
 
 def _current(model: Model, entry: tuple[tuple[float, int], Stream]) -> bool:

@@ -156,6 +156,7 @@ class Model:
         tally: what became of its items.
         peak: the most items that waited or ran at once.
         loss: why nothing that waits for it can run; None if it can.
+        removed: it is to be forgotten when nothing refers to it any more.
         heap: its streams that can run, by start tag, and stale entries (lazy deletion).
         stale: how many entries are stale.
     """
@@ -171,6 +172,7 @@ class Model:
     tally: Tally = field(default_factory=Tally)
     peak: int = 0
     loss: Loss | None = None
+    removed: bool = False
     open_streams: int = 0
     ages: Recent = field(default_factory=lambda: Recent(RECENT))
     costs: Recent = field(default_factory=lambda: Recent(RECENT))

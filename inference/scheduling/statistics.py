@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 
 from inference.items import DropReason
 from inference.model import ModelId
@@ -19,6 +19,7 @@ class Tally:
         cancelled: dropped because the client had gone.
         retried: items that have run once more, because a worker had ended with them. It is no outcome.
         discarded: of the results and errors, those whose client had gone when they came.
+        undelivered: of these, the errors.
         rebound: items of a model version that were waiting when their stream was bound to another version. They
             count as received there. 0 for a stream and in total.
     """
@@ -35,6 +36,7 @@ class Tally:
     retried: int = 0
     discarded: int = 0
     rebound: int = 0
+    undelivered: int = 0
 
     @property
     def dropped(self) -> int:
@@ -107,14 +109,24 @@ class ModelStatistics:
 
 @dataclass(frozen=True, slots=True)
 class Statistics:
-    """A snapshot of everything, by model version."""
+    """A snapshot of everything, by model version.
+
+    Attributes:
+        gone: what became of the items of versions that are no longer served, by the model's name.
+    """
 
     models: dict[ModelId, ModelStatistics]
+    gone: dict[str, Tally] = field(default_factory=dict)
 
     @property
     def total(self) -> Tally:
-        """All models together."""
-        return sum((model.tally for model in self.models.values()), Tally()).merged()
+        """All models together, since the start."""
+        tallies = (*self.gone.values(), *(model.tally for model in self.models.values()))
+        return sum(tallies, Tally()).merged()
+
+    def tally(self, name: str) -> Tally:
+        """All versions of one model, since the start."""
+        return sum((known.tally for known in self.of(name)), self.gone.get(name, Tally())).merged()
 
     def of(self, name: str) -> list[ModelStatistics]:
         """The versions of one model."""

@@ -96,19 +96,18 @@ def _describe(status: ModelStatus) -> dict[str, Any]:
 
 def _statistics(engine: Engine, status: ModelStatus) -> dict[str, Any]:
     """What the statistics of a model say, all its versions together."""
-    versions = {
-        model: known for model, known in engine.statistics().models.items() if model.name == status.name
-    }
+    statistics = engine.statistics()
+    versions = {model: known for model, known in statistics.models.items() if model.name == status.name}
     if not versions:
         return {}
-    tally = sum((known.tally for known in versions.values()), Tally()).merged()
     rows = [row for model in versions for row in engine.stream_statistics(model)]
     rows.sort(key=lambda row: -row.worker_s)
+    used = sum(row.worker_s for row in rows) or 1.0
     ages = sum((known.ages for known in versions.values()), Distribution())
     costs = sum((known.costs for known in versions.values()), Distribution())
     current = versions.get(status.card.id) if status.card else None
     return {
-        **{name: count for name, count in asdict(tally).items() if name != "rebound"},
+        **_counts(statistics.tally(status.name)),
         "batch_cap": current.batch_cap if current else 0,
         "peak": max(known.peak for known in versions.values()),
         "age_ms": _milliseconds(ages),
@@ -117,13 +116,18 @@ def _statistics(engine: Engine, status: ModelStatus) -> dict[str, Any]:
         "streams": [
             {
                 "stream": f"s{row.number}",
-                "share": round(row.share, 4),
+                "share": round(row.worker_s / used, 4),
                 "worker_s": round(row.worker_s, 3),
-                **{name: count for name, count in asdict(row.tally).items() if name != "rebound"},
+                **_counts(row.tally),
             }
             for row in rows[:MAX_STREAMS_SHOWN]
         ],
     }
+
+
+def _counts(tally: Tally) -> dict[str, int]:
+    """The counts that add up: what moved between versions is received once, and `discarded` has the undelivered."""
+    return {name: count for name, count in asdict(tally).items() if name not in ("rebound", "undelivered")}
 
 
 def _milliseconds(durations: Distribution) -> dict[str, float]:

@@ -36,6 +36,9 @@ MODEL = ("model", "version")
 MAX_CODES = 32
 """Most codes of errors that are told apart, of each model: ours are about ten, and scrapers keep each for ever."""
 
+UNDELIVERED = "undelivered"
+"""The code that errors are counted as whose clients had gone: nobody was told of them."""
+
 REST = "other"
 """The code that the errors with any further one are counted as."""
 
@@ -98,7 +101,8 @@ class Metrics(Collector):
             times.infer.add(outcome.infer_ms / 1e3)
         elif isinstance(outcome, Failed):
             codes = self._codes.setdefault(model, Counter())
-            codes[outcome.code if outcome.code in codes or len(codes) < MAX_CODES else REST] += 1
+            known = outcome.code in codes or len(codes) < MAX_CODES
+            codes[outcome.code if known and outcome.code != UNDELIVERED else REST] += 1
 
     def refuse(self, error: StreamServerError) -> None:
         """Note that a stream was refused."""
@@ -142,8 +146,7 @@ class Metrics(Collector):
             codes = self._codes.get(model, Counter())
             for code, count in codes.items():
                 errors.add_metric([*model, code], count)
-            undelivered = max(0, tally.errors - codes.total())  # their clients had gone
-            errors.add_metric([*model, "undelivered"], undelivered)
+            errors.add_metric([*model, UNDELIVERED], tally.undelivered)
         return errors
 
     def _durations(self) -> Iterator[Metric]:

@@ -22,7 +22,7 @@ import psutil
 import pytest
 
 from inference.engine import Engine
-from inference.intake import ModelUnavailableError, Refusal, StreamRequest, UnknownModelError
+from inference.intake import ModelUnavailableError, OverloadedError, Refusal, StreamRequest, UnknownModelError
 from inference.items import RESERVED, Dropped, Failed, Item, Outcome, Result
 from inference.model import MAX_OUTPUT, ModelError, ModelId, ModelSource, Policy
 from inference.pool import pool as pool_module
@@ -756,6 +756,58 @@ class TestOwners:
         assert f"stream {stream.number}: its owner failed to take an outcome" in caplog.text
         caplog.clear()
 
+    async def test_an_owner_may_offer_again_whenever_it_is_told(self, start: Start) -> None:
+        """Also when what it offers has its outcome at once, thousands of times."""
+        engine = await start("Length")
+        told: list[Outcome] = []
+
+        def again(outcome: Outcome) -> None:
+            told.append(outcome)
+            if len(told) < 3000:
+                stream.offer(b"x", refusal=Refusal("empty"))
+
+        stream = engine.open(StreamRequest("length"), Owner(again))
+        stream.offer(b"x", refusal=Refusal("empty"))
+        assert [outcome.item.seq for outcome in told] == list(range(1, 3001))
+
+    async def test_an_owner_that_cannot_even_fail_disturbs_no_other(
+        self, start: Start, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        class Hopeless(Owner):
+            def fail(self, error: Exception) -> None:
+                raise error
+
+        engine = await start("Obeys")
+        other = Stream(engine, "obeys")
+        stream = engine.open(StreamRequest("obeys"), Hopeless(lambda outcome: 1 / 0))
+        other.send("sleep 0.05")
+        await other.running()
+        for _ in range(2):
+            stream.offer(b"answer")
+            other.send("answer")
+        assert len(await other.answered()) == 3
+        assert engine.workers().deaths == 0
+        caplog.clear()
+
+    async def test_what_is_offered_to_a_stopped_engine_is_dropped(self, start: Start) -> None:
+        engine = await start("Length")
+        stream = Stream(engine, "length")
+        await engine.stop()
+        stream.stream.offer(b"x")
+        (dropped,) = stream.outcomes.values()
+        assert isinstance(dropped, Dropped)
+        assert dropped.reason == "draining"
+
+    async def test_a_request_beyond_the_byte_budget_is_refused(self, start: Start) -> None:
+        engine = await start("Obeys")
+        engine.budget.limit = 5
+        stream = Stream(engine, "obeys")
+        stream.send("sleep 0.1")
+        with pytest.raises(OverloadedError):
+            await engine.infer("obeys", b"answer")
+        await stream.answered()
+        assert isinstance(await engine.infer("obeys", b"answer"), Result)
+
 
 class TestIntake:
     async def test_bytes_are_released_when_an_item_has_its_outcome(self, start: Start) -> None:
@@ -901,6 +953,8 @@ class TestVersions:
                 engine.remove_model("length")
             with pytest.raises(ModelError, match="is served already"):
                 engine.add_model(source("Twin"), "default")
+            with pytest.raises(ModelError, match="still has open streams"):
+                engine.add_model(source("Length"), "default")
             stream.stream.close()
             engine.add_model(source("Length"), "default")
             await until(lambda: engine.model("length").state == "ready")

@@ -128,6 +128,12 @@ async def test_a_server_that_speaks_no_websocket_ends_the_run() -> None:
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
         writer.write(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")
+        await reader.read()  # until the client closes
+        writer.close()
+        await writer.wait_closed()
+        answered.set()
+
+    answered = asyncio.Event()
 
     def visit(port: int) -> None:
         with RawClients(Plan(f"http://127.0.0.1:{port}/", 1)) as clients:
@@ -136,3 +142,4 @@ async def test_a_server_that_speaks_no_websocket_ends_the_run() -> None:
     async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
         with pytest.raises(RunFailed, match="BadPeer: no websocket: HTTP status 403"):
             await asyncio.to_thread(visit, server.sockets[0].getsockname()[1])
+        await answered.wait()

@@ -473,6 +473,7 @@ class Ledger:
                 setattr(tally, said, getattr(tally, said) + 1)
             if not account.open and not isinstance(outcome, Dropped):
                 tally.discarded += 1
+                tally.undelivered += isinstance(outcome, Failed)
         self.present[model] -= 1
         self.met[said] += 1
 

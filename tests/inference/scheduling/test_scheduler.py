@@ -537,7 +537,7 @@ class TestClosing:
         outcomes = [failed(one) if one.seq == 2 else result(one) for one in batch.items]
         assert scheduler.done(batch, outcomes, 0.1) == [result(item(2, 1))]
         tally = scheduler.statistics(0.0).models["m"].tally
-        assert tally == Tally(received=3, results=2, errors=1, discarded=2)
+        assert tally == Tally(received=3, results=2, errors=1, discarded=2, undelivered=1)
 
     @pytest.mark.parametrize("when", ["never opened", "closed", "closed while it runs"])
     def test_a_stream_that_is_not_open_can_do_nothing(self, scheduler: Audited, when: str) -> None:
@@ -858,7 +858,7 @@ class TestLosing:
         lose(scheduler, take(scheduler))
         scheduler.close(1)
         assert scheduler.take(0.0, ("m",)) == (None, [])
-        assert scheduler.statistics(0.0).total == Tally(received=1, errors=1, discarded=1)
+        assert scheduler.statistics(0.0).total == Tally(received=1, errors=1, discarded=1, undelivered=1)
 
     def test_one_whose_stream_has_closed_is_not_run_again(self, wide: Audited) -> None:
         wide.open(1, "m", "queue", 9)
@@ -869,7 +869,7 @@ class TestLosing:
         wide.close(1)
         assert lose(wide, lost) == []
         assert [(one.stream, one.seq) for one in take(wide).items] == [(2, 1)]
-        expected = Tally(received=2, errors=1, running=1, discarded=1)
+        expected = Tally(received=2, errors=1, running=1, discarded=1, undelivered=1)
         assert wide.statistics(0.0).total == expected
         assert list(wide._streams) == [2]
 
@@ -1115,7 +1115,7 @@ class TestPoison:
         scheduler.close(1)
         for batch in running:
             assert lose(scheduler, batch) == []
-        assert scheduler.statistics(0.0).total == Tally(received=4, errors=4, discarded=4)
+        assert scheduler.statistics(0.0).total == Tally(received=4, errors=4, discarded=4, undelivered=4)
         assert not scheduler._streams
 
 
@@ -1145,7 +1145,7 @@ class TestStatistics:
         scheduler.close(1)
         lose(scheduler, running[0])
         assert finish(scheduler, running[1]) == []
-        expected = Tally(received=2, results=1, errors=1, retried=1, discarded=2)
+        expected = Tally(received=2, results=1, errors=1, retried=1, discarded=2, undelivered=1)
         assert scheduler.statistics(0.0).total == expected
         assert expected.balanced, "retried and discarded are no outcomes of their own"
 
@@ -1659,13 +1659,25 @@ class TestVersions:
         both.open(1, OLD, "queue", 4)
         both.offer(item(1, 1))
         running = take(both, models=[OLD])
-        assert not both.remove_model(OLD), "a stream is bound to it"
+        both.remove_model(OLD)
+        assert both.knows(OLD), "a stream is bound to it"
         both.rebind(1, NEW)
-        assert not both.remove_model(OLD), "an item runs"
+        assert both.knows(OLD), "an item runs"
         finish(both, running)
-        assert both.remove_model(OLD)
         assert not both.knows(OLD)
-        assert list(both.statistics(0.0).models) == [NEW]
+        statistics = both.statistics(0.0)
+        assert list(statistics.models) == [NEW]
+        assert statistics.gone == {"m": Tally(received=1, results=1)}, "its counts are kept"
+        assert statistics.total == statistics.tally("m") == Tally(received=1, results=1)
+
+    def test_a_removed_version_that_is_added_again_stays(self, both: Audited) -> None:
+        both.open(1, OLD, "queue", 4)
+        both.abandon(OLD, "gone", retryable=False)
+        both.remove_model(OLD)
+        both.add_model(OLD, 1)
+        assert both.offer(item(1, 1)) == []
+        both.close(1)
+        assert both.knows(OLD)
 
 
 class TestState:
@@ -1862,6 +1874,22 @@ class TestPrincipals:
             scheduler.offer(item(stream, 1))
             scheduler.close(stream)
         assert not scheduler._groups["default"].principals
+
+    def test_a_promise_is_kept_to_principals_where_they_share(self) -> None:
+        """Ten streams of one principal share what it gets, so that their promises must fit into that."""
+        admitted = {}
+        for fair_by in ("stream", "principal"):
+            scheduler = Scheduler(fair_by)
+            scheduler.add_model("m", 1, min_rate=9.0)
+            scheduler.expect("m", 0.01)
+            scheduler.open(0, "m", "queue", 8, principal="greedy")
+            for seq in range(1, 9):
+                scheduler.offer(Item(0, seq, b"", seq / 1000))
+            admitted[fair_by] = 0
+            while scheduler.admits("m", 1.0, 0.01) and admitted[fair_by] < 20:
+                admitted[fair_by] += 1
+                scheduler.open(admitted[fair_by], "m", "queue", 8, principal="many")
+        assert admitted["principal"] < admitted["stream"]
 
 
 class TestRefusing:

@@ -101,7 +101,7 @@ def test_errors_are_counted_by_their_code() -> None:
 
 def test_errors_that_found_their_client_gone_are_counted_too() -> None:
     """Nobody is told of them, so nobody observes them, and the law of the counts would not hold."""
-    metrics = make(Tally(received=3, errors=3))
+    metrics = make(Tally(received=3, errors=3, discarded=2, undelivered=2))
     metrics.observe(MODEL, Failed(item(), "bad_image", "why"), 0.0)
     errors = {key: n for key, n in scrape(metrics).items() if key[0] == "stream_items_errors_total"}
     assert sum(errors.values()) == 3
