@@ -1,1 +1,4 @@
-"""The models that ship, one file each."""
+"""The models that ship, one file each. They run in worker processes, as any user's model.
+
+Imports `inference.model` and `inference.image` only.
+"""

@@ -502,7 +502,7 @@ async def test_w06_a_model_that_cannot_be_loaded_is_unavailable_and_tried_ever_m
     assert (status.state, status.reason) == ("unavailable", reason)
     assert len(attempts()) <= starts
     seen = len(attempts())
-    (pool,) = engine._pools
+    (pool,) = engine._pools.values()
     assert pool._retry
     pool._retry.cancel()
     pool._retry, pool._retry_delay = None, 0.3
