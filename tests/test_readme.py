@@ -97,17 +97,29 @@ def test_make_targets(target: str) -> None:
     "document",
     [
         "README.md",
+        "CHANGELOG.md",
         "CONTRIBUTING.md",
+        "docs/api.md",
+        "docs/benchmarks.md",
+        "docs/internals.md",
         "docs/operations.md",
         "docs/protocol.md",
-        "docs/api.md",
         "THIRD_PARTY.md",
     ],
 )
 def test_links(document: str) -> None:
     path = ROOT / document
-    for link in re.findall(r"\]\(([^)#:]+)\)", path.read_text("utf-8")):
-        assert (path.parent / link).exists(), link
+    for link, anchor in re.findall(r"\]\(([^)#:]*)#?([^):]*)\)", path.read_text("utf-8")):
+        target = path.parent / link if link else path
+        assert target.exists(), link
+        if anchor:
+            assert anchor in anchors(target.read_text("utf-8")), anchor
+
+
+def anchors(text: str) -> set[str]:
+    """The anchors that GitHub gives to the headings of a document."""
+    headings = re.findall(r"^#+ (.*)", text, re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def test_the_environment_is_entered_before_the_first_command() -> None:
