@@ -17,7 +17,9 @@ async def main(url: str, files: list[str]) -> None:
         async for answer in stream.process(frames):  # one answer for each frame, in order
             match answer:
                 case Result():
-                    print(f"{answer.seq}: {len(answer.outputs['faces'])} faces after {answer.age_ms:.0f} ms")
+                    print(
+                        f"{answer.seq}: faces: {len(answer.outputs['faces'])}, after {answer.age_ms:.0f} ms"
+                    )
                 case Dropped():
                     print(f"{answer.seq}: dropped, {answer.reason}")
                 case Error():

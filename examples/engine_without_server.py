@@ -25,7 +25,7 @@ async def main(files: list[str]) -> None:
     for file, outcome in zip(files, outcomes, strict=True):
         match outcome:
             case Result():
-                print(f"{file}: {len(json.loads(outcome.outputs)['faces'])} faces")
+                print(f"{file}: faces: {len(json.loads(outcome.outputs)['faces'])}")
             case Failed():  # this item alone: the others have their answers
                 print(f"{file}: {outcome.code}, {outcome.message}")
 

@@ -12,6 +12,6 @@ faces = load_model("faces", long_side=320)
 for file in sys.argv[1:]:
     try:
         found = faces(Path(file).read_bytes())["faces"]
-        print(f"{file}: {len(found)} faces")
+        print(f"{file}: faces: {len(found)}")
     except ItemError as exc:
         print(f"{file}: {exc.code}, {exc}")

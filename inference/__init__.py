@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from inference.engine import Engine, ModelStatus, Stream, StreamOwner
+    from inference.engine import Engine, ModelStatus
     from inference.image import Image
     from inference.intake import (
         ModelUnavailableError,
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     )
     from inference.pool.groups import Group
     from inference.pool.pool import WorkerOptions
+    from inference.streams import Stream, StreamOwner
 
 __all__ = [
     "Dropped",
@@ -65,7 +66,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "inference.engine": ("Engine", "ModelStatus", "Stream", "StreamOwner"),
+    "inference.engine": ("Engine", "ModelStatus"),
     "inference.intake": (
         "ModelUnavailableError",
         "OverloadedError",
@@ -89,6 +90,7 @@ _HOMES = {
     ),
     "inference.pool.groups": ("Group",),
     "inference.pool.pool": ("WorkerOptions",),
+    "inference.streams": ("Stream", "StreamOwner"),
     "inference.image": ("Image",),
 }
 

@@ -14,24 +14,23 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Protocol, Self, TypeAlias
+from typing import Self, TypeAlias
 
 from inference.intake import (
-    DEFAULT_WINDOW,
     ByteBudget,
     ModelUnavailableError,
     OverloadedError,
-    Refusal,
     StreamRequest,
     UnknownModelError,
 )
-from inference.items import Batch, Dropped, Failed, Item, Outcome, Result
-from inference.model import ModelCard, ModelError, ModelId, ModelSource, Policy
+from inference.items import Batch, Dropped, Failed, Item, Outcome
+from inference.model import ModelCard, ModelError, ModelId, ModelSource
 from inference.pool.groups import Group, resolve_groups
 from inference.pool.pool import ModelState, Pool, PoolStatus, WorkerOptions
 from inference.scheduling.scheduler import Scheduler
 from inference.scheduling.state import FairBy
 from inference.scheduling.statistics import ModelStatistics, Statistics, StreamStatistics, Tally
+from inference.streams import Stream, StreamOwner
 
 log = logging.getLogger(__name__)
 
@@ -40,16 +39,6 @@ Observe: TypeAlias = Callable[[ModelId, Outcome, float], None]
 
 MAX_UNANSWERED_BYTES = 512 << 20
 """Payload bytes of all streams before each is held to one item: ten thousand frames of a camera."""
-
-
-class StreamOwner(Protocol):
-    """Who a stream's outcomes go to. Both methods are called on the event loop."""
-
-    def deliver(self, outcome: Outcome) -> None:
-        """Take an item's outcome. Its item comes without the payload."""
-
-    def fail(self, error: Exception) -> None:
-        """The stream is closed, because `deliver` raised."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,93 +70,6 @@ class _Model:
     pool: Pool
     current: ModelCard | None = None
     known: dict[ModelId, ModelCard] = field(default_factory=dict)  # versions that the scheduler serves
-
-
-class Stream:
-    """An open stream: the one way in for its items.
-
-    Attributes:
-        number: the engine's number for it.
-        name: its model's name.
-        pinned: whether another version may never answer it.
-        policy, window, weight: as agreed.
-        capacity: the most items that run at once (`latest`) or wait (`queue`). That is one more than a queue's
-            window: a client that keeps its window is read all the time, its pongs and its close too.
-        card: of the version that it was opened on.
-        model: the version that it is bound to now.
-        bytes: of its items that wait or run.
-    """
-
-    def __init__(self, engine: Engine, number: int, request: StreamRequest, card: ModelCard) -> None:
-        self._engine = engine
-        self.number = number
-        self.name = request.model
-        self.pinned = request.version is not None
-        self.policy: Policy = request.policy or card.policy
-        self.window = request.window or DEFAULT_WINDOW[self.policy]
-        self.weight = request.weight
-        self.model = card.id
-        self.capacity = self.window if self.policy == "latest" else self.window + 1
-        self.max_age_ms = request.max_age_ms
-        self.card = card
-        self._max_bytes = request.max_bytes
-        self.bytes = 0
-        self._sizes: dict[int, int] = {}
-        self._seq = 0
-        self._final: Tally | None = None
-
-    @property
-    def may_offer(self) -> bool:
-        """Whether its bytes, and those of all streams, are few enough for another item. One may always come."""
-        return not self._sizes or (self.bytes <= self._max_bytes and not self._engine.budget.exceeded)
-
-    def offer(self, payload: bytes, *, max_age_ms: int | None = None, refusal: Refusal | None = None) -> None:
-        """Take an item in. Whatever becomes of it, its outcome is delivered once.
-
-        Args:
-            payload: the encoded item.
-            max_age_ms: how long it may wait; None for the stream's own limit.
-            refusal: why it cannot run, if it cannot.
-
-        Raises:
-            StreamFull: a queue stream offers more than its window.
-        """
-        now = self._engine.now()
-        limit = max_age_ms or self.max_age_ms
-        item = Item(self.number, self._seq + 1, payload, now, now + limit / 1e3 if limit else None)
-        if refusal is None:
-            self._engine.offer(self, item)
-        else:
-            self._engine.refuse(self, refusal.outcome(item))
-
-    def answered_by(self, outcome: Outcome) -> ModelId:
-        """The version that a result names, else the one that the stream is bound to."""
-        return ModelId(self.name, outcome.version) if isinstance(outcome, Result) else self.model
-
-    def admit(self, item: Item) -> None:
-        """Account for an item that is taken in."""
-        self._seq = item.seq
-        self._sizes[item.seq] = size = len(item.payload)
-        self.bytes += size
-        self._engine.budget.used += size
-
-    def settle(self, seq: int) -> None:
-        """Release the bytes of an item that has its outcome."""
-        size = self._sizes.pop(seq, 0)
-        self.bytes -= size
-        self._engine.budget.used -= size
-
-    def tally(self) -> Tally:
-        """What became of its items so far; of a closed stream, until it was closed."""
-        return self._final or self._engine.tally(self.number)
-
-    def close(self) -> None:
-        """Deliver nothing more, and drop what waits. It may be called twice."""
-        if self._final is None:
-            self._final = self._engine.tally(self.number)
-            self._engine.close(self)
-            for seq in list(self._sizes):
-                self.settle(seq)
 
 
 class Engine:
@@ -366,7 +268,7 @@ class Engine:
             OverloadedError: they cannot.
         """
         card = self.resolve(request.model, request.version)
-        if not self._scheduler.admits(card.id, request.weight, self.now()):
+        if not self._scheduler.admits(card.id, request.weight, self.now(), request.principal):
             raise OverloadedError(
                 "with one stream more, not every stream would get the rate that its model promises"
             )

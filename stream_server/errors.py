@@ -214,6 +214,7 @@ ITEM_ERRORS: dict[tuple[str, bool], ErrorInfo] = {
         ("worker_lost", None, 503, True, "The worker ended with this item; it was not tried again."),
         (POISON, 1011, 422, False, "The third worker ended with an item of this stream."),
         ("model_unavailable", None, 503, True, "The model was lost and did not load again."),
+        ("model_unavailable", None, 503, False, "The version, or the model, is no longer served."),
     )
 }
 """Errors that answer an item, by code and whether they are retryable. A model may add codes of its own."""

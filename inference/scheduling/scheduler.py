@@ -30,6 +30,7 @@ from dataclasses import replace
 
 from inference.items import POISON, Batch, Dropped, DropReason, Failed, Item, Outcome, Result
 from inference.model import DEFAULT_GROUP, ModelId, Policy
+from inference.scheduling.admission import admits
 from inference.scheduling.deadlines import Deadlines
 from inference.scheduling.state import (
     KILL_SPAN,
@@ -127,32 +128,10 @@ class Scheduler:
         if not known.costs.known:
             known.cost = cost
 
-    def admits(self, model: ModelId, weight: float, now: float) -> bool:
-        """Forecast whether a model can have one more stream, and every stream of its group what it was promised.
-
-        A promised rate is kept if a stream's fair share covers it. That share is the least in which all promises
-        fit; the streams may take as much of it as they ask for, by what they sent lately, and at least what they
-        were promised. The new stream, if it is promised nothing, may take all of it.
-        """
-        known = self._models[model]
-        workers = known.workers
-        if not any(other.min_rate for other in self._models.values() if other.workers is workers):
-            return True  # without a promise there is no need to ask each of thousands of streams
-        promise = known.min_rate * known.cost
-        fair_by_principal = self._fair_by == "principal"
-        # of whoever shares the workers: the weight, what was promised, what is asked for
-        sharers: dict[object, list[float]] = {None: [1.0 if fair_by_principal else weight, promise, promise]}
-        for stream in workers.streams.values():
-            if stream.open:
-                key, own = (stream.principal, 1.0) if fair_by_principal else (stream, stream.weight)
-                sharer = sharers.setdefault(key, [own, 0.0, 0.0])
-                sharer[1] += stream.promised()
-                sharer[2] += max(stream.demand(now), stream.promised())
-        share = max(promised / own for own, promised, _ in sharers.values())  # of the workers, per weight
-        if not promise:
-            sharers[None][2] = math.inf  # a stream without a promise may take all of its share
-        asked = sum(min(wanted, share * own) for own, _, wanted in sharers.values())
-        return asked <= workers.count
+    def admits(self, model: ModelId, weight: float, now: float, principal: str = "") -> bool:
+        """Forecast whether a model can have one more stream, see `inference.scheduling.admission`."""
+        sharer = principal if self._fair_by == "principal" else None
+        return admits(self._models.values(), self._models[model], weight, now, sharer)
 
     def open(
         self,

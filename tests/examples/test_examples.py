@@ -56,7 +56,7 @@ def test_every_example_is_tested() -> None:
 
 def test_async_client(server: RunningServer, broken: str) -> None:
     lines = run("examples/async_client.py", server.url, str(SAMPLE), broken).splitlines()
-    assert lines[0].startswith("1: 1 faces after ")
+    assert lines[0].startswith("1: faces: 1, after ")
     assert lines[1].startswith("2: bad_image, ")
     assert lines[2] == "End(received=2, results=1, dropped=0, errors=1)"
 
@@ -78,7 +78,7 @@ def test_sync_client(server: RunningServer) -> None:
 @pytest.mark.parametrize("example", ["engine_without_server", "load_a_model"])
 def test_models_without_a_server(example: str, broken: str) -> None:
     lines = run(f"examples/{example}.py", str(SAMPLE), broken).splitlines()
-    assert lines[0] == f"{SAMPLE}: 1 faces"
+    assert lines[0] == f"{SAMPLE}: faces: 1"
     assert lines[1].startswith(f"{broken}: bad_image, ")
 
 
