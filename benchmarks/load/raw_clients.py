@@ -35,7 +35,7 @@ from benchmarks.load.subprocesses import FAILED, Child, order, say
 
 END = TextMessage('{"type": "end"}')
 VISIT = (BytesMessage(b"\0"), END)
-"""What a client that comes and goes sends at once: one item, and that there are no more."""
+"""What a short-lived client sends at once: one item, and `end`."""
 
 MESSAGES = 3
 """What it receives: `ready`, the item's answer, `end`."""

@@ -43,7 +43,7 @@ def schedule(arrivals: Arrivals, rate: float, seconds: float, chance: random.Ran
 
 def chance_of(seed: int, stream: int) -> random.Random:
     """Give a stream's random numbers, the same in whichever process it runs."""
-    return random.Random(f"{seed}/{stream}")  # noqa: S311  # a schedule is no secret
+    return random.Random(f"{seed}/{stream}")  # noqa: S311  # a schedule needs no secrecy
 
 
 class Clock:

@@ -150,7 +150,7 @@ class Child:
 
 
 def say(line: object) -> None:
-    """Write a line for the benchmark; what is no text is written as JSON."""
+    """Write a line for the benchmark; anything but text is written as JSON."""
     print(line if isinstance(line, str) else msgspec.json.encode(line).decode(), flush=True)
 
 

@@ -104,7 +104,7 @@ def loop(call: Callable[[], object], size: int, seconds: float, pace: float | No
     used, begun = time.process_time(), time.perf_counter()
     while (at := time.perf_counter()) - begun < seconds or not times:
         if pace:
-            # the core must sleep between calls, as between the frames of a camera
+            # the load itself: the core must sleep between calls, as between the frames of a camera
             time.sleep(max(0.0, begun + len(times) / pace - at))
             at = time.perf_counter()
         call()
