@@ -11,8 +11,7 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Self, TypeAlias
 
@@ -29,7 +28,7 @@ from inference.pool.groups import Group, resolve_groups
 from inference.pool.pool import ModelState, Pool, PoolStatus, WorkerOptions
 from inference.scheduling.scheduler import Scheduler
 from inference.scheduling.state import FairBy
-from inference.scheduling.statistics import ModelStatistics, Statistics, StreamStatistics, Tally
+from inference.scheduling.statistics import Statistics, StreamStatistics, Tally
 from inference.streams import Stream, StreamOwner
 
 log = logging.getLogger(__name__)
@@ -50,7 +49,6 @@ class ModelStatus:
         state: whether the model can answer.
         reason: why it is unavailable, else None.
         versions: those that live workers hold, oldest first.
-        group: the group of workers that it belongs to.
     """
 
     name: str
@@ -58,7 +56,6 @@ class ModelStatus:
     state: ModelState
     reason: str | None
     versions: tuple[str, ...] = ()
-    group: str = ""
 
 
 @dataclass(slots=True, eq=False)
@@ -69,7 +66,8 @@ class _Model:
     group: str
     pool: Pool
     current: ModelCard | None = None
-    known: dict[ModelId, ModelCard] = field(default_factory=dict)  # versions that the scheduler serves
+    # versions that the scheduler knows; None for one that is lost and may come back
+    known: dict[ModelId, ModelCard | None] = field(default_factory=dict)
 
 
 class Engine:
@@ -179,7 +177,7 @@ class Engine:
         pool = self._pools[group]
         if source.name in self._models:
             raise ModelError(f"model {source.name} is served already")
-        if any(model.name == source.name for model in self._scheduler.statistics(0.0).models):
+        if self._scheduler.versions(source.name):
             raise ModelError(f"model {source.name} was removed and still has open streams; close them first")
         pool.add(source)
         self._models[source.name] = _Model(source, group, pool)
@@ -240,21 +238,9 @@ class Engine:
         """What became of every item, as it stands now. The cost does not depend on the number of streams."""
         return self._scheduler.statistics(self.now())
 
-    def model_statistics(self, model: ModelId) -> ModelStatistics:
-        """What became of the items of a version.
-
-        Raises:
-            KeyError: no worker has loaded such a version.
-        """
-        return self._scheduler.model_statistics(model, self.now())
-
-    def stream_statistics(self, model: ModelId) -> list[StreamStatistics]:
-        """One row for each stream that is bound to a version.
-
-        Raises:
-            KeyError: no worker has loaded such a version.
-        """
-        return self._scheduler.stream_statistics(model)
+    def stream_statistics(self, name: str) -> list[StreamStatistics]:
+        """One row for each open stream of a model, whichever version it is bound to."""
+        return self._scheduler.stream_statistics(self._scheduler.versions(name))
 
     def tally(self, stream: int) -> Tally:
         """What became of an open stream's items so far."""
@@ -293,9 +279,7 @@ class Engine:
         outcomes = self._scheduler.offer(item)
         stream.admit(item)
         self._deliver(outcomes)
-        if not self._dispatching:  # once for all items that the loop has read at a time: they make batches
-            self._dispatching = True
-            self._loop.call_soon(self._dispatch)
+        self._dispatch_soon()
         self._watch(item.deadline)
 
     def refuse(self, stream: Stream, outcome: Dropped | Failed) -> None:
@@ -305,7 +289,7 @@ class Engine:
         self._deliver([outcome])
 
     def drain(self) -> None:
-        """Drop what waits: there is no time left to run it."""
+        """Drop what waits: it can no longer run."""
         self._deliver(self._scheduler.drain())
 
     async def infer(
@@ -381,7 +365,7 @@ class Engine:
         name = model.source.name
         state, reason = model.pool.state(name)
         versions = tuple(card.version for card in model.pool.cards(name))
-        return ModelStatus(name, model.current, state, reason, versions, model.group)
+        return ModelStatus(name, model.current, state, reason, versions)
 
     def _update(self, name: str, model: _Model) -> None:
         """Fit the scheduler to the versions that a pool's workers hold now; the newest is the current one."""
@@ -401,8 +385,8 @@ class Engine:
                 outcomes = self._scheduler.abandon(version, reason, retryable=False)
                 self._scheduler.remove_model(version)
                 self._deliver(outcomes)
-            elif state == "unavailable":  # else a worker that is being restarted will load it again
-                model.known.pop(version)
+            elif state == "unavailable" and model.known[version]:  # else a worker that restarts will load it
+                model.known[version] = None
                 reason = f"model {name} was lost, and could not be loaded again"
                 self._deliver(self._scheduler.abandon(version, reason, retryable=True))
 
@@ -430,7 +414,13 @@ class Engine:
             if follows and stream.model != current.id and stream.number in self._streams:
                 stream.model = current.id
                 self._deliver(self._scheduler.rebind(stream.number, current.id))
-        self._dispatch()
+        self._dispatch_soon()
+
+    def _dispatch_soon(self) -> None:
+        """Give work to free workers, once for all items that the loop has read at a time: they make batches."""
+        if not self._dispatching:
+            self._dispatching = True
+            self._loop.call_soon(self._dispatch)
 
     def _dispatch(self) -> None:
         self._dispatching = False
@@ -478,16 +468,10 @@ class Engine:
         except Exception as exc:
             log.exception("stream %d: its owner failed to take an outcome, so it is closed", item.stream)
             stream.close()
-            with _logged():
+            try:
                 owner.fail(exc)
-
-
-@contextmanager
-def _logged() -> Iterator[None]:
-    try:
-        yield
-    except Exception:  # of an owner, which may raise anything and must not disturb the others
-        log.exception("the owner of a stream failed to take its failure")
+            except Exception:  # an owner may raise anything, and must not disturb the others
+                log.exception("stream %d: its owner failed to take its end", item.stream)
 
 
 class _OneAnswer:

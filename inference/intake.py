@@ -8,8 +8,7 @@ from inference.items import Dropped, Failed, Item
 from inference.model import ModelError, Policy
 
 DEFAULT_WINDOW: dict[Policy, int] = {"latest": 1, "queue": 16}
-"""A camera wants its newest frame answered, not its newest sixteen; a queue hides the round trip."""
-
+"""A camera needs its newest frame answered, not its newest sixteen; a queue's window hides the round trip."""
 
 MAX_STREAM_BYTES = 8 << 20
 """A window of large items must not fill the memory: as many bytes as one item may have by default."""

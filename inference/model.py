@@ -164,12 +164,14 @@ class ModelSource:
     def __post_init__(self) -> None:
         if not NAME.fullmatch(self.name):
             raise ModelError(
-                f"{self.name!r} is no name for a model: use up to 64 of a-z 0-9 . _ -, "
+                f"{self.name!r} is not a valid name for a model: use up to 64 of a-z 0-9 . _ -, "
                 "beginning with a letter or digit"
             )
         module, colon, cls = self.reference.partition(":")
         if not (colon and cls.isidentifier() and all(p.isidentifier() for p in module.split("."))):
-            raise ModelError(f"{self.reference!r} is no model: write it as package.module:Class")
+            raise ModelError(
+                f"{self.reference!r} is not a reference to a model: write it as package.module:Class"
+            )
 
     @classmethod
     def parse(cls, text: str) -> ModelSource:
@@ -259,7 +261,7 @@ class ModelCard:
         if self.policy not in get_args(Policy):
             raise ModelError(f"model {self.name}: `policy` is {self.policy!r}; set it to latest or queue")
         if not NAME.fullmatch(self.version):
-            raise ModelError(f"model {self.name}: {self.version!r} is no version; use a-z 0-9 . _ -")
+            raise ModelError(f"model {self.name}: {self.version!r} is not a valid version; use a-z 0-9 . _ -")
         if type(self.max_batch) is not int or not 1 <= self.max_batch <= MAX_BATCH:
             raise ModelError(f"model {self.name}: `max_batch` must be 1 to {MAX_BATCH}")
         if type(self.timeout_ms) is not int or not 1 <= self.timeout_ms <= 3_600_000:

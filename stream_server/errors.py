@@ -28,10 +28,10 @@ Errors of single items (`inference.items.Failed`) are values, not exceptions: th
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
-from inference.items import POISON, Failed
+from inference.items import POISON
 
 
 class StreamServerError(Exception):
@@ -198,8 +198,8 @@ STREAM_ERRORS: dict[type[StreamServerError], ErrorInfo] = {
 }
 """Errors of the conversation, by their class."""
 
-ITEM_ERRORS: dict[tuple[str, bool], ErrorInfo] = {
-    (code, retryable): ErrorInfo(code, "item", close, status, retryable, meaning)
+ITEM_ERRORS: tuple[ErrorInfo, ...] = tuple(
+    ErrorInfo(code, "item", close, status, retryable, meaning)
     for code, close, status, retryable, meaning in (
         ("empty", None, 400, False, "The item has no bytes."),
         ("unsupported_image", None, 415, False, "The item is not a JPEG, PNG or WebP."),
@@ -216,10 +216,10 @@ ITEM_ERRORS: dict[tuple[str, bool], ErrorInfo] = {
         ("model_unavailable", None, 503, True, "The model was lost and did not load again."),
         ("model_unavailable", None, 503, False, "The version, or the model, is no longer served."),
     )
-}
-"""Errors that answer an item, by code and whether they are retryable. A model may add codes of its own."""
+)
+"""Errors that answer an item. A model may add codes of its own."""
 
-TABLE: tuple[ErrorInfo, ...] = (*ITEM_ERRORS.values(), *STREAM_ERRORS.values())
+TABLE: tuple[ErrorInfo, ...] = (*ITEM_ERRORS, *STREAM_ERRORS.values())
 """Every error that a client can receive, as docs/protocol.md lists them."""
 
 
@@ -229,13 +229,3 @@ def error_info(error: BaseException) -> ErrorInfo:
         if cls in STREAM_ERRORS:
             return STREAM_ERRORS[cls]
     return STREAM_ERRORS[Broken]
-
-
-def item_error_info(failed: Failed) -> ErrorInfo:
-    """Look an item's error up by its code; a code of the model's own has status 422."""
-    known = ITEM_ERRORS.get((failed.code, failed.retryable))
-    if known is None:
-        meaning = "The model refused the item."
-        known = ErrorInfo(failed.code, "item", None, 422, failed.retryable, meaning)
-    # a model may use the code `poison` itself, and only the scheduler's ends the stream
-    return known if failed.fatal or known.close is None else replace(known, close=None)

@@ -10,7 +10,7 @@ from inference.model import DEFAULT_GROUP, ModelError, ModelSource
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Models that share workers of their own, so that what they need is no burden on the others.
+    """Models that share workers of their own, so that they do not delay the others.
 
     Attributes:
         name: what settings call it.

@@ -190,7 +190,7 @@ class Pool:
         self._next_generation()
 
     def remove(self, name: str) -> None:
-        """Serve a model no more: no batch of it is started from now on, and the workers are replaced.
+        """Stop serving a model: no batch of it is started from now on, and the workers are replaced.
 
         Raises:
             KeyError: it is not one of the pool's.

@@ -20,14 +20,14 @@ from inference.token_bucket import TokenBucket
 log = logging.getLogger(__name__)
 
 FIRST_BACKOFF, LAST_BACKOFF = 0.1, 10.0
-"""Seconds before a slot that could not start tries again; doubled each time, so that it is no fork bomb."""
+"""Seconds before a slot that could not start tries again; doubled each time, so that forks stay rare."""
 
 RESTARTS, RESTART_EVERY = 5, 1.0
 """A worker that was ready is replaced at once, so many times in a row, and then once in so many seconds: one that
 dies whenever it is ready must not take up a core. These pauses do not grow: it had loaded, so there is hope."""
 
 RECYCLE_PAUSE = 10.0
-"""Seconds a worker serves before it may be worn: what needs much memory at once is no leak, and a start costs."""
+"""Seconds a worker serves before it may be worn: much memory at once is not a leak, and a start is expensive."""
 
 
 class SlotOwner(Protocol):

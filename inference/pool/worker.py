@@ -207,7 +207,7 @@ class Worker:
             log.error("worker %s sent nonsense: %.200r", self.name, exc)
             self._end("it sent nonsense")
             return
-        # not in the try: what fails here is no fault of the worker's
+        # not in the try: what fails here is not the worker's fault
         if isinstance(message, messages.Answers):
             self._answered(message, answers)
         else:

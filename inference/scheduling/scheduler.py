@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from inference.items import POISON, Batch, Dropped, DropReason, Failed, Item, Outcome, Result
@@ -41,9 +41,10 @@ from inference.scheduling.state import (
     Model,
     Principal,
     Stream,
+    Tag,
     Workers,
 )
-from inference.scheduling.statistics import ModelStatistics, Statistics, StreamStatistics, Tally
+from inference.scheduling.statistics import Statistics, StreamStatistics, Tally
 
 ITEM_BYTES = 1024
 """What an item of a batch costs besides its payload, in bytes of it: handing it over and answering it takes some
@@ -112,9 +113,9 @@ class Scheduler:
             known.max_batch, known.target = max_batch, target
             known.cap = max_batch if target == math.inf else 1
 
-    def knows(self, model: ModelId) -> bool:
-        """Whether a version was added and not removed."""
-        return model in self._models
+    def versions(self, name: str) -> list[ModelId]:
+        """The versions of a model that are known, also those that are to be forgotten."""
+        return [model for model in self._models if model.name == name]
 
     def remove_model(self, model: ModelId) -> None:
         """Forget an abandoned version when no stream is bound to it and nothing runs; its counts are kept."""
@@ -173,7 +174,7 @@ class Scheduler:
         self._move_waiting(stream, old, new)
         del old.streams[number]
         old.open_streams -= 1
-        stream.model, stream.state = new, b""
+        stream.model, stream.state, stream.bindings = new, b"", stream.bindings + 1
         new.streams[number] = stream
         new.open_streams += 1
         self._discard_if_unused(old)
@@ -254,12 +255,14 @@ class Scheduler:
         for outcome in outcomes:
             item = outcome.item
             share = cost if size == 1 else per_byte * (ITEM_BYTES + len(item.payload))
-            stream = self._came_back(item, share, model)
+            stream = self._streams[item.stream]
+            rebound = stream.running[item.seq].binding != stream.bindings
+            self._came_back(item, share, model)
             if item.seq in stream.suspects:
                 self._retried(stream, item, model)
             if isinstance(outcome, Result):
                 stream.cost += MEMORY * (share - stream.cost)
-                if stream.model is model:  # else it has started anew on another version
+                if not rebound:  # else the stream has started anew
                     stream.state = outcome.state
                 model.costs.add(share, now)
                 model.ages.add(now - item.received, now)
@@ -361,7 +364,7 @@ class Scheduler:
         return dropped, self._deadlines.next()
 
     def drain(self) -> list[Outcome]:
-        """Drop everything that waits: there is no time left to run it."""
+        """Drop everything that waits: it can no longer run."""
         return [dropped for stream in self._streams.values() for dropped in self._give_up(stream, "draining")]
 
     def abandon(self, model: ModelId, message: str, *, retryable: bool) -> list[Outcome]:
@@ -383,21 +386,15 @@ class Scheduler:
         models = {known.id: known.statistics(now) for known in self._models.values()}
         return Statistics(models, dict(self._gone))
 
-    def model_statistics(self, model: ModelId, now: float) -> ModelStatistics:
-        """Count everything of one version, as it stands now.
+    def stream_statistics(self, models: Iterable[ModelId]) -> list[StreamStatistics]:
+        """One row for each open stream of these versions.
 
         Raises:
             KeyError: there is no such version.
         """
-        return self._models[model].statistics(now)
-
-    def stream_statistics(self, model: ModelId) -> list[StreamStatistics]:
-        """One row for each open stream of a version.
-
-        Raises:
-            KeyError: there is no such version.
-        """
-        return self._models[model].stream_statistics()
+        streams = [one for model in models for one in self._models[model].streams.values() if one.open]
+        used = sum(stream.worker_s for stream in streams) or 1.0
+        return [stream.statistics(used) for stream in streams]
 
     def _stream(self, number: int) -> Stream:
         stream = self._streams.get(number)
@@ -407,7 +404,7 @@ class Scheduler:
 
     def _served(self, batch: Batch, model: Model, cost: float) -> None:
         streams = self._streams
-        model.workers.served(cost, min(streams[item.stream].running[item.seq][1] for item in batch.items))
+        model.workers.served(cost, min(streams[item.stream].running[item.seq].weight for item in batch.items))
 
     def _charged(self, batch: Batch) -> float:
         """What is charged at most for a batch whose worker ended; alone, an item pays for all of it."""
@@ -497,7 +494,7 @@ class Scheduler:
             model = stream.model
             model.stale += 1
             if 2 * model.stale > len(model.heap):
-                model.heap = [entry for entry in model.heap if _current(model, entry)]
+                model.heap = [entry for entry in model.heap if _current(entry)]
                 heapq.heapify(model.heap)
                 model.stale = 0
 
@@ -510,7 +507,7 @@ class Scheduler:
 
     def _head(self, model: Model) -> bool:
         """Remove stale entries from the top of the heap; whether a current one is left."""
-        while model.heap and not _current(model, model.heap[0]):
+        while model.heap and not _current(model.heap[0]):
             heapq.heappop(model.heap)
             model.stale -= 1
         return bool(model.heap)
@@ -609,10 +606,10 @@ class Scheduler:
             self._gone[model.id.name] = (self._gone.get(model.id.name, Tally()) + model.tally).merged()
 
 
-def _current(model: Model, entry: tuple[tuple[float, int], Stream]) -> bool:
-    """Whether an entry of a model's heap is its stream's own; else it is stale."""
+def _current(entry: tuple[Tag, Stream]) -> bool:
+    """Whether a heap's entry is still its stream's; else it is stale."""
     tag, stream = entry
-    return stream.entry is tag and stream.model is model
+    return stream.entry is tag
 
 
 _POISONED = (

@@ -107,7 +107,7 @@ class Workers:
         """Someone has no item any more; in the fluid system those that were served are done at the finish tag."""
         self.busy -= 1
         if finish <= self.fluid:
-            self.weight -= weight
+            self.weight = self.weight - weight if self.busy or self.ahead else 0.0
             return None
         departure = [finish, weight]
         heapq.heappush(self.ahead, departure)
@@ -208,14 +208,18 @@ class Model:
             open_streams=self.open_streams,
         )
 
-    def stream_statistics(self) -> list[StreamStatistics]:
-        """One row for each open stream."""
-        streams = [stream for stream in self.streams.values() if stream.open]
-        used = sum(stream.worker_s for stream in streams) or 1.0
-        return [
-            StreamStatistics(s.number, s.principal.name, replace(s.tally), s.worker_s, s.worker_s / used)
-            for s in streams
-        ]
+
+class Running(NamedTuple):
+    """An item that runs.
+
+    Attributes:
+        estimate, weight: with which the finish tag was moved.
+        binding: the number of its stream's binding when it started.
+    """
+
+    estimate: float
+    weight: float
+    binding: int
 
 
 @dataclass(slots=True, eq=False)
@@ -227,7 +231,8 @@ class Stream:
         shared: whether its principal's other streams count in its weight.
         state: what its model's last result left for its next item; empty for None.
         worker_s: worker seconds that its items took.
-        running: of each item that runs, by `seq`, the estimate and the weight with which the finish tag was moved.
+        bindings: how often it was bound to another version.
+        running: the items that run, by `seq`.
         finish: its last finish tag.
         entry: its entry in the model's heap, None while it has none.
         departure: when it leaves the fluid system, where streams are what shares the workers.
@@ -251,7 +256,8 @@ class Stream:
     tally: Tally = field(default_factory=Tally)
     worker_s: float = 0.0
     waiting: deque[Item] = field(default_factory=deque)
-    running: dict[int, tuple[float, float]] = field(default_factory=dict)
+    bindings: int = 0
+    running: dict[int, Running] = field(default_factory=dict)
     finish: float = 0.0
     entry: Tag | None = None
     departure: Departure | None = None
@@ -278,6 +284,12 @@ class Stream:
         """Its weight in fair queueing; with fairness by principal, its part of its principal's weight of 1."""
         # the sum of floats may have lost a small weight beside large ones
         return self.weight / max(self.weight, self.principal.weight) if self.shared else self.weight
+
+    def statistics(self, used: float) -> StreamStatistics:
+        """Count everything, as it stands now; `used` is the worker time that its share is of."""
+        return StreamStatistics(
+            self.number, self.principal.name, replace(self.tally), self.worker_s, self.worker_s / used
+        )
 
     def receive(self) -> None:
         """Count an item that has come."""
@@ -321,20 +333,20 @@ class Stream:
     def start(self, item: Item) -> None:
         """Let an item that waited run; its finish tag moves on by what such an item took before."""
         weight = self.fair_weight
-        self.running[item.seq] = (self.cost, weight)
+        self.running[item.seq] = Running(self.cost, weight, self.bindings)
         self.finish += self.cost / weight
         for tally in (self.tally, self.model.tally):
             tally.waiting -= 1
             tally.running += 1
 
     def charge(self, item: Item, cost: float, model: Model) -> None:
-        """An item runs no more: correct the finish tag by what it took indeed, in worker seconds.
+        """An item no longer runs: correct the finish tag by what it took, in worker seconds.
 
         Args:
             model: the version that it ran on, which may no longer be the stream's.
         """
-        estimate, weight = self.running.pop(item.seq)
-        self.finish += (cost - estimate) / weight
+        running = self.running.pop(item.seq)
+        self.finish += (cost - running.estimate) / running.weight
         self.worker_s += cost
         self.tally.running -= 1
         model.tally.running -= 1

@@ -17,7 +17,7 @@ class Tally:
 
     Attributes:
         cancelled: dropped because the client had gone.
-        retried: items that have run once more, because a worker had ended with them. It is no outcome.
+        retried: items that have run once more, because a worker had ended with them. Not an outcome.
         discarded: of the results and errors, those whose client had gone when they came.
         undelivered: of these, the errors.
         rebound: items of a model version that were waiting when their stream was bound to another version. They
@@ -76,7 +76,7 @@ class StreamStatistics:
         principal: on whose behalf it was opened.
         tally: what became of its items.
         worker_s: seconds of worker time that it was charged with for its items.
-        share: its part of the worker time of all open streams of its model version, 0 to 1.
+        share: its part of the worker time of all streams that were asked for, 0 to 1.
     """
 
     number: int

@@ -54,6 +54,7 @@ class Unpacker:
             end = PREFIX.size + head + body
             if len(self._buffer) < end:
                 return
-            whole = memoryview(bytes(self._buffer[:end]))
+            with memoryview(self._buffer) as view:  # a slice of the buffer itself would be a copy more
+                whole = memoryview(bytes(view[:end]))
             del self._buffer[:end]
             yield whole[PREFIX.size : PREFIX.size + head], whole[PREFIX.size + head :]

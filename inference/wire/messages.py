@@ -100,7 +100,7 @@ class ModelFailed(Struct, frozen=True, forbid_unknown_fields=True, tag_field="ty
 
 
 class Sealing(Struct, frozen=True, forbid_unknown_fields=True, tag_field="type", tag="sealing"):
-    """Nothing more is loaded: an exit from here on is no model's fault."""
+    """Nothing more is loaded: from here on an exit is not a model's fault."""
 
 
 class Sandbox(Struct, frozen=True, forbid_unknown_fields=True, tag_field="type", tag="sandbox"):
@@ -157,7 +157,7 @@ def read_to_worker(header: Buffer) -> ToWorker:
     """Decode a message of the server's.
 
     Raises:
-        BadMessage: it is none.
+        BadMessage: it is not one.
     """
     try:
         return _to_worker.decode(header)
@@ -169,7 +169,7 @@ def read_from_worker(header: Buffer) -> FromWorker:
     """Decode a message of a worker's.
 
     Raises:
-        BadMessage: it is none, or a card in it is impossible.
+        BadMessage: it is not one, or a card in it is invalid.
     """
     try:
         return _from_worker.decode(header)

@@ -125,7 +125,7 @@ class SocketTransport:
         except FramingError as exc:
             self._lose(f"it broke the framing: {exc}")
         except Exception:  # of the callback, which may raise anything
-            log.exception("a worker's message could not be taken; this is no fault of the worker's")
+            log.exception("a worker's message could not be processed; the server is at fault, not the worker")
             self._lose("the server failed to take its message")
         return self._open
 

@@ -90,10 +90,7 @@ def assign(values: dict[str, Any], assignment: str) -> None:
         raise ConfigError(f"--set {assignment}: write it as KEY=VALUE, e.g. limits.max_streams=50")
     try:
         value = tomllib.loads(f"value = {text}")["value"]
-    except (
-        ValueError,
-        RecursionError,
-    ):  # TOMLDecodeError is a ValueError, and so is a number that is too long
+    except (ValueError, RecursionError):  # TOMLDecodeError, and a number that is too long, are ValueErrors
         value = text
     for table in tables:
         values = values.setdefault(table, {})

@@ -28,9 +28,6 @@ SUBPROTOCOL = "stream-inference.v1"
 MAX_WINDOW = 64
 """Most unanswered items of one stream: hides any round trip, and few enough to hold for every stream."""
 
-DEFAULT_WINDOW: dict[Policy, int] = {"latest": 1, "queue": 16}
-"""A camera needs its newest frame answered, not its newest sixteen; a queue's window hides the round trip."""
-
 MAX_AGE_MS = 3_600_000
 """Longest `max_age_ms`: an answer that may be an hour late needs no limit at all."""
 

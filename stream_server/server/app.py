@@ -163,7 +163,7 @@ def read_request(request: web.Request) -> StreamRequest:
     """Read what a stream asks for.
 
     Raises:
-        StreamServerError: there is no such thing.
+        StreamServerError: it is invalid, or the model cannot serve it.
     """
     settings = request.app[SETTINGS]
     origins.check_origin(request.headers.get("Origin"), request.headers["Host"], settings.allow_origin)

@@ -22,7 +22,7 @@ from stream_server.errors import Broken, Idle, StreamServerError, error_info
 from stream_server.protocol.server_side import write_error
 from stream_server.server.config import Limits, Timeouts
 from stream_server.server.engine_errors import as_stream_errors
-from stream_server.server.session import Opened, Session
+from stream_server.server.session import Session
 
 log = logging.getLogger(__name__)
 
@@ -58,11 +58,7 @@ class Connection:
             transport.max_size = READ_SIZE
         with as_stream_errors():
             stream = self._stream = engine.open(request, self)
-        self._session = Session(
-            Opened(stream.number, stream.card, stream.policy, stream.window, stream.capacity, stream.tally),
-            limits,
-            time.monotonic(),
-        )
+        self._session = Session(stream, limits, time.monotonic())
         self._timeouts = timeouts
         self._loop = asyncio.get_running_loop()
         self._last_receive = time.monotonic()
@@ -277,7 +273,7 @@ async def close(ws: web.WebSocketResponse, transport: asyncio.Transport, code: i
 async def refuse(
     ws: web.WebSocketResponse, transport: asyncio.Transport, error: StreamServerError, timeouts: Timeouts
 ) -> None:
-    """Say why there is no stream, and close."""
+    """Send why the stream is refused, and close."""
     try:
         async with asyncio.timeout(timeouts.write_s):
             await ws.send_str(write_error(error))

@@ -9,11 +9,11 @@ from typing import Any
 from aiohttp import web
 
 from inference.engine import Engine, ModelStatus
+from inference.intake import DEFAULT_WINDOW
 from inference.model import NAME, ModelCard
 from inference.scheduling.quantiles import Distribution
 from inference.scheduling.statistics import Tally
 from stream_server.errors import StreamServerError, UnknownModel, error_info
-from stream_server.protocol.server_side import DEFAULT_WINDOW
 from stream_server.server.config import Settings
 from stream_server.server.connection import Connections
 from stream_server.server.engine_errors import as_stream_errors
@@ -100,9 +100,7 @@ def _statistics(engine: Engine, status: ModelStatus) -> dict[str, Any]:
     versions = {model: known for model, known in statistics.models.items() if model.name == status.name}
     if not versions:
         return {}
-    rows = [row for model in versions for row in engine.stream_statistics(model)]
-    rows.sort(key=lambda row: -row.worker_s)
-    used = sum(row.worker_s for row in rows) or 1.0
+    rows = sorted(engine.stream_statistics(status.name), key=lambda row: -row.worker_s)
     ages = sum((known.ages for known in versions.values()), Distribution())
     costs = sum((known.costs for known in versions.values()), Distribution())
     current = versions.get(status.card.id) if status.card else None
@@ -116,7 +114,7 @@ def _statistics(engine: Engine, status: ModelStatus) -> dict[str, Any]:
         "streams": [
             {
                 "stream": f"s{row.number}",
-                "share": round(row.worker_s / used, 4),
+                "share": round(row.share, 4),
                 "worker_s": round(row.worker_s, 3),
                 **_counts(row.tally),
             }

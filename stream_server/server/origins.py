@@ -32,7 +32,7 @@ def check_host(host: str | None, allowed: Collection[str]) -> str:
 
 
 def check_origin(origin: str | None, host: str, allowed: Collection[str]) -> None:
-    """Let pass what is no browser, the server's own pages and allowed origins, compared exactly.
+    """Accept non-browsers, the server's own pages and allowed origins, compared exactly.
 
     Args:
         origin: the Origin header (RFC 6454), None without one: browsers always send it with a websocket.

@@ -36,7 +36,7 @@ def principal_of(peer: str | None, forwarded_for: Sequence[str], trusted: Sequen
 
 
 def _canonical(text: str) -> str:
-    """An address as one text, however it is written; empty if it is none.
+    """An address as one text, however it is written; empty if it is not an address.
 
     Some proxies append the port: ``198.51.100.7:1234``, ``[2001:db8::1]:80``.
     """

@@ -7,13 +7,12 @@ returns must be offered to the engine, refused ones too, and its outcome given t
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from inference.intake import Refusal
 from inference.items import Dropped, Failed, Outcome, Result
-from inference.model import ModelCard, Policy
-from inference.scheduling.statistics import Tally
+from inference.model import ModelCard
+from inference.streams import Stream
 from inference.token_bucket import TokenBucket
 from stream_server.errors import (
     ClientFault,
@@ -40,26 +39,6 @@ MAX_OUTGOING = 256
 
 
 @dataclass(frozen=True, slots=True)
-class Opened:
-    """What the engine has opened for a client.
-
-    Attributes:
-        number: the engine's number for the stream.
-        card: the version that it is bound to.
-        policy, window: as agreed.
-        capacity: the most items that the engine takes beyond those that run (`queue`).
-        tally: gives the engine's count of the stream's items.
-    """
-
-    number: int
-    card: ModelCard
-    policy: Policy
-    window: int
-    capacity: int
-    tally: Callable[[], Tally]
-
-
-@dataclass(frozen=True, slots=True)
 class NewItem:
     """An item to offer to the engine.
 
@@ -83,7 +62,7 @@ class Session:
     """The server's side of one stream; its first message is `ready`.
 
     Args:
-        opened: the stream, as the engine opened it.
+        stream: what the engine has opened.
         limits: how much the client may send.
         now: the time, in seconds.
 
@@ -92,11 +71,11 @@ class Session:
         close_code: set when the conversation is over.
     """
 
-    def __init__(self, opened: Opened, limits: Limits, now: float) -> None:
-        card = opened.card
+    def __init__(self, stream: Stream, limits: Limits, now: float) -> None:
+        card = stream.card
         self._card = card
-        self._tally = opened.tally
-        self._most = opened.capacity if opened.policy == "queue" else MAX_UNANSWERED
+        self._tally = stream.tally
+        self._most = stream.capacity if stream.policy == "queue" else MAX_UNANSWERED
         self._binary = is_binary(card)
         self.max_message_bytes = max_message_bytes(card, limits)
         self.close_code: int | None = None
@@ -110,7 +89,7 @@ class Session:
         self._superseded = TokenBucket(rate, rate, now)
         self._outgoing = [
             protocol.write_ready(
-                f"s{opened.number}", card, opened.policy, opened.window, self.max_message_bytes
+                f"s{stream.number}", card, stream.policy, stream.window, self.max_message_bytes
             )
         ]
 

@@ -909,7 +909,7 @@ class TestIntake:
     async def test_principals_are_told_apart_in_the_statistics(self, start: Start) -> None:
         engine = await start("Length")
         engine.open(StreamRequest("length", principal="10.0.0.1"), Owner(lambda outcome: None))
-        (row,) = engine.stream_statistics(ModelId("length", "1"))
+        (row,) = engine.stream_statistics("length")
         assert row.principal == "10.0.0.1"
 
 

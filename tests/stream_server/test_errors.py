@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from inference.items import RESERVED, Failed, Item
+from inference.items import RESERVED
 from stream_server import errors
 from stream_server.errors import (
     STREAM_ERRORS,
@@ -130,21 +130,5 @@ def test_each_meaning_is_a_sentence() -> None:
     assert all(re.fullmatch(r"[A-Z].*\.", info.meaning) for info in TABLE)
 
 
-def failed(code: str, **more: bool) -> Failed:
-    return Failed(Item(1, 1, b"", 0.0), code, "", **more)
-
-
 def test_every_code_that_only_the_engine_gives_is_in_the_table() -> None:
     assert {info.code for info in TABLE if info.scope == "item"} >= RESERVED
-
-
-def test_an_items_error_is_looked_up_by_its_code() -> None:
-    assert errors.item_error_info(failed("bad_image")).status == 422
-    assert errors.item_error_info(failed("worker_lost", retryable=True)).status == 503
-    assert errors.item_error_info(failed("poison", fatal=True)).close == 1011
-
-
-def test_a_models_own_code_does_not_close_the_stream() -> None:
-    own = errors.item_error_info(failed("no_code_found"))
-    assert (own.code, own.status, own.close, own.retryable) == ("no_code_found", 422, None, False)
-    assert errors.item_error_info(failed("poison")).close is None

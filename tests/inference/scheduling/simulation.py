@@ -381,6 +381,16 @@ class Ledger:
             assert model.tally.present == present, f"{model.id} has {model.tally}, not {present} present"
         self.checks += 1
         for workers in scheduler._groups.values() if self.checks % 16 == 0 else ():
+            by_principal = scheduler._fair_by == "principal"
+            busy_streams = [stream for stream in workers.streams.values() if stream.tally.present]
+            sharing = (
+                [1.0 for payer in workers.principals.values() if payer.busy]
+                if by_principal
+                else [stream.weight for stream in busy_streams]
+            )
+            assert workers.busy == len(sharing), f"{workers.busy} share the workers, not {len(sharing)}"
+            ahead = sum(weight for _, weight in workers.ahead)
+            assert abs(workers.weight - sum(sharing) - ahead) < 1e-6, f"their weight is {workers.weight}"
             for payer in workers.principals.values():
                 streams = [s for s in workers.streams.values() if s.principal is payer]
                 busy = [s for s in streams if s.tally.present]

@@ -144,7 +144,7 @@ class ChargesNothing(Scheduler):
 
     def _came_back(self, item: Item, cost: float, model: Model) -> Stream:
         running = self._streams[item.stream].running
-        running[item.seq] = (cost, running[item.seq][1])  # as was estimated: nothing to correct
+        running[item.seq] = running[item.seq]._replace(estimate=cost)  # nothing to correct
         return super()._came_back(item, cost, model)
 
 

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from inference import items
+from inference.intake import DEFAULT_WINDOW
 from inference.model import InputKind, ModelCard
 from stream_server.errors import (
     STREAM_ERRORS,
@@ -372,4 +373,4 @@ def test_the_server_writes_what_the_vectors_say(case: dict[str, Any]) -> None:
 
 
 def test_a_window_of_the_default_is_one_a_client_may_ask_for() -> None:
-    assert all(1 <= window <= protocol.MAX_WINDOW for window in protocol.DEFAULT_WINDOW.values())
+    assert all(1 <= window <= protocol.MAX_WINDOW for window in DEFAULT_WINDOW.values())

@@ -364,6 +364,18 @@ class TestLoss:
         assert server.metrics()['stream_items_retried_total{model="patient"}'] == 1
 
 
+def write_mine(folder: Path, version: str) -> None:
+    """Write the module of a model that answers with its version."""
+    lines = (
+        "class Mine:",
+        '    input = "bytes"',
+        f'    version = "{version}"',
+        "    def load(self): pass",
+        f'    def predict(self, items): return ["{version}"] * len(items)',
+    )
+    (folder / "mine.py").write_text("\n".join(lines))
+
+
 class TestRenewal:
     async def test_a_rolling_restart_under_load_loses_nothing(self, start_server: Start) -> None:
         server = start_server("--workers=2", PATIENT)
@@ -409,23 +421,13 @@ class TestRenewal:
         assert metrics['stream_items_retried_total{model="patient"}'] == 0
 
     async def test_it_loads_what_has_changed(self, start_server: Start, tmp_path: Path) -> None:
-        def write(word: str) -> None:
-            lines = (
-                "class Mine:",
-                '    input = "bytes"',
-                f'    version = "{word}"',
-                "    def load(self): pass",
-                f'    def predict(self, items): return ["{word}"] * len(items)',
-            )
-            (tmp_path / "mine.py").write_text("\n".join(lines))
-
-        write("old")
+        write_mine(tmp_path, "old")
         server = start_server("--workers=1", "--model=mine:Mine", cwd=tmp_path)
         await spares_are_warm(server)
         async with asyncio.timeout(WAIT), dial(server.url, "/v2/models/mine/stream") as wire:
             await wire.item(b"x")
             assert (await wire.message())["outputs"] == "old"
-            write("newer")
+            write_mine(tmp_path, "newer")
             os.kill(pid(server), signal.SIGHUP)
             outputs = "old"
             while outputs == "old":
@@ -439,18 +441,7 @@ class TestRenewal:
         self, start_server: Start, tmp_path: Path
     ) -> None:
         """Law 8, while workers of both versions live side by side and after the old one is gone."""
-
-        def write(word: str) -> None:
-            lines = (
-                "class Mine:",
-                '    input = "bytes"',
-                f'    version = "{word}"',
-                "    def load(self): pass",
-                f'    def predict(self, items): return ["{word}"] * len(items)',
-            )
-            (tmp_path / "mine.py").write_text("\n".join(lines))
-
-        write("old")
+        write_mine(tmp_path, "old")
         server = start_server("--workers=2", "--model=mine:Mine", cwd=tmp_path)
         await spares_are_warm(server)
         pinned_to_old = "/v2/models/mine/versions/old/stream"
@@ -459,7 +450,7 @@ class TestRenewal:
             dial(server.url, pinned_to_old) as pinned,
             dial(server.url, "/v2/models/mine/stream") as free,
         ):
-            write("newer")
+            write_mine(tmp_path, "newer")
             os.kill(pid(server), signal.SIGHUP)
             answers: dict[str, set[str]] = {"pinned": set(), "free": set()}
             while not ({"newer"} <= answers["free"] and "error" in answers["pinned"]):

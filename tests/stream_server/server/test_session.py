@@ -8,62 +8,85 @@ from typing import Any
 
 import pytest
 
-from inference.intake import DEFAULT_WINDOW
+from inference.intake import ByteBudget, StreamRequest
 from inference.items import POISON, Dropped, DropReason, Failed, Item, Outcome, Result
 from inference.model import InputKind, ModelCard, Policy
 from inference.scheduling.statistics import Tally
+from inference.streams import Stream
 from stream_server.errors import Broken, Idle, Malformed
-from stream_server.protocol.server_side import StreamOptions
 from stream_server.server.config import Limits
-from stream_server.server.session import MAX_META_BYTES, MAX_OUTGOING, MAX_UNANSWERED, Opened, Session
+from stream_server.server.session import MAX_META_BYTES, MAX_OUTGOING, MAX_UNANSWERED, Session
 
 END = '{"type": "end"}'
 LIMITS = Limits(max_item_bytes=1000, max_text_bytes=500, max_streams=1)
 
 
+class Desk:
+    """The least of an engine behind a stream: it counts, and hands out what the stream offers."""
+
+    def __init__(self) -> None:
+        self.budget = ByteBudget(1 << 60)
+        self.counts = Tally()
+        self.at = 0.0
+        self.offered: Item | Dropped | Failed | None = None
+
+    def now(self) -> float:
+        return self.at
+
+    def offer(self, stream: Stream, item: Item) -> None:
+        stream.admit(item)
+        self.counts.received += 1
+        self.offered = item
+
+    def refuse(self, stream: Stream, outcome: Dropped | Failed) -> None:
+        stream.admit(outcome.item)
+        self.counts.received += 1
+        self.offered = outcome
+
+    def tally(self, stream: int) -> Tally:
+        return self.counts
+
+    def close(self, stream: Stream) -> None:
+        pass
+
+
 class Driven(Session):
-    """A session with the least of an engine behind it, which numbers, counts and refuses items.
+    """A session with a stream of its own and the least of an engine behind it.
 
     Attributes:
         received, results, dropped, errors: by the answers that have left; the law is in `sent`.
     """
 
     def __init__(self, card: ModelCard, limits: Limits, number: int = 7, **options: Any) -> None:
-        asked = StreamOptions(**options)
-        self.tally = Tally()
-        self.number = number
-        self.max_age_ms = asked.max_age_ms
-        self.policy = asked.policy or card.policy
-        self.window = asked.window or DEFAULT_WINDOW[self.policy]
-        self.capacity = self.window if self.policy == "latest" else self.window + 1
-        self.received = self.results = self.dropped = self.errors = 0
-        opened = Opened(number, card, self.policy, self.window, self.capacity, lambda: self.tally)
-        super().__init__(opened, limits, 0.0)
+        self.desk = Desk()
+        self.stream = Stream(self.desk, number, StreamRequest("m", **options), card)
+        self.results = self.dropped = self.errors = 0
+        super().__init__(self.stream, limits, 0.0)
+
+    @property
+    def received(self) -> int:
+        return self.desk.counts.received
 
     def take(self, message: str | bytes, now: float) -> Item | Dropped | Failed | None:
         """Receive a message; the item to run, or the outcome of one that cannot."""
         new = self.receive(message)
         if new is None:
             return None
-        self.received += 1
-        self.tally.received += 1
-        max_age_ms = new.max_age_ms or self.max_age_ms
-        deadline = now + max_age_ms / 1e3 if max_age_ms else None
-        item = Item(self.number, self.received, new.payload, now, deadline)
-        if new.refusal is None:
-            return item
-        outcome = new.refusal.outcome(item)
-        self.complete(outcome, now)
-        return outcome
+        self.desk.at = now
+        self.stream.offer(new.payload, max_age_ms=new.max_age_ms, refusal=new.refusal)
+        if new.refusal is not None:
+            assert isinstance(self.desk.offered, Dropped | Failed)
+            self.complete(self.desk.offered, now)
+        return self.desk.offered
 
     def complete(self, outcome: Outcome, now: float) -> None:
         match outcome:
             case Result():
-                self.tally.results += 1
+                self.desk.counts.results += 1
             case Dropped():
-                setattr(self.tally, outcome.reason, getattr(self.tally, outcome.reason) + 1)
+                self.desk.counts.drop(outcome.reason)
             case Failed():
-                self.tally.errors += 1
+                self.desk.counts.errors += 1
         super().complete(outcome, now)
 
     def _answer(self, outcome: Outcome, id_: str | None, now: float) -> None:
@@ -534,7 +557,7 @@ class Simulation:
         if isinstance(item, Item):
             self.engine.append(item)
         if self.policy == "queue":
-            assert session.unanswered <= session.capacity == self.window + 1
+            assert session.unanswered <= session.stream.capacity == self.window + 1
 
     def send_meta(self) -> None:
         self.pending = self.random.choice([None, f"n{self.random.random()}"])
