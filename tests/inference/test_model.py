@@ -39,8 +39,8 @@ def test_a_source_is_read(text: str, name: str, reference: str) -> None:
         "module:Model\n", "module:2nd", "../x:Model", "name=", "name=module",
     ],
 )  # fmt: skip
-def test_what_is_no_reference_is_refused(text: str) -> None:
-    with pytest.raises(ModelError, match=r"no model: write it as package\.module:Class|is no name"):
+def test_an_invalid_reference_is_refused(text: str) -> None:
+    with pytest.raises(ModelError, match=r"not a reference to a model: write it as|is not a valid name"):
         ModelSource.parse(text)
 
 
@@ -48,8 +48,8 @@ def test_what_is_no_reference_is_refused(text: str) -> None:
     "name",
     ["", "Upper", "-dash", ".dot", "_under", "a/b", "..", "a b", "ä", "a\n", "a" * 65, "a=b", "a%2fb", "a\0"],
 )
-def test_what_is_no_name_is_refused(name: str) -> None:
-    with pytest.raises(ModelError, match="is no name for a model: use up to 64 of"):
+def test_an_invalid_name_is_refused(name: str) -> None:
+    with pytest.raises(ModelError, match="is not a valid name for a model: use up to 64 of"):
         ModelSource(name, "module:Model")
 
 
@@ -140,9 +140,9 @@ def test_a_description_is_the_docstrings_first_line() -> None:
         ("input", None, "`input` is None; set it to one of image, bytes, text, data"),
         ("input", "video", "`input` is 'video'"),
         ("policy", "newest", "`policy` is 'newest'; set it to latest or queue"),
-        ("version", "v 1", "'v 1' is no version"),
-        ("version", "", "'' is no version"),
-        ("version", "../1", "is no version"),
+        ("version", "v 1", "'v 1' is not a valid version"),
+        ("version", "", "'' is not a valid version"),
+        ("version", "../1", "is not a valid version"),
         ("max_batch", 0, "`max_batch` must be 1 to 256"),
         ("max_batch", 257, "`max_batch` must be 1 to 256"),
         ("max_batch", True, "`max_batch` must be"),

@@ -160,8 +160,8 @@ def test_options_of_a_shipped_model_need_no_list_of_models() -> None:
         ({"server": {"models": "echo"}}, "models in [server] must be a list of strings, not 'echo'"),
         ({"server": {"models": ["echo", "echo"]}}, "two models have the same name: echo, echo"),
         ({"server": {"models": ["nothing"]}}, "or name one that ships: faces, spam, echo"),
-        ({"server": {"models": ["Bad Name=a:B"]}}, "'Bad Name' is no name for a model"),
-        ({"server": {"models": ["../x=a:B"]}}, "'../x' is no name for a model"),
+        ({"server": {"models": ["Bad Name=a:B"]}}, "'Bad Name' is not a valid name for a model"),
+        ({"server": {"models": ["../x=a:B"]}}, "'../x' is not a valid name for a model"),
         (
             {"limits": {"max_streams": 0}},
             "max_streams in [limits] must be a whole number of at least 1, not 0",
