@@ -158,6 +158,7 @@ PURE = (
     "benchmarks.report.stats",
     "inference.intake",
     "inference.items",
+    "inference.machine",
     "inference.model",
     "inference.pool.catalogue",
     "inference.pool.groups",

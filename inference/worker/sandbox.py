@@ -51,8 +51,13 @@ PER_THREAD = ("network", "landlock", "capabilities")
 
 
 def limit_memory(megabytes: int) -> None:
-    """Cap the address space; beyond it an allocation raises MemoryError."""
-    _lower(resource.RLIMIT_AS, megabytes << 20)
+    """Cap the private memory; beyond it an allocation raises MemoryError.
+
+    The address space says little: a GPU's driver reserves more than the machine has. On Linux since 4.7,
+    RLIMIT_DATA counts private writable mappings (getrlimit(2)): 120 MiB with the shipped models, whose address
+    space is 375.
+    """
+    _lower(resource.RLIMIT_DATA if sys.platform == "linux" else resource.RLIMIT_AS, megabytes << 20)
 
 
 def separate() -> None:

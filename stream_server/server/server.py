@@ -12,6 +12,7 @@ from collections.abc import Callable, Coroutine
 from aiohttp import web
 
 from inference.engine import Engine, ModelStatus
+from inference.machine import cpu_quota, memory_bytes
 from inference.pool.pool import WorkerOptions
 from inference.wire.features import missing
 from stream_server.errors import ConfigError
@@ -46,12 +47,20 @@ class Server:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        memory_mb = settings.worker_memory(memory_bytes())
+        quota = cpu_quota()
+        log.info(
+            "%d workers, at most %s MiB of private memory each; the CPU quota of the cgroup is %s",
+            settings.workers,
+            memory_mb or "unlimited",
+            "not set" if quota is None else f"{quota:g} cores",
+        )
         self._engine = Engine(
             settings.models,
             settings.workers,
             WorkerOptions(
                 settings.sandbox,
-                settings.worker_memory_mb,
+                memory_mb,
                 settings.spares,
                 settings.recycle_mb,
                 settings.recycle_batches,

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from msgspec.structs import fields
 
+from inference.machine import cores
 from inference.model import ModelSource, ServingSettings
 from inference.naming import SHIPPED
 from inference.pool.groups import Group
@@ -20,7 +21,6 @@ from stream_server.server.config import (
     Limits,
     Settings,
     Timeouts,
-    cores,
     named_model,
 )
 from stream_server.server.config_file import read_settings
@@ -335,6 +335,22 @@ def test_documented_settings_exist_with_their_defaults() -> None:
         value = getattr(tables[table], key)
         assert not default or float(default) == value, key
     assert sum(bool(default) for *_, default in told) >= 4
+
+
+@pytest.mark.parametrize(
+    ("document", "available", "cap"),
+    [
+        ({"workers": 2, "spares": 1}, 24 << 30, 6553),  # 80 % of 24 GiB for three processes
+        ({"workers": 64, "spares": 1}, 32 << 30, 1024),
+        ({"workers": 2}, None, 0),
+        ({"workers": 2, "worker_memory_mb": 0}, 24 << 30, 0),
+        ({"workers": 2, "worker_memory_mb": 300}, 24 << 30, 300),
+    ],
+)
+def test_workers_share_the_memory_by_default(
+    document: dict[str, Any], available: int | None, cap: int
+) -> None:
+    assert read_settings({"server": document}).worker_memory(available) == cap
 
 
 def test_settings_do_not_change() -> None:
