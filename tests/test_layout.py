@@ -178,7 +178,7 @@ PURE = (
     "stream_server.server.config",
     "stream_server.server.config_file",
     "stream_server.server.origins",
-    "stream_server.server.principals",
+    "stream_server.server.callers",
     "stream_server.server.session",
 )
 """Folders and modules without I/O, loop and clock; they import of ours only each other."""

@@ -13,6 +13,7 @@ from inference.intake import StreamRequest
 from stream_server.errors import Draining, StreamServerError, TooManyStreams
 from stream_server.protocol.server_side import SUBPROTOCOL, read_options
 from stream_server.server import http_api, origins
+from stream_server.server.callers import Caller, identify
 from stream_server.server.config import Settings
 from stream_server.server.connection import Connection, Connections, refuse
 from stream_server.server.http_api import (
@@ -26,7 +27,6 @@ from stream_server.server.http_api import (
 )
 from stream_server.server.loop_lag import LoopLag
 from stream_server.server.metrics import Metrics
-from stream_server.server.principals import principal_of
 from stream_server.server.session import max_message_bytes
 
 CONTENT_TYPES = {
@@ -49,6 +49,9 @@ HEADERS = {
     "Server": "stream-server",
 }
 
+CALLER = web.RequestKey("caller", Caller)
+"""Who asks, and for which host."""
+
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -61,7 +64,7 @@ def make_app(settings: Settings, engine: Engine) -> web.Application:
     metrics = app[METRICS] = Metrics(engine.statistics, engine.workers, app[LAG].recent)
     engine.observe = metrics.observe
     app[CONNECTIONS] = Connections()
-    app[TRUSTED_PROXIES] = settings.trusted_networks()
+    app[TRUSTED_PROXIES] = settings.trusted()
     app[CALLERS] = set()
     app.add_routes(http_api.routes)
     app.router.add_get("/v2/models/{model}/stream", stream)
@@ -106,9 +109,12 @@ async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
     settings = request.app[SETTINGS]
     request.app[CALLERS].add(request.protocol)
     try:
-        host = origins.check_host(request.headers.get("Host"), settings.allow_host)
+        caller = request[CALLER] = identify(
+            request.remote or "", lambda name: request.headers.getall(name, []), request.app[TRUSTED_PROXIES]
+        )
+        origins.check_host(caller.host, settings.allow_host)
         if request.match_info.handler is not stream:  # a websocket hears of its origin in its own words
-            origins.check_origin(request.headers.get("Origin"), host, settings.allow_origin)
+            origins.check_origin(request.headers.get("Origin"), caller, settings.allow_origin)
         return await handler(request)
     except StreamServerError as exc:
         return http_api.json_error(exc)
@@ -166,11 +172,10 @@ def read_request(request: web.Request) -> StreamRequest:
         StreamServerError: it is invalid, or the model cannot serve it.
     """
     settings = request.app[SETTINGS]
-    origins.check_origin(request.headers.get("Origin"), request.headers["Host"], settings.allow_origin)
+    origins.check_origin(request.headers.get("Origin"), request[CALLER], settings.allow_origin)
     parts = request.match_info
     name, version = parts["model"], parts.get("version")
     card = http_api.find_card(request.app[ENGINE], name, version)
-    trusted = request.app[TRUSTED_PROXIES]
     options = read_options(request.query.items(), settings.limits.max_weight)
     return StreamRequest(
         name,
@@ -179,7 +184,7 @@ def read_request(request: web.Request) -> StreamRequest:
         options.window,
         options.max_age_ms,
         options.weight or min(1.0, settings.limits.max_weight),
-        principal_of(request.remote, request.headers.getall("X-Forwarded-For", []), trusted),
+        request[CALLER].principal,
         max_message_bytes(card, settings.limits),
     )
 

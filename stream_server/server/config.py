@@ -18,13 +18,13 @@ from inference.naming import SHIPPED, named_source
 from inference.pool.groups import Group, resolve_groups
 from stream_server.errors import ConfigError
 from stream_server.protocol.server_side import MIN_WEIGHT
-from stream_server.server.principals import Network
+from stream_server.server.callers import UNIX, Network, TrustedProxies
 
 ORIGIN = re.compile(r"https?://[a-z0-9.:\[\]_-]+")
 """An origin as browsers write it (RFC 6454 section 6.2): lower case, and nothing after the port."""
 
 MEMORY_SHARE = 0.8
-"""What all workers together may take of the machine's memory by default: the server and the system need the rest."""
+"""The part that all workers together may take of the machine's memory: the server and the system need the rest."""
 
 MIN_WORKER_MB = 1024
 """Least default cap of a worker: the shipped models take 120 MiB, and importing a large framework some 500."""
@@ -108,7 +108,8 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
         recycle_batches: a worker is replaced after so many batches; 0 is never.
         groups: models that have workers of their own.
         fair_by: who gets equal shares: every "stream", or every "principal", however many streams it has.
-        trusted_proxies: addresses or networks of proxies whose X-Forwarded-For header names the client.
+        trusted_proxies: addresses or networks of proxies whose X-Forwarded-For, -Host and -Proto or Forwarded
+            headers are believed; "unix:" stands for those that connect to a unix socket.
     """
 
     host: str = "127.0.0.1"
@@ -140,7 +141,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
                 raise ConfigError(
                     f"{origin!r} is not an origin; write it as browsers do: https://example.org"
                 )
-        self.trusted_networks()
+        self.trusted()
         try:
             resolve_groups(self.models, self.workers, self.groups)
         except ModelError as exc:
@@ -164,13 +165,14 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
         processes = sum(group.workers + self.spares for group in self.all_groups)
         return max(MIN_WORKER_MB, int(MEMORY_SHARE * available / processes) >> 20)
 
-    def trusted_networks(self) -> tuple[Network, ...]:
+    def trusted(self) -> TrustedProxies:
         """Read `trusted_proxies`; an address is a network of one.
 
         Raises:
             ConfigError: one is neither an address nor a network.
         """
-        return tuple(map(_network, self.trusted_proxies))
+        networks = tuple(_network(text) for text in self.trusted_proxies if text != UNIX)
+        return TrustedProxies(networks, UNIX in self.trusted_proxies)
 
 
 def _network(text: str) -> Network:
@@ -180,7 +182,7 @@ def _network(text: str) -> Network:
         try:  # an address with a prefix, such as 10.0.0.1/8
             hint = f"write {ipaddress.ip_network(text, strict=False)}"
         except ValueError:
-            hint = 'write addresses or networks: "10.0.0.0/8", "::1"'
+            hint = 'write addresses, networks or unix: "10.0.0.0/8", "::1", "unix:"'
         raise ConfigError(f"trusted_proxies has {text!r}, which is not a network; {hint}") from exc
 
 

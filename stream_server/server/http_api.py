@@ -14,12 +14,12 @@ from inference.model import NAME, ModelCard
 from inference.scheduling.quantiles import Distribution
 from inference.scheduling.statistics import Tally
 from stream_server.errors import StreamServerError, UnknownModel, error_info
+from stream_server.server.callers import TrustedProxies
 from stream_server.server.config import Settings
 from stream_server.server.connection import Connections
 from stream_server.server.engine_errors import as_stream_errors
 from stream_server.server.loop_lag import LoopLag
 from stream_server.server.metrics import CONTENT_TYPE, Metrics
-from stream_server.server.principals import Network
 
 ENGINE = web.AppKey("engine", Engine)
 METRICS = web.AppKey("metrics", Metrics)
@@ -28,7 +28,7 @@ LAG = web.AppKey("lag", LoopLag)
 CONNECTIONS = web.AppKey("connections", Connections)
 CALLERS = web.AppKey("callers", set[asyncio.Protocol])
 """The sockets on which a request has come."""
-TRUSTED_PROXIES = web.AppKey("trusted_proxies", tuple[Network, ...])
+TRUSTED_PROXIES = web.AppKey("trusted_proxies", TrustedProxies)
 
 routes = web.RouteTableDef()
 

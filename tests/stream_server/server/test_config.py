@@ -17,6 +17,7 @@ from inference.model import ModelSource, ServingSettings
 from inference.naming import SHIPPED
 from inference.pool.groups import Group
 from stream_server.errors import ConfigError
+from stream_server.server.callers import TrustedProxies
 from stream_server.server.config import (
     Limits,
     Settings,
@@ -268,7 +269,7 @@ def test_options_of_a_shipped_model_need_no_list_of_models() -> None:
         ({"server": {"trusted_proxies": "::1"}}, "trusted_proxies in [server] must be a list of strings"),
         (
             {"server": {"trusted_proxies": ["proxy"]}},
-            "'proxy', which is not a network; write addresses or net",
+            "'proxy', which is not a network; write addresses, networks",
         ),
         ({"server": {"trusted_proxies": ["10.0.0.1/8"]}}, "not a network; write 10.0.0.0/8"),
         ({"server": {"models": ["inference:Model"]}}, "the name 'inference' is taken by a package"),
@@ -305,10 +306,10 @@ def test_a_whole_number_has_a_least_and_a_most_and_a_reason(name: str, least: in
 
 def test_proxies_are_trusted_by_address_or_network() -> None:
     settings = read_settings({"server": {"trusted_proxies": ["10.0.0.0/8", "::1"]}})
-    assert settings.trusted_networks() == (
-        ipaddress.ip_network("10.0.0.0/8"),
-        ipaddress.ip_network("::1/128"),
+    assert settings.trusted() == TrustedProxies(
+        (ipaddress.ip_network("10.0.0.0/8"), ipaddress.ip_network("::1/128"))
     )
+    assert read_settings({"server": {"trusted_proxies": ["unix:"]}}).trusted() == TrustedProxies(unix=True)
 
 
 def test_a_module_that_ships_may_be_named_in_full() -> None:
