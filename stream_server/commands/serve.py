@@ -17,6 +17,7 @@ from inference.model import NAME
 from inference.naming import SHIPPED
 from stream_server.commands.flags import assign
 from stream_server.errors import ConfigError
+from stream_server.server.addresses import UNIX
 from stream_server.server.config import Settings
 from stream_server.server.config_file import read_settings
 from stream_server.server.server import Server, serve
@@ -42,7 +43,11 @@ FLAGS = ("host", "port", "workers", "models", "allow_origin", "allow_host", "tru
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     add = parser.add_argument
-    add("--host", help="address to listen on (default 127.0.0.1; 0.0.0.0 for every interface)")
+    add(
+        "--host",
+        help="address to listen on (default 127.0.0.1; '*' for every interface, IPv4 and IPv6; unix:PATH for a "
+        "unix socket)",
+    )
     add("--port", type=int, help="port to listen on (default 8080; 0 takes a free one)")
     add("--workers", type=int, metavar="N", help="worker processes (default: one per core)")
     add(
@@ -76,7 +81,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         action="append",
         metavar="NET",
         dest="trusted_proxies",
-        help="believe the X-Forwarded-For header of proxies at this address or network; may be repeated",
+        help="believe the X-Forwarded-... and Forwarded headers of proxies at this address or network, or unix: "
+        "for those that connect to a unix socket; may be repeated",
     )
     add(
         "--sandbox",
@@ -109,6 +115,9 @@ def run(args: argparse.Namespace) -> int:
 
 def check(url: str) -> None:
     """Run the self-check in a process of its own: the server's has no client in it, and must not wait for one."""
+    if url.startswith(UNIX):
+        print("self-check skipped: it needs a TCP address", flush=True)
+        return
     # -P and PYTHONPATH: a folder `inference` where the server was started must not be taken for ours
     root = str(Path(__file__).parents[2])
     search = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))

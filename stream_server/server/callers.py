@@ -1,9 +1,9 @@
 """Who asks, and under which address: the socket's peer, or what trusted proxies say of their client. Pure.
 
 Only a trusted proxy is believed. It appends the address that reached it, to X-Forwarded-For or to Forwarded
-(RFC 7239), so the headers are read from their end. X-Forwarded-Host and X-Forwarded-Proto say which address a browser
-shows. If both kinds of headers are there and name different clients, the client itself wrote one of them: then it is
-unknown, and the proxy's address counts.
+(RFC 7239), so the headers are read from their end. X-Forwarded-Host and X-Forwarded-Proto say which address a
+browser shows. If both kinds of headers are there and name different clients, the client itself wrote one of them:
+then it is unknown, and the proxy's address counts.
 """
 
 from __future__ import annotations

@@ -92,7 +92,8 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     """Everything the server is started with.
 
     Attributes:
-        host, port: where it listens; port 0 takes a free one.
+        host, port: where it listens; port 0 takes a free one. Host "*" is every interface of both families, and
+            "unix:" with a path a unix socket. Sockets that systemd hands over take precedence.
         workers: how many worker processes; every one holds all models that are in no group. By default as many as
             there are cores, or as the quota of a container's cgroup allows.
         allow_host: host names, besides addresses and localhost, under which browsers may reach it.
@@ -135,7 +136,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
 
     def __post_init__(self) -> None:
         if not self.host:
-            raise ConfigError("host is empty; use 127.0.0.1, or 0.0.0.0 for every interface")
+            raise ConfigError("host is empty; use 127.0.0.1, or * for every interface")
         for origin in self.allow_origin:
             if not ORIGIN.fullmatch(origin):
                 raise ConfigError(

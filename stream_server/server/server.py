@@ -16,14 +16,12 @@ from inference.machine import cpu_quota, memory_bytes
 from inference.pool.pool import WorkerOptions
 from inference.wire.features import missing
 from stream_server.errors import ConfigError
+from stream_server.server.addresses import BACKLOG, Addresses, listen, notify
 from stream_server.server.app import make_app
 from stream_server.server.config import Settings
 from stream_server.server.http_api import CALLERS, CONNECTIONS, LAG
 
 log = logging.getLogger(__name__)
-
-BACKLOG = 1024
-"""Connections the kernel holds until we accept them: a thousand clients may come back at once."""
 
 FULL_COLLECTION = 100
 """How many collections of the middle generation come before a full one. A full one visits every object of every
@@ -42,7 +40,7 @@ class Server:
     """One server: an engine, an application and a listening socket.
 
     Attributes:
-        url: where it listens, once started.
+        url: where it listens, once started: the first of its addresses.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -72,6 +70,7 @@ class Server:
         self._app = make_app(settings, self._engine)
         self._runner = web.AppRunner(self._app, access_log=None, shutdown_timeout=1.0)
         self._closing_silent: asyncio.Task[None] | None = None
+        self._addresses: Addresses | None = None
         self.url = ""
 
     def models(self) -> list[ModelStatus]:
@@ -88,19 +87,13 @@ class Server:
             ConfigError: the address cannot be used, or the sandbox that was required is not whole.
         """
         await self._runner.setup()
-        host, port = self._settings.host, self._settings.port
-        self._site = web.TCPSite(self._runner, host, port, backlog=BACKLOG)
-        try:
-            await self._site.start()
-        except OSError as exc:
-            raise ConfigError(
-                f"cannot listen on {host} port {port}: {exc.strerror}; choose another with --port"
-            ) from exc
+        self._addresses = listen(self._settings.host, self._settings.port)
+        self.url = self._addresses.url
+        for sock in self._addresses.sockets:
+            await web.SockSite(self._runner, sock, backlog=BACKLOG).start()
         self._closing_silent = asyncio.create_task(self._close_silent())
         self._app[LAG].start()
         self._engine.start()
-        host, port = self._runner.addresses[0][:2]
-        self.url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
         await self._engine.warm()
         lacking = missing(self._engine.workers().sandbox)
         if self._settings.sandbox == "require" and lacking:
@@ -114,7 +107,10 @@ class Server:
     async def drain(self) -> None:
         """Refuse what is new and answer what was accepted, for at most ``drain_s`` seconds."""
         connections = self._app[CONNECTIONS]
-        await self._site.stop()
+        for site in list(self._runner.sites):
+            await site.stop()
+        if self._addresses:
+            self._addresses.close()
         grace = self._settings.timeouts.drain_s
         log.info("draining: %d streams, at most %.0f s", len(connections), grace)
         connections.drain(round(grace * 1000), RETRY_AFTER_MS)
@@ -132,6 +128,8 @@ class Server:
         if not await connections.closed(self._settings.timeouts.close_s):
             connections.abort()
         await self._runner.cleanup()
+        if self._addresses:
+            self._addresses.close()
 
     async def _close_silent(self) -> None:
         """Close connections that ask for nothing: aiohttp waits for the end of a request's head for ever.
@@ -177,7 +175,9 @@ async def serve(settings: Settings, on_ready: Callable[[Server], None]) -> None:
         if await run_until(stopping, server.start()):
             tune_gc()
             on_ready(server)
+            notify("READY=1")
             await stopping.wait()
+            notify("STOPPING=1")
             await run_until(forced, server.drain())
     finally:
         await server.stop()
