@@ -23,7 +23,7 @@ def test_a_refusal_has_the_servers_code_beside_its_words() -> None:
     assert (str(refused), refused.code) == ("the server refused a stream: there is no room", "overloaded")
 
 
-@pytest.mark.parametrize("package", ["hdrh", "matplotlib", "psutil", "wsproto"])
+@pytest.mark.parametrize("package", ["hdrh", "matplotlib", "psutil"])
 @pytest.mark.parametrize(
     "program",
     ["benchmarks", "benchmarks.report.page", "benchmarks.scenarios.connect", "benchmarks.scenarios.peers"],

@@ -120,7 +120,7 @@ def test_visits_where_nobody_listens_have_failed() -> None:
 
 def test_a_server_that_refuses_those_who_stay_ends_the_run_with_its_reason(server: RunningServer) -> None:
     plan = Plan(address(server.url).replace("echo", "nothing"), 2)
-    with RawClients(plan) as clients, pytest.raises(RunFailed, match=r"BadPeer: .*unknown_model"):
+    with RawClients(plan) as clients, pytest.raises(RunFailed, match="refused a stream: no model 'nothing'"):
         clients.report()
 
 
@@ -140,6 +140,6 @@ async def test_a_server_that_speaks_no_websocket_ends_the_run() -> None:
             clients.report()
 
     async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
-        with pytest.raises(RunFailed, match="BadPeer: no websocket: HTTP status 403"):
+        with pytest.raises(RunFailed, match="403"):
             await asyncio.to_thread(visit, server.sockets[0].getsockname()[1])
         await answered.wait()
