@@ -18,10 +18,9 @@ from benchmarks.load.generator import Load
 from benchmarks.load.payloads import FRAME_BYTES, portrait, texts
 from benchmarks.load.run import drive
 from benchmarks.load.servers import Program
-from benchmarks.peers import environments, probe
+from benchmarks.peers import environments, launcher
 from benchmarks.peers.catalogue import AIOHTTP, DETECTOR, HERE, PEERS, Peer
-from benchmarks.peers.launcher import free_port, serving_peer
-from benchmarks.peers.probe import SAMPLE_FACE, NotYet, ask, wrong
+from benchmarks.peers.launcher import SAMPLE_FACE, NotYet, ask, free_port, serving_peer, wrong
 from benchmarks.peers.work import MODELS
 
 PIN = re.compile(r"[A-Za-z0-9._-]+(\[[a-z,]+\])?==[0-9][0-9A-Za-z.]*")
@@ -117,7 +116,7 @@ def test_a_wrong_answer_is_seen(model: str, answer: object) -> None:
 @pytest.fixture(autouse=True)
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     # a machine that has something else to do may take longer than a benchmark would wait
-    monkeypatch.setattr(probe, "ANSWER_S", 60.0)
+    monkeypatch.setattr(launcher, "ANSWER_S", 60.0)
 
 
 @pytest.fixture(scope="module")

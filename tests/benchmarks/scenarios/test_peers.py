@@ -1,4 +1,4 @@
-"""What the comparison makes of runs, on runs that are made up; and the course, on two servers that are real."""
+"""What the comparison makes of runs, on runs that are made up; and the workload, on two servers that are real."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from benchmarks.peers.runner import (
     IN_BATCHES,
     OURS,
     SPECIFIED,
-    Course,
-    Entrant,
     Record,
+    Server,
+    Workload,
     cameras,
-    contest,
+    measure_in_turn,
     of_peer,
-    ours,
+    stream_server,
 )
 from benchmarks.peers.work import BATCHED, MAX_BATCH
 from benchmarks.report.results import Results, as_json
@@ -41,10 +41,10 @@ from benchmarks.scenarios import peers as comparison
 from benchmarks.scenarios.peers import (
     echo_section,
     faces_section,
-    measured,
     overload_row,
     overload_section,
     ratios,
+    valid,
 )
 
 
@@ -82,7 +82,7 @@ def test_a_peer_that_stopped_halfway_has_no_figure_and_no_bar() -> None:
     halfway = record("LitServe", 1.0)
     halfway.missing = "it ended"
     records = [*RECORDS[:2], halfway]
-    assert [one.name for one in measured(records)] == [OURS, "mosec"]
+    assert [one.name for one in valid(records)] == [OURS, "mosec"]
     assert len(ratios(records, 8)) == 1
     section = echo_section(records)
     assert section.plots[0].categories == (OURS, "mosec")
@@ -254,7 +254,7 @@ def answering() -> Iterator[str]:
 
 @pytest.mark.parametrize("kept", [True, False])
 def test_posts_have_connections_of_their_own_where_the_course_keeps_none(kept: bool) -> None:
-    course = Course("faces-natural", "portrait", 3, rounds=1, closed_s=0.3, kept=kept)
+    workload = Workload("faces-natural", "portrait", 3, rounds=1, closed_s=0.3, kept=kept)
     said: list[str] = []
 
     @contextmanager
@@ -264,7 +264,7 @@ def test_posts_have_connections_of_their_own_where_the_course_keeps_none(kept: b
 
     idle = psutil.Popen([sys.executable, "-c", "input()"], stdin=-1)
     try:
-        (one,) = contest([Entrant("peer", start)], course, said.append)
+        (one,) = measure_in_turn([Server("peer", start)], workload, said.append)
     finally:
         idle.communicate()
     assert one.missing == ""
@@ -288,7 +288,7 @@ def test_ours_makes_batches_only_where_it_is_to_and_is_ready_when_it_has_answere
             yield program
 
     monkeypatch.setattr("benchmarks.peers.runner.running", noting)
-    with ours().start(model) as program:
+    with stream_server().start(model) as program:
         assert program.ready_s > announced[0]
         name = SPECIFIED[model].partition("=")[0]
         with urllib.request.urlopen(f"{program.url}/v2/models/{name}") as response:
@@ -299,8 +299,10 @@ def test_ours_makes_batches_only_where_it_is_to_and_is_ready_when_it_has_answere
 
 def test_ours_too_has_to_answer_right(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("benchmarks.peers.runner.wrong", lambda model, answer: "two faces in place of one")
-    (one,) = contest([ours()], Course("echo", "frame", 1, rounds=1, closed_s=0.1), lambda _: None)
-    assert one.missing == "stream-server answers wrong: two faces in place of one"
+    (one,) = measure_in_turn(
+        [stream_server()], Workload("echo", "frame", 1, rounds=1, closed_s=0.1), lambda _: None
+    )
+    assert one.missing == "stream-server gives a wrong answer: two faces in place of one"
 
 
 def test_peers_that_cannot_be_installed_are_listed_and_the_rest_goes_on(
@@ -310,7 +312,9 @@ def test_peers_that_cannot_be_installed_are_listed_and_the_rest_goes_on(
         comparison, "prepare", lambda peers, say: dict.fromkeys(peers, RunFailed("there is no wheel"))
     )
     monkeypatch.setattr(
-        comparison, "contest", lambda entrants, course, say: [record(one.name, 1.0) for one in entrants]
+        comparison,
+        "measure_in_turn",
+        lambda servers, workload, say: [record(one.name, 1.0) for one in servers],
     )
     echo, many, *_ = comparison.measure(lambda _: None, quick=True)
     assert not echo.void
@@ -329,7 +333,9 @@ def test_a_void_run_is_made_once_more(monkeypatch: pytest.MonkeyPatch) -> None:
     for where in ("benchmarks.peers.runner", "benchmarks.load.run"):  # the warm-up, and the rounds
         monkeypatch.setattr(f"{where}.drive", lambda program, loads: next(runs))
     said: list[str] = []
-    (one,) = contest([ours()], Course("echo", "frame", 1, rounds=2, closed_s=0.1), said.append)
+    (one,) = measure_in_turn(
+        [stream_server()], Workload("echo", "frame", 1, rounds=2, closed_s=0.1), said.append
+    )
     assert [(run.cpu, run.void) for run in one.closed] == [(0.3, ""), (0.5, "the generator was late")]
     assert [step for step in said if "void" in step] == ["void, so once more: the generator was late"] * 2
 
@@ -346,10 +352,10 @@ def test_servers_take_turns_and_one_that_fails_keeps_nobody_from_going_on(
     def absent(model: str) -> None:
         raise FileNotFoundError("no such interpreter")
 
-    broken_ones = [Entrant("broken", broken), Entrant("absent", absent)]  # type: ignore[arg-type]
-    entrants = [ours(), *broken_ones, of_peer(AIOHTTP, sys.executable)]
-    course = Course("echo", "frame", 1, rounds=2, closed_s=0.2, idle_s=0.4, overload_s=0.4)
-    records = contest(entrants, course, said.append)
+    broken_ones = [Server("broken", broken), Server("absent", absent)]  # type: ignore[arg-type]
+    servers = [stream_server(), *broken_ones, of_peer(AIOHTTP, sys.executable)]
+    workload = Workload("echo", "frame", 1, rounds=2, closed_s=0.2, idle_s=0.4, overload_s=0.4)
+    records = measure_in_turn(servers, workload, said.append)
     assert [one.missing for one in records] == ["", "it has no model", "no such interpreter", ""]
     assert [len(one.closed) for one in records] == [2, 0, 0, 2]
     assert [step for step in said if "round" in step] == [
