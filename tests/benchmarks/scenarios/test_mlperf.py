@@ -14,8 +14,18 @@ import pytest
 from msgspec.structs import replace
 
 from benchmarks.failures import RunFailed
-from benchmarks.scenarios.mlperf import KEPT, Outcome, metric, parse, run, section
-from benchmarks.scenarios.mlperf_client import Counted, Scenario, Trial, photographs
+from benchmarks.scenarios.mlperf import (
+    KEPT,
+    Counted,
+    Outcome,
+    Scenario,
+    Trial,
+    metric,
+    parse,
+    photographs,
+    run,
+    section,
+)
 from tests.conftest import RunningServer
 
 RULE = "=" * 48

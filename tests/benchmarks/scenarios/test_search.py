@@ -11,7 +11,7 @@ import pytest
 from benchmarks.load.accounts import Account
 from benchmarks.load.run import Run
 from benchmarks.scenarios.camera import Freshness
-from benchmarks.scenarios.options import Options
+from benchmarks.scenarios.catalogue import Options
 from benchmarks.scenarios.search import (
     LONGEST_S,
     RESOLUTION,

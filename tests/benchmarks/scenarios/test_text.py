@@ -10,7 +10,7 @@ import pytest
 from benchmarks.failures import RunFailed
 from benchmarks.load.run import Run
 from benchmarks.scenarios import text
-from benchmarks.scenarios.options import Options
+from benchmarks.scenarios.catalogue import Options
 from benchmarks.scenarios.target import Target
 from tests.conftest import RunningServer
 
