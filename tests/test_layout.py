@@ -153,7 +153,6 @@ def test_no_command_imports_another_one(name: str) -> None:
 PURE = (
     "benchmarks.load.accounts",
     "benchmarks.load.histograms",
-    "benchmarks.report.formatting",
     "benchmarks.report.results",
     "benchmarks.report.stats",
     "inference.intake",

@@ -34,7 +34,7 @@ Pair = tuple[Run, Run]
 def _both(
     say: Say, model: str, payload: str, streams: int
 ) -> Iterator[tuple[Program, Callable[[float, int], Pair]]]:
-    """Run both servers, warm; give ours, and what runs closed loops of so many seconds and in flight on both."""
+    """Start and warm up both servers; give ours, and a function of seconds and window that drives both."""
     with serving(model) as server, serving_peer(AIOHTTP, model) as baseline:
 
         def closed(program: Program, seconds: float, window: int) -> Run:

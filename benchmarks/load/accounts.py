@@ -60,10 +60,10 @@ class Account(msgspec.Struct):
         return self.lost + self.duplicated + self.strays + self.miscounted
 
     def waits(self, ended: float, until: float = math.inf) -> list[tuple[float, float]]:
-        """Give how long each item waited for a result, an error or in vain; dropped ones are left out.
+        """Give how long each item waited for a result or an error, or without an answer; dropped ones are left out.
 
         Args:
-            ended: the end of the run, which ends the waits in vain, in seconds since its start.
+            ended: the end of the run, which ends waits without an answer, in seconds since its start.
             until: only items that were due before this count.
 
         Returns:
@@ -109,7 +109,7 @@ def settle(
 def settle_plain(
     due: Sequence[float], answers: Iterable[tuple[int, float, str]], unsent: Sequence[float] = ()
 ) -> Account:
-    """Make the account of a stream to a server that speaks another protocol, and counts nothing itself.
+    """Make the account of a stream to a server with another protocol, which has no counts of its own.
 
     Args:
         due, unsent: as for `settle`.

@@ -21,7 +21,7 @@ from benchmarks.load.subprocesses import Child
 Transport: TypeAlias = Literal["stream", "websocket", "http"]
 
 CONNECT_S = 60.0
-"""Far more than 64 handshakes take: only a server that does not answer is given up."""
+"""Far more than 64 handshakes take: the limit is for servers that do not answer."""
 
 LATE_S = 60.0
 """How long a run may wait for answers after its last item."""

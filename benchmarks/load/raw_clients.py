@@ -145,7 +145,7 @@ class RawClients(Child):
         """Wait for the next report.
 
         Raises:
-            RunFailed: there is none, or a client that was to stay could not connect.
+            RunFailed: there is none in time, or an idle client could not connect.
         """
         line = self.line(REPORT_S)
         if line is None:

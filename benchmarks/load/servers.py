@@ -35,7 +35,7 @@ SPARE = 200
 """Descriptors of the server that belong to no idle connection: its own, its workers', the live stream's."""
 
 SETTLED_S, SETTLE_LIMIT_S = 0.5, 10.0
-"""Memory is settled if it has not changed for so long; and the longest wait for that."""
+"""Memory is settled if it has not changed for the first time; the second limits the wait."""
 
 STREAM_SERVER = (*python("stream_server"), "serve", "--workers", "2")
 
@@ -76,7 +76,7 @@ class Program:
     process: Process
     url: str  # its address; of a plain transport the complete address of the endpoint
     ready_s: float  # seconds from its start until it said so, or answered
-    transport: Transport = "stream"  # what a load speaks to it
+    transport: Transport = "stream"  # of a load on it
 
     @property
     def workers(self) -> list[Process]:

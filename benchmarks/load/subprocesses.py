@@ -46,7 +46,7 @@ def call(
     order: object = None,
     env: Mapping[str, str] | None = None,
 ) -> T:
-    """Run a module to its end, at most so many seconds, and decode its output, which is JSON.
+    """Run a module to its end, for at most `seconds`, and decode its JSON output.
 
     Args:
         order: written as JSON to its standard input.
@@ -148,7 +148,7 @@ def say(line: object) -> None:
 
 
 def order(kind: type[T]) -> T:
-    """Read what a `Child` was told to do.
+    """Read the order of a `Child`.
 
     Raises:
         msgspec.ValidationError: it does not fit; the message names the key.

@@ -1,4 +1,4 @@
-"""The peers: what each is called, which module serves it and how it is spoken to."""
+"""The peers: name, module, transport and requirements of each."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Peer:
 
     @property
     def transport(self) -> Transport:
-        """What a load speaks to it."""
+        """Of a load on it."""
         return "websocket" if self.websocket else "http"
 
     def url(self, port: int) -> str:

@@ -60,7 +60,7 @@ def measure(say: Say, quick: bool, options: Options = DEFAULT) -> list[Section]:
     found = freshness(run, options.fresh_ms, run.measured_s)
     about = (
         f"{streams} cameras of {options.fps:g} frames per second sent {server.items} to {server.model} "
-        f"for {seconds:g} s, whatever was answered, with the policy `latest`. Age is the time from a frame's "
+        f"for {seconds:g} s, without waiting for answers, with the policy `latest`. Age is the time from a frame's "
         "capture, as scheduled, to its answer's arrival, by the client's clock. An answer older than "
         f"{options.fresh_ms:g} ms is stale. The last frame of each camera, which no newer one replaces, is not "
         f"measured. {server.sharing}"

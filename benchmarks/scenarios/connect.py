@@ -36,7 +36,7 @@ HEARTBEATS, QUICK_HEARTBEATS = 3, 0
 """A client that the server forgot to ping would be cut off after two and a half periods."""
 
 HEARTBEAT_S = 20.0
-"""The server's default: it pings after so long a silence."""
+"""The server's default: the silence after which it pings."""
 
 LIVE_RATE = 50.0
 LIVE_SECONDS, QUICK_LIVE_SECONDS = 6.0, 2.0
@@ -54,7 +54,7 @@ UNBOUNDED_S = 60.0
 
 KIB = 1024.0
 WARM_VISITS = 5000
-"""After so many the server's memory no longer grows."""
+"""Visits after which the server's memory no longer grows."""
 
 KEPT_KIB = 1000.0
 """What may remain of a thousand streams: a kilobyte each. A leaked session or task is more, a connection twenty

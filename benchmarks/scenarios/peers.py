@@ -214,7 +214,7 @@ def echo_section(records: Sequence[Record], few: str = "") -> Section:
     about = (
         f"The null model: each of {ECHO.streams} streams sends {FRAME_BYTES:,} bytes, gets their number back and "
         f"sends again. In batches, a server runs up to {MAX_BATCH} frames that wait in one call, as our model "
-        f"`echo` does when it is not told otherwise. {FAIR} Connections are kept; BentoML's two processes may "
+        f"`echo` does by default. {FAIR} Connections are kept; BentoML's two processes may "
         f"share them unevenly, which halves its frames/s at worst.{few}"
     )
     section = Section(
@@ -255,7 +255,7 @@ def pinned() -> Grid:
     columns: Mapping[str, Callable[[Peer], Cell]] = {
         "server": lambda peer: peer.name,
         "requirements": lambda peer: ", ".join(peer.pins()),
-        "spoken to over": lambda peer: "a websocket" if peer.websocket else "a POST per frame",
+        "transport": lambda peer: "a websocket" if peer.websocket else "a POST per frame",
     }
     return grid("The peers", PEERS, columns)
 
@@ -330,8 +330,8 @@ def overload_section(records: Sequence[Record], seconds: float) -> Section:
     offered, most = cameras(records) * FPS, fastest(records)
     times = f" ({offered / most:.2g} times what the fastest server answers in a closed loop)" if most else ""
     about = (
-        f"{cameras(records)} cameras of {FPS:.0f} frames a second send for {seconds:.0f} s, whatever is "
-        f"answered: {offered:.0f} frames a second{times}. The model is OpenCV's detector in every server. Ages "
+        f"{cameras(records)} cameras of {FPS:.0f} frames a second send for {seconds:.0f} s, without "
+        f"waiting: {offered:.0f} frames a second{times}. The model is OpenCV's detector in every server. Ages "
         "count from when a frame was due, not from when it got out. The stream server drops frames that a "
         "newer one of the same camera overtakes; the others answer all of them, refuse some (mosec: 408 after "
         "3 s) or stop reading, so that frames are late or never sent. The plot shows answers that came while "

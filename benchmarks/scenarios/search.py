@@ -181,7 +181,7 @@ def section(server: Target, steps: list[Step], bounds: tuple[int, int], options:
     return Section(
         "search",
         f"{_outcome(best, None if void or beyond > steps[-1].streams else beyond)}: cameras of {options.fps:g} "
-        f"frames per second that send {server.items} to {server.model}, whatever is answered, with "
+        f"frames per second that send {server.items} to {server.model}, without waiting for answers, with "
         f"the policy `latest`. Sustained means that 99 % of the answers are at most {options.fresh_ms:g} ms old, "
         f"from capture to arrival, that every camera gets at least {options.sustained_rate:g} of them per second, "
         "and that nothing fails or is refused. With more cameras, a server with `latest` answers fewer frames of "

@@ -1,8 +1,8 @@
 """Texts that arrive at random: latency against load, up to nearly the server's capacity.
 
 Closed loops find the capacity: the median of several rounds, from as many processes as the greatest load needs, so
-that the generator is not the bottleneck. Then texts arrive as a Poisson process at shares of that rate, whatever is
-answered; the clock of each runs from when it was due.
+that the generator is not the bottleneck. Then texts arrive as a Poisson process at shares of that rate, without
+waiting for answers; the clock of each runs from when it was due.
 """
 
 from __future__ import annotations
