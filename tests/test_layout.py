@@ -153,7 +153,6 @@ def test_no_command_imports_another_one(name: str) -> None:
 PURE = (
     "benchmarks.load.accounts",
     "benchmarks.load.histograms",
-    "benchmarks.report.formatting",
     "benchmarks.report.results",
     "benchmarks.report.stats",
     "inference.intake",
@@ -221,7 +220,6 @@ WHO_MAY = {
     "sklearn": ("inference.training",),
     "skl2onnx": ("inference.training",),
     "multiprocessing": (),
-    "wsproto": ("benchmarks.load.raw_clients",),
     "concurrent": ("benchmarks.peers", "stream_server.client"),
 }
 """Libraries, and the only places that may import them: the two websocket libraries each on their own side, so that

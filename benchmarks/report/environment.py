@@ -59,7 +59,7 @@ def versions() -> Facts:
 
 
 def commit(folder: Path) -> Facts:
-    """Give a checkout's commit, and whether tracked files have changed since; empty if it is no checkout."""
+    """Give a checkout's commit, and whether tracked files have changed since; empty outside a checkout."""
     if not (folder / ".git").exists():
         return {}
     try:
