@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.report import environment as facts
-from benchmarks.report.environment import Observation, commit, cores, quota
+from benchmarks.report.environment import Observation, commit
 
 
 @pytest.mark.parametrize(("status", "said"), [("", "clean"), (" M benchmarks/x.py", "changed")])
@@ -34,27 +34,6 @@ def test_no_commit_without_git(failure: Exception, tmp_path: Path, monkeypatch: 
     (tmp_path / ".git").mkdir()
     monkeypatch.setattr(facts, "_git", fail)
     assert commit(tmp_path) == {}
-
-
-def test_lowest_limit_of_parent_groups_applies(tmp_path: Path) -> None:
-    inner = tmp_path / "system.slice" / "bench.service"
-    inner.mkdir(parents=True)
-    (inner / "cpu.max").write_text("max 100000\n")
-    assert quota("0::/system.slice/bench.service\n", tmp_path) == {}
-    (inner / "cpu.max").write_text("400000 100000\n")
-    (inner.parent / "cpu.max").write_text("150000 100000\n")
-    assert quota("1:cpu:/\n0::/system.slice/bench.service\n", tmp_path) == {"cores by quota": 1.5}
-
-
-def test_container_group_is_its_root(tmp_path: Path) -> None:
-    assert quota("0::/\n", tmp_path) == {}
-    (tmp_path / "cpu.max").write_text("50000 100000\n")
-    assert quota("0::/\n", tmp_path) == {"cores by quota": 0.5}
-
-
-def test_cores_follow_affinity(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(facts.os, "sched_getaffinity", lambda _: {2, 3, 5}, raising=False)
-    assert cores() == 3
 
 
 def test_load_and_commit_are_read_at_start(monkeypatch: pytest.MonkeyPatch) -> None:
