@@ -112,7 +112,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "stream_server.commands": ("inference", "stream_server"),
     "stream_server.commands.bench": ("benchmarks", "stream_server"),
     "benchmarks": ("benchmarks", "inference", "stream_server"),
-    "benchmarks.report": ("benchmarks.failures",),
+    "benchmarks.report": ("benchmarks.failures", "inference.machine"),
     "benchmarks.load": ("benchmarks.failures", "benchmarks.report"),
     "benchmarks.peers": (
         "benchmarks.failures",
