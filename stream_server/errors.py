@@ -8,6 +8,7 @@
     │   ├── TooLarge             a message over the limit
     │   ├── UnknownModel         no such model or version
     │   ├── Forbidden            an Origin or Host that is not allowed
+    │   ├── Flooding             too much besides items, for too long
     │   ├── Idle                 nothing received for too long
     │   ├── TooManyStreams       over the number this server allows
     │   └── Poison               items that keep ending their workers
@@ -64,6 +65,10 @@ class UnknownModel(ClientFault):
 
 class Forbidden(ClientFault):
     """An Origin or Host that is not allowed to use this server."""
+
+
+class Flooding(ClientFault):
+    """Too many pings, fragments or messages that are not items, for too long."""
 
 
 class Idle(ClientFault):
@@ -179,6 +184,7 @@ STREAM_ERRORS: dict[type[StreamServerError], ErrorInfo] = {
         (BadOption, "bad_option", 4400, 400, False, "A query parameter is unknown or invalid.", None),
         (Forbidden, "forbidden", 4403, 403, False, "The page's origin is not allowed.", None),
         (UnknownModel, "unknown_model", 4404, 404, False, "There is no such model or version.", None),
+        (Flooding, "flooding", 1008, 429, False, "Too much besides items was sent for 10 s.", None),
         (Idle, "idle", 4408, 408, True, "Nothing was received for 30 s, not even a pong.", None),
         (TooManyStreams, "too_many_streams", 4429, 429, True, "No more streams are allowed.", None),
         (Poison, POISON, 1011, 422, False, "Items of this stream ended three workers.", None),

@@ -104,12 +104,20 @@ def notify(state: str, environ: MutableMapping[str, str] = os.environ) -> None:
 def _open_tcp(host: str, port: int) -> list[socket.socket]:
     """Open a socket for each address of a host."""
     sockets: list[socket.socket] = []
+    missing: OSError | None = None
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     try:
         for family, address in dict.fromkeys((info[0], info[4]) for info in found):
             if sockets and not port:  # the free one that the first has taken
                 address = (address[0], sockets[0].getsockname()[1], *address[2:])  # noqa: PLW2901
-            sockets.append(socket.create_server(address, family=family, backlog=BACKLOG))
+            try:
+                sockets.append(socket.create_server(address, family=family, backlog=BACKLOG))
+            except OSError as exc:  # "localhost" has an IPv6 address on machines that have none
+                if exc.errno not in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
+                    raise
+                missing = exc
+        if missing and not sockets:
+            raise missing
     except OSError:
         Addresses(sockets).close()
         raise

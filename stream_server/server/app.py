@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from importlib import resources
+from typing import cast
 
 from aiohttp import web
 
@@ -17,7 +19,6 @@ from stream_server.server.callers import Caller, identify
 from stream_server.server.config import Settings
 from stream_server.server.connection import Connection, Connections, refuse
 from stream_server.server.http_api import (
-    CALLERS,
     CONNECTIONS,
     ENGINE,
     LAG,
@@ -25,8 +26,10 @@ from stream_server.server.http_api import (
     SETTINGS,
     TRUSTED_PROXIES,
 )
+from stream_server.server.http_connection import HEADERS, HttpConnection
 from stream_server.server.loop_lag import LoopLag
 from stream_server.server.metrics import Metrics
+from stream_server.server.paced_reader import PacedReader
 from stream_server.server.session import max_message_bytes
 
 CONTENT_TYPES = {
@@ -38,19 +41,8 @@ CONTENT_TYPES = {
 }
 """The kinds of files that make up the page; others in its folders are not served."""
 
-HEADERS = {
-    "Content-Security-Policy": (
-        "default-src 'self'; object-src 'none'; base-uri 'none'; frame-ancestors 'none'; "
-        "connect-src 'self' ws: wss:; img-src 'self' blob: data:; media-src 'self' blob:; "
-        "style-src 'self'; require-trusted-types-for 'script'"
-    ),
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
-    "Server": "stream-server",
-}
-
 CALLER = web.RequestKey("caller", Caller)
-"""Who asks, and for which host."""
+"""Who asks, and for which host, checked."""
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -65,7 +57,6 @@ def make_app(settings: Settings, engine: Engine) -> web.Application:
     engine.observe = metrics.observe
     app[CONNECTIONS] = Connections()
     app[TRUSTED_PROXIES] = settings.trusted()
-    app[CALLERS] = set()
     app.add_routes(http_api.routes)
     app.router.add_get("/v2/models/{model}/stream", stream)
     app.router.add_get("/v2/models/{model}/versions/{version}/stream", stream)
@@ -107,14 +98,11 @@ async def add_headers(_: web.Request, response: web.StreamResponse) -> None:
 async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Check Host and Origin before anything else, and tell errors as JSON."""
     settings = request.app[SETTINGS]
-    request.app[CALLERS].add(request.protocol)
+    _connection(request).request_started()
     try:
-        caller = request[CALLER] = identify(
-            request.remote or "", lambda name: request.headers.getall(name, []), request.app[TRUSTED_PROXIES]
-        )
-        origins.check_host(caller.host, settings.allow_host)
+        request[CALLER] = identify_caller(request)
         if request.match_info.handler is not stream:  # a websocket hears of its origin in its own words
-            origins.check_origin(request.headers.get("Origin"), caller, settings.allow_origin)
+            origins.check_origin(_header(request, "Origin"), request[CALLER], settings.allow_origin)
         return await handler(request)
     except StreamServerError as exc:
         return http_api.json_error(exc)
@@ -122,6 +110,28 @@ async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
         body = {"error": f"{exc.reason}: {request.method} {request.path[:64]}", "code": "no_route"}
         allow = {"Allow": exc.headers["Allow"]} if "Allow" in exc.headers else None
         return web.json_response(body, status=exc.status, headers=allow)
+
+
+def _connection(request: web.Request) -> HttpConnection:
+    return cast(HttpConnection, request.protocol)
+
+
+def identify_caller(request: web.Request) -> Caller:
+    """Tell who asks, and for which host.
+
+    Raises:
+        Forbidden: it is not this server's.
+    """
+    _header(request, "Host")
+    caller = identify(
+        request.remote or "", lambda name: request.headers.getall(name, []), request.app[TRUSTED_PROXIES]
+    )
+    allowed = request.app[SETTINGS].allow_host
+    return replace(caller, host=origins.check_target(request.raw_path, caller.host, allowed))
+
+
+def _header(request: web.Request, name: str) -> str | None:
+    return origins.only(name, request.headers.getall(name, []))
 
 
 async def stream(request: web.Request) -> web.StreamResponse:
@@ -150,13 +160,13 @@ async def stream(request: web.Request) -> web.StreamResponse:
             headers=headers,
         )
     await ws.prepare(request)
-    transport = request.transport
-    if transport is None:  # the client has gone already
+    transport, reader = request.transport, _connection(request).reader
+    if transport is None or reader is None:  # the client has gone already
         return ws
     try:
         if isinstance(asked, StreamServerError):
             raise asked
-        connection = open_connection(request, ws, transport, asked)
+        connection = open_connection(request, ws, transport, reader, asked)
     except StreamServerError as exc:
         request.app[METRICS].refuse(exc)
         await refuse(ws, transport, exc, settings.timeouts)
@@ -172,7 +182,7 @@ def read_request(request: web.Request) -> StreamRequest:
         StreamServerError: it is invalid, or the model cannot serve it.
     """
     settings = request.app[SETTINGS]
-    origins.check_origin(request.headers.get("Origin"), request[CALLER], settings.allow_origin)
+    origins.check_origin(_header(request, "Origin"), request[CALLER], settings.allow_origin)
     parts = request.match_info
     name, version = parts["model"], parts.get("version")
     card = http_api.find_card(request.app[ENGINE], name, version)
@@ -190,7 +200,11 @@ def read_request(request: web.Request) -> StreamRequest:
 
 
 def open_connection(
-    request: web.Request, ws: web.WebSocketResponse, transport: asyncio.Transport, asked: StreamRequest
+    request: web.Request,
+    ws: web.WebSocketResponse,
+    transport: asyncio.Transport,
+    reader: PacedReader,
+    asked: StreamRequest,
 ) -> Connection:
     """Open a stream if there is capacity for one more.
 
@@ -206,4 +220,4 @@ def open_connection(
         raise TooManyStreams(f"your address has its {most} streams; close one, or try again later")
     if len(connections) >= limits.max_streams:
         raise TooManyStreams(f"the server has its {limits.max_streams} streams; try again later")
-    return Connection(ws, transport, request.app[ENGINE], asked, limits, settings.timeouts)
+    return Connection(ws, transport, request.app[ENGINE], asked, limits, settings.timeouts, reader)

@@ -42,7 +42,7 @@ class Limits(Struct, frozen=True, forbid_unknown_fields=True):
     Attributes:
         max_item_bytes: largest binary message. A 24-megapixel photo as JPEG takes about this much.
         max_text_bytes: largest text message. It is parsed on the event loop: the worst JSON of this size
-            takes it about 10 ms.
+            takes it about 5 ms. A stream gets a twentieth of the loop's time for that.
         max_streams: most streams at once. Each takes a file descriptor, about 24 KiB, and the items that it has
             unanswered: up to two of the largest.
         max_unanswered_bytes: most bytes of unanswered items of all streams together; beyond it, a stream is read
@@ -54,6 +54,8 @@ class Limits(Struct, frozen=True, forbid_unknown_fields=True):
             a client that needs less can ask for less.
         max_superseded_per_s: how many items of one stream are read only to be dropped for a newer one, before it
             is read more slowly. No camera has so many frames; to read more takes time from the other streams.
+        max_overhead_per_s: how many pings, pongs, small fragments and messages that bring no item are read from one
+            stream, before it is read more slowly. A stream that is over it for 10 s is closed.
     """
 
     max_item_bytes: Count = 8 << 20
@@ -63,20 +65,23 @@ class Limits(Struct, frozen=True, forbid_unknown_fields=True):
     max_streams_per_principal: Count = 250
     max_weight: Annotated[float, Meta(ge=MIN_WEIGHT, le=999_999)] = 1.0
     max_superseded_per_s: Annotated[float, Meta(gt=0, le=1_000_000)] = 100.0
+    max_overhead_per_s: Annotated[float, Meta(ge=1, le=1_000_000)] = 200.0
 
 
 class Timeouts(Struct, frozen=True, forbid_unknown_fields=True):
     """How long anything may take.
 
     Attributes:
-        hello_s: how long a connection may take to send its request, so that half a request holds no socket.
+        hello_s: how long a connection may take to send its first request, so that half a request holds no socket.
+        keepalive_s: how long it may take from an answer to the end of the next request's head.
         heartbeat_s: silence after which a client is pinged; after half as long again it is disconnected.
-        write_s: how long a client may refuse to read what is sent to it.
+        write_s: how long a client may refuse to read what is sent to it, on a stream or as a response.
         close_s: how long a client may take to answer a close.
         drain_s: how long the server goes on answering accepted items when it shuts down.
     """
 
     hello_s: Seconds = 10.0
+    keepalive_s: Seconds = 15.0
     heartbeat_s: Seconds = 20.0
     write_s: Seconds = 10.0
     close_s: Seconds = 1.0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import asdict
 from typing import Any
 
@@ -26,8 +25,6 @@ METRICS = web.AppKey("metrics", Metrics)
 SETTINGS = web.AppKey("settings", Settings)
 LAG = web.AppKey("lag", LoopLag)
 CONNECTIONS = web.AppKey("connections", Connections)
-CALLERS = web.AppKey("callers", set[asyncio.Protocol])
-"""The sockets on which a request has come."""
 TRUSTED_PROXIES = web.AppKey("trusted_proxies", TrustedProxies)
 
 routes = web.RouteTableDef()

@@ -9,13 +9,45 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 from stream_server.errors import Forbidden
 from stream_server.server.callers import Caller
 
 HOST = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:[0-9]{1,5})?", re.ASCII | re.IGNORECASE)
 """A Host header as browsers write it (RFC 9110 section 7.2). A URL's parser would take much more for one."""
+
+AUTHORITY = re.compile(r"(?:[a-z][a-z0-9+.-]*://)?([^/?#]*)", re.ASCII | re.IGNORECASE)
+"""The authority in a request target in absolute form, or in that of CONNECT (RFC 9112 section 3.2)."""
+
+
+def only(name: str, values: Sequence[str]) -> str | None:
+    """Give a header's one value; None without one.
+
+    Raises:
+        Forbidden: there are several, of which each reader could take another one.
+    """
+    if len(values) > 1:
+        raise Forbidden(f"a request has at most one {name} header")
+    return values[0] if values else None
+
+
+def check_target(target: str, host: str, allowed: Collection[str]) -> str:
+    """Check whom a request is for; the request's target, if it names a host, counts as much as its Host header.
+
+    Returns:
+        The host by which the client knows the server: the target's, else the header's (RFC 9112 section 3.2.2).
+
+    Raises:
+        Forbidden: one of them is not this server.
+    """
+    check_host(host, allowed)
+    if target.startswith("/") or target == "*":
+        return host
+    found = AUTHORITY.match(target)
+    named = found[1] if found else ""
+    check_host(named, allowed)
+    return named
 
 
 def check_host(host: str, allowed: Collection[str]) -> None:

@@ -6,7 +6,6 @@ import asyncio
 import gc
 import logging
 import signal
-import time
 from collections.abc import Callable, Coroutine
 
 from aiohttp import web
@@ -16,10 +15,13 @@ from inference.machine import cpu_quota, memory_bytes
 from inference.pool.pool import WorkerOptions
 from inference.wire.features import missing
 from stream_server.errors import ConfigError
-from stream_server.server.addresses import BACKLOG, Addresses, listen, notify
+from stream_server.server.addresses import Addresses, listen, notify
 from stream_server.server.app import make_app
 from stream_server.server.config import Settings
-from stream_server.server.http_api import CALLERS, CONNECTIONS, LAG
+from stream_server.server.connection_table import ConnectionTable
+from stream_server.server.http_api import CONNECTIONS, LAG
+from stream_server.server.http_connection import HttpConnection
+from stream_server.server.listener import INTERVALS, Listener, connection_capacity
 
 log = logging.getLogger(__name__)
 
@@ -28,9 +30,6 @@ FULL_COLLECTION = 100
 stream, about 95 each, and stops the loop: for some 200 ms with 4,000 idle streams. It finds next to nothing,
 because a stream that ends leaves no reference cycles. With Python's default of 10, every few hundred new streams
 trigger one."""
-
-INTERVALS = 4
-"""How many intervals ``hello_s`` is divided into: a silent connection may last for one interval longer."""
 
 RETRY_AFTER_MS = 1000
 """What a drained client is told to wait: a restart takes about that long."""
@@ -69,8 +68,8 @@ class Server:
         )
         self._app = make_app(settings, self._engine)
         self._runner = web.AppRunner(self._app, access_log=None, shutdown_timeout=1.0)
-        self._closing_silent: asyncio.Task[None] | None = None
         self._addresses: Addresses | None = None
+        self._listener: Listener | None = None
         self.url = ""
 
     def models(self) -> list[ModelStatus]:
@@ -89,9 +88,8 @@ class Server:
         await self._runner.setup()
         self._addresses = listen(self._settings.host, self._settings.port)
         self.url = self._addresses.url
-        for sock in self._addresses.sockets:
-            await web.SockSite(self._runner, sock, backlog=BACKLOG).start()
-        self._closing_silent = asyncio.create_task(self._close_silent())
+        self._listener = self._make_listener()
+        self._listener.start(self._addresses.sockets)
         self._app[LAG].start()
         self._engine.start()
         await self._engine.warm()
@@ -107,9 +105,8 @@ class Server:
     async def drain(self) -> None:
         """Refuse what is new and answer what was accepted, for at most ``drain_s`` seconds."""
         connections = self._app[CONNECTIONS]
-        for site in list(self._runner.sites):
-            await site.stop()
-        if self._addresses:
+        if self._listener and self._addresses:
+            await self._listener.stop_accepting()
             self._addresses.close()
         grace = self._settings.timeouts.drain_s
         log.info("draining: %d streams, at most %.0f s", len(connections), grace)
@@ -119,8 +116,8 @@ class Server:
 
     async def stop(self) -> None:
         """End the workers, close every connection, free the address."""
-        if self._closing_silent:
-            self._closing_silent.cancel()
+        if self._listener:
+            await self._listener.stop()
         self._app[LAG].stop()
         connections = self._app[CONNECTIONS]
         connections.drain(0, RETRY_AFTER_MS)
@@ -131,27 +128,15 @@ class Server:
         if self._addresses:
             self._addresses.close()
 
-    async def _close_silent(self) -> None:
-        """Close connections that ask for nothing: aiohttp waits for the end of a request's head for ever.
-
-        One that has been silent for `INTERVALS` intervals is closed. An interval in which the loop stood still does
-        not count: what came meanwhile is still unread.
-        """
-        callers, server = self._app[CALLERS], self._runner.server
+    def _make_listener(self) -> Listener:
+        server, settings = self._runner.server, self._settings
         assert server
-        interval = self._settings.timeouts.hello_s / INTERVALS
-        silent: dict[web.RequestHandler, int] = {}
-        while True:
-            due = time.monotonic() + interval
-            await asyncio.sleep(interval)
-            if time.monotonic() - due > interval:
-                continue
-            connected = set(server.connections)
-            callers &= connected
-            silent = {connection: silent.get(connection, -1) + 1 for connection in connected - callers}
-            for connection, intervals in silent.items():
-                if intervals >= INTERVALS:
-                    connection.force_close()
+        limits, timeouts = settings.limits, settings.timeouts
+        processes = sum(group.workers + settings.spares for group in settings.all_groups)
+        table = ConnectionTable[HttpConnection](connection_capacity(limits.max_streams, processes))
+        return Listener(
+            table, lambda: HttpConnection(server, table, limits, timeouts), timeouts.hello_s / INTERVALS
+        )
 
 
 async def serve(settings: Settings, on_ready: Callable[[Server], None]) -> None:

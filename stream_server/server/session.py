@@ -1,8 +1,9 @@
 """One stream's conversation: messages, order, limits. No I/O, no clock, no asyncio. It counts no outcomes.
 
 The loop that drives it, after every call: send all of `take_outgoing()`; when `close_code` is set, close
-with it once everything is sent; read on only while `wants_input`, and after `pause()`. An item that `receive`
-returns must be offered to the engine, refused ones too, and its outcome given to `complete`.
+with it once everything is sent; read on only while `wants_input`, and after `pause()`. What a long text has cost
+is told to `spend_parsing`. An item that `receive` returns must be offered to the engine, refused ones too, and its
+outcome given to `complete`.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from inference.streams import Stream
 from inference.token_bucket import TokenBucket
 from stream_server.errors import (
     ClientFault,
+    Flooding,
     Malformed,
     Poison,
     StreamServerError,
@@ -25,6 +27,7 @@ from stream_server.errors import (
 )
 from stream_server.protocol import server_side as protocol
 from stream_server.protocol.server_side import Meta
+from stream_server.server.allowance import FLOOD_S, Allowance
 from stream_server.server.config import Limits
 
 MAX_META_BYTES = 4096
@@ -36,6 +39,10 @@ remembered until the one that runs is done; above this the flood has to wait."""
 
 MAX_OUTGOING = 256
 """Most messages that wait for the client to read them, before nothing more is read from it."""
+
+PARSING_SHARE = 0.05
+"""Share of the loop's time that one stream's messages may take to parse, before it is read more slowly. Of the
+largest messages, a dozen per second of the most costly JSON take that, or a thousand of plain text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,13 +72,16 @@ class Session:
         stream: what the engine has opened.
         limits: how much the client may send.
         now: the time, in seconds.
+        allowance: what the client may send besides items; its frames are paid from it too.
 
     Attributes:
         max_message_bytes: the largest message that it takes.
         close_code: set when the conversation is over.
     """
 
-    def __init__(self, stream: Stream, limits: Limits, now: float) -> None:
+    def __init__(
+        self, stream: Stream, limits: Limits, now: float, allowance: Allowance | None = None
+    ) -> None:
         card = stream.card
         self._card = card
         self._tally = stream.tally
@@ -82,11 +92,15 @@ class Session:
         self._received = 0
         self._answered = 0  # the last item whose answer has left
         self._unanswered: dict[int, _Unanswered] = {}
-        self._meta = Meta()
+        self._meta: Meta | None = None
         self._ended = False
         self._draining = False
         rate = limits.max_superseded_per_s
         self._superseded = TokenBucket(rate, rate, now)
+        self._parsing = TokenBucket(PARSING_SHARE, PARSING_SHARE, now)
+        self._allowance = allowance or Allowance(limits.max_overhead_per_s, now)
+        self._overhead_per_s = limits.max_overhead_per_s
+        self._read_at = now  # before that, nothing more is read
         self._outgoing = [
             protocol.write_ready(
                 f"s{stream.number}", card, stream.policy, stream.window, self.max_message_bytes
@@ -108,8 +122,13 @@ class Session:
         )
 
     def pause(self, now: float) -> float:
-        """Seconds to wait before another message is read, for a stream that sends only to have it superseded."""
-        return self._superseded.delay(now)
+        """Seconds to wait before another message is read, for a stream that has taken more than its due."""
+        return max(0.0, self._read_at - now)
+
+    def spend_parsing(self, seconds: float, now: float) -> None:
+        """Say how much of the loop's time a message took to `receive`."""
+        self._parsing.spend(seconds, now)
+        self._read_at = max(self._read_at, now + self._parsing.delay(now))
 
     @property
     def has_outgoing(self) -> bool:
@@ -121,17 +140,18 @@ class Session:
         outgoing, self._outgoing = self._outgoing, []
         return outgoing
 
-    def receive(self, message: str | bytes) -> NewItem | None:
+    def receive(self, message: str | bytes, now: float) -> NewItem | None:
         """Take a message of the client's; if it is an item, return what must be offered to the engine."""
         if self.close_code is not None:
             return None
         try:
             self._check_size(message)
             if isinstance(message, bytes):
-                return self._receive_item(message, self._take_meta())
-            return self._receive_text(message)
+                return self._receive_item(message, self._take_meta(), now)
+            return self._receive_text(message, now)
         except ClientFault as exc:
             self.fail(exc)
+            self._spend(now)
             return None
 
     def complete(self, outcome: Outcome, now: float) -> None:
@@ -139,6 +159,7 @@ class Session:
         self._unanswered[outcome.item.seq].outcome = outcome
         if isinstance(outcome, Dropped) and outcome.reason == "superseded":
             self._superseded.spend(1.0, now)
+            self._read_at = max(self._read_at, now + self._superseded.delay(now))
         while (
             self.close_code is None
             and (first := self._unanswered.get(self._answered + 1)) is not None
@@ -150,6 +171,16 @@ class Session:
             if isinstance(first.outcome, Failed) and first.outcome.fatal:
                 self.fail(Poison(first.outcome.message))
         self._end_if_done()
+
+    def fail_flooding(self) -> None:
+        """End a conversation whose client has sent too much besides items for too long."""
+        most = self._overhead_per_s
+        self.fail(
+            Flooding(
+                f"for {FLOOD_S:.0f} s more than {most:g} per second of pings, pongs, small fragments, and messages "
+                "that bring no item"
+            )
+        )
 
     def fail(self, error: StreamServerError) -> None:
         """Say that something is wrong with the conversation, and end it if the error is of that kind."""
@@ -172,35 +203,46 @@ class Session:
         if size > most:
             raise TooLarge(f"a message of {size:,} bytes is over this server's limit of {most:,}")
 
-    def _receive_text(self, text: str) -> NewItem | None:
+    def _spend(self, now: float) -> None:
+        """Pay for a message that was received in vain."""
+        self._allowance.spend(1, now)
+        self._read_at = max(self._read_at, now + self._allowance.delay(now))
+        if self._allowance.flooding:
+            self.fail_flooding()
+
+    def _receive_text(self, text: str, now: float) -> NewItem | None:
         if self._ended:
             raise Malformed("nothing may follow `end`")
         match protocol.read_client_message(text, self._card.input):
             case Meta() as meta:
+                if self._meta is not None:
+                    self._spend(now)
                 self._meta = meta
             case protocol.TextItem(payload, meta):
-                return self._receive_item(payload, meta)
+                return self._receive_item(payload, meta, now)
             case protocol.EndOfItems():
                 self._ended = True
                 self._end_if_done()
         return None
 
-    def _receive_item(self, payload: bytes, meta: Meta) -> NewItem:
+    def _receive_item(self, payload: bytes, meta: Meta | None, now: float) -> NewItem:
         if self._ended:
             raise Malformed("nothing may follow `end`")
         self._received += 1
-        self._unanswered[self._received] = _Unanswered(meta.id)
+        self._unanswered[self._received] = _Unanswered(meta.id if meta else None)
         refusal = None
         if self._draining:
             refusal = Refusal("draining")
         elif self._binary and not payload:
             refusal = Refusal("empty", "the message is empty; send the item's bytes")
-        return NewItem(payload, meta.max_age_ms, refusal)
+        if refusal is not None:
+            self._spend(now)
+        return NewItem(payload, meta.max_age_ms if meta else None, refusal)
 
-    def _take_meta(self) -> Meta:
+    def _take_meta(self) -> Meta | None:
         if not self._binary:
             raise WrongKind(f'this model takes text messages: {{"type": "item", "{self._card.input}": ...}}')
-        meta, self._meta = self._meta, Meta()
+        meta, self._meta = self._meta, None
         return meta
 
     def _answer(self, outcome: Outcome, id_: str | None, now: float) -> None:

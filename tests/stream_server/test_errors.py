@@ -67,7 +67,7 @@ def test_codes_are_unique_words() -> None:
 def test_close_codes_are_those_of_the_protocol() -> None:
     """RFC 6455 section 7.4 names the first ones; 4000 to 4999 are for applications."""
     closes = {info.close for info in STREAM_ERRORS.values()}
-    assert closes == {None, 1001, 1003, 1009, 1011, 1013, 4400, 4403, 4404, 4408, 4429}
+    assert closes == {None, 1001, 1003, 1008, 1009, 1011, 1013, 4400, 4403, 4404, 4408, 4429}
 
 
 @pytest.mark.parametrize(("cls", "info"), STREAM_ERRORS.items())

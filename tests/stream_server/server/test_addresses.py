@@ -79,6 +79,17 @@ class TestTCP:
         assert len({port for _, port in names}) == 1
         addresses.close()
 
+    def test_addresses_that_the_machine_lacks_are_skipped(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        found = [(socket.AF_INET6, ("2001:db8::1", 0, 0, 0)), (socket.AF_INET, ("127.0.0.1", 0))]
+        resolved = [(family, socket.SOCK_STREAM, 6, "", address) for family, address in found]
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: resolved)
+        addresses = listen("both", 0)
+        assert addresses.url.startswith("http://127.0.0.1:")
+        addresses.close()
+        resolved.pop()
+        with pytest.raises(ConfigError, match="cannot listen on neither"):
+            listen("neither", 0)
+
     def test_a_port_in_use_is_said(self) -> None:
         addresses = listen("127.0.0.1", 0)
         port = addresses.sockets[0].getsockname()[1]

@@ -187,6 +187,30 @@ ORIGINS = [
 ]
 
 
+@pytest.mark.parametrize(
+    "target",
+    ["http://evil.example/", "HTTP://evil.example:80/v2/models", "http://localhost@evil.example/", "ws:///"],
+)
+def test_another_host_in_the_request_line_is_refused_as_in_the_header(
+    target: str, server: RunningServer
+) -> None:
+    request = f"GET {target} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
+    assert b" 40" in exchange(server, request).splitlines()[0]
+
+
+def test_an_address_in_the_request_line_may_be_ours(server: RunningServer) -> None:
+    request = b"GET http://localhost/v2/health/live HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    assert exchange(server, request).startswith(b"HTTP/1.1 200")
+
+
+def test_two_origins_are_refused(server: RunningServer) -> None:
+    host = urlsplit(server.url).netloc
+    request = (
+        f"GET / HTTP/1.1\r\nHost: {host}\r\nOrigin: http://{host}\r\nOrigin: http://evil.example\r\n\r\n"
+    )
+    assert exchange(server, request.encode()).startswith(b"HTTP/1.1 403")
+
+
 @pytest.mark.parametrize("origin", ORIGINS)
 async def test_another_sites_page_gets_no_stream(origin: str, server: RunningServer) -> None:
     error, code = await refusal(server, "/v2/models/echo/stream", Origin=origin)

@@ -94,7 +94,7 @@ def test_every_key_can_be_set() -> None:
         trusted_proxies=("10.0.0.0/8", "::1"),
         groups=(Group("rare", ("mine",), 2),),
         limits=Limits(*(7 for _ in fields(Limits))),
-        timeouts=Timeouts(7, 7, 7, 7, 7),
+        timeouts=Timeouts(*(7 for _ in fields(Timeouts))),
     )
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from stream_server.errors import Forbidden
 from stream_server.server.callers import Caller
-from stream_server.server.origins import check_host, check_origin
+from stream_server.server.origins import check_host, check_origin, check_target, only
 
 ALLOWED_HOSTS = ("cameras.example.org", "Lab.Example.org")
 
@@ -159,3 +159,37 @@ def test_a_scheme_that_a_trusted_proxy_tells_is_compared() -> None:
     check_origin("https://cameras.example.org", Caller("", "cameras.example.org", "https"), ())
     with pytest.raises(Forbidden, match="--trusted-proxy"):
         check_origin("http://cameras.example.org", Caller("", "cameras.example.org", "https"), ())
+
+
+def test_a_target_may_name_this_server() -> None:
+    assert check_target("/", "localhost:1", ()) == "localhost:1"
+    assert check_target("//evil.example/", "localhost", ()) == "localhost", "a path, whatever it looks like"
+    assert check_target("*", "localhost", ()) == "localhost"
+    assert check_target("http://127.0.0.1:1/a", "localhost", ()) == "127.0.0.1:1"
+    assert check_target("HTTP://allowed.example?a", "localhost", ["allowed.example"]) == "allowed.example"
+
+
+@pytest.mark.parametrize(
+    ("target", "host"),
+    [
+        ("http://evil.example/", "localhost"),
+        ("http://evil.example#localhost", "localhost"),
+        ("http://localhost@evil.example/", "localhost"),
+        ("evil.example:443", "localhost"),
+        ("http:///", "localhost"),
+        ("http:evil.example", "localhost"),
+        ("", "localhost"),
+        ("http://localhost/", "evil.example"),
+        ("/", "evil.example"),
+    ],
+)
+def test_a_target_may_not_name_another(target: str, host: str) -> None:
+    with pytest.raises(Forbidden):
+        check_target(target, host, ())
+
+
+def test_a_header_with_two_values_is_refused() -> None:
+    assert only("Host", []) is None
+    assert only("Host", ["a"]) == "a"
+    with pytest.raises(Forbidden, match="one Host header"):
+        only("Host", ["a", "a"])

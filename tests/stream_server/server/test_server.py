@@ -17,17 +17,15 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Any
-from unittest.mock import Mock, patch
 from urllib.parse import urlsplit
 
 import aiohttp
 import psutil
 import pytest
-from aiohttp import web
 
 from stream_server import End, Result, connect
 from stream_server.server.config_file import read_settings
-from stream_server.server.http_api import CALLERS, CONNECTIONS
+from stream_server.server.http_api import CONNECTIONS
 from stream_server.server.server import FULL_COLLECTION, Server, tune_gc
 from tests.conftest import WAIT, RunningServer
 from tests.stream_server.wire import BINARY, CLOSE, Wire, dial, frame
@@ -546,21 +544,6 @@ async def test_a_connection_that_asks_for_nothing_is_closed(start_server: Start)
         await asyncio.gather(*map(dawdle, (b"", b"GET /", b"GET / HTTP/1.1\r\nHost: localhost\r\nX-Slow: ")))
         await wire.item(b"x")
         assert (await wire.message())["type"] == "result", "a stream may be silent for longer"
-
-
-async def test_a_loop_that_stood_still_closes_nobody_who_has_asked_meanwhile() -> None:
-    server = Server(read_settings({"timeouts": {"hello_s": 2.0}}))
-    caller = Mock(spec=web.RequestHandler)
-    with patch.object(server._runner, "_server", Mock(connections=[caller])):
-        closing = asyncio.create_task(server._close_silent())
-        await asyncio.sleep(1.6)
-        time.sleep(2.0)
-        for _ in range(5):  # a loop may see to its timers first, and read then what has come
-            await asyncio.sleep(0)
-        server._app[CALLERS].add(caller)
-        await asyncio.sleep(2.0)
-        closing.cancel()
-    assert not caller.force_close.called
 
 
 class TestProcess:

@@ -14,8 +14,9 @@ from inference.model import InputKind, ModelCard, Policy
 from inference.scheduling.statistics import Tally
 from inference.streams import Stream
 from stream_server.errors import Broken, Idle, Malformed
+from stream_server.server.allowance import FLOOD_S
 from stream_server.server.config import Limits
-from stream_server.server.session import MAX_META_BYTES, MAX_OUTGOING, MAX_UNANSWERED, Session
+from stream_server.server.session import MAX_META_BYTES, MAX_OUTGOING, MAX_UNANSWERED, PARSING_SHARE, Session
 
 END = '{"type": "end"}'
 LIMITS = Limits(max_item_bytes=1000, max_text_bytes=500, max_streams=1)
@@ -69,7 +70,7 @@ class Driven(Session):
 
     def take(self, message: str | bytes, now: float) -> Item | Dropped | Failed | None:
         """Receive a message; the item to run, or the outcome of one that cannot."""
-        new = self.receive(message)
+        new = self.receive(message, now)
         if new is None:
             return None
         self.desk.at = now
@@ -333,6 +334,44 @@ def test_a_stream_that_sends_only_to_have_it_superseded_is_read_more_slowly() ->
     assert session.pause(300.0) == 0, "and is forgiven in time, but nothing is saved up beyond a second"
     drop("superseded", 300.0)
     assert session.pause(300.0) == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize(
+    "waste", ["", '{"type": "meta"}', b""], ids=["malformed", "a meta that another one replaces", "no bytes"]
+)
+def test_a_stream_that_sends_what_is_no_item_is_read_more_slowly_and_closed(waste: str | bytes) -> None:
+    session = make(limits=Limits(max_overhead_per_s=10), window=64)
+    for _ in range(11):
+        session.take(waste, 100.0)
+    assert session.pause(100.0) == pytest.approx(0.1 if waste != '{"type": "meta"}' else 0.0)
+    now = 100.0
+    while now < 100.0 + FLOOD_S and session.close_code is None:
+        session.take(waste, now)
+        sent(session)
+        now += 0.05
+    session.take(waste, 100.0 + FLOOD_S)
+    session.take(waste, 100.0 + FLOOD_S)
+    assert session.close_code == 1008
+    assert sent(session)[-1]["code"] == "flooding"
+
+
+def test_items_and_their_metas_are_read_as_fast_as_they_come() -> None:
+    session = make(limits=Limits(max_overhead_per_s=1))
+    for _ in range(1000):
+        session.take('{"type": "meta", "id": "a"}', 0.0)
+        session.complete(result(offer(session)), 0.0)
+        sent(session)
+    assert session.pause(0.0) == 0
+
+
+def test_a_stream_whose_messages_take_long_to_parse_is_read_more_slowly_and_not_closed() -> None:
+    session = make()
+    for n in range(100):
+        session.spend_parsing(PARSING_SHARE, 100.0 + n)
+        assert session.pause(100.0 + n) == 0
+    session.spend_parsing(10 * PARSING_SHARE, 200.0)
+    assert session.pause(200.0) == pytest.approx(9)
+    assert session.close_code is None
 
 
 def test_nothing_is_read_from_a_client_that_does_not_read() -> None:
