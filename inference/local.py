@@ -12,7 +12,8 @@ from typing import Any
 
 from inference.model import ItemError, ModelCard
 from inference.naming import named_source
-from inference.worker.loaded_model import Answer, LoadedModel, Payload
+from inference.worker.loaded_model import Answer, LoadedModel
+from inference.worker.outputs import Payload
 
 
 class LocalModel:
