@@ -39,7 +39,7 @@ def test_a_source_is_read(text: str, name: str, reference: str) -> None:
         "module:Model\n", "module:2nd", "../x:Model", "name=", "name=module",
     ],
 )  # fmt: skip
-def test_what_is_no_reference_is_refused(text: str) -> None:
+def test_an_invalid_reference_is_refused(text: str) -> None:
     with pytest.raises(ModelError, match=r"not a reference to a model: write it as|is not a valid name"):
         ModelSource.parse(text)
 
@@ -48,7 +48,7 @@ def test_what_is_no_reference_is_refused(text: str) -> None:
     "name",
     ["", "Upper", "-dash", ".dot", "_under", "a/b", "..", "a b", "ä", "a\n", "a" * 65, "a=b", "a%2fb", "a\0"],
 )
-def test_what_is_no_name_is_refused(name: str) -> None:
+def test_an_invalid_name_is_refused(name: str) -> None:
     with pytest.raises(ModelError, match="is not a valid name for a model: use up to 64 of"):
         ModelSource(name, "module:Model")
 
