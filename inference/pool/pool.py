@@ -252,8 +252,12 @@ class Pool:
         name = source.name
         loads = [other for other in self.slots if other.loading and other.loading.name == name]
         if slot is loads[0] and not self._held(name):
-            words = "model %s has been loading for %.0f s; it may take %d s (`load_timeout_s`)"
-            log.warning(words, name, seconds, limit)
+            log.warning(
+                "model %s has been loading for %.0f s; it may take %d s (`load_timeout_s`)",
+                name,
+                seconds,
+                limit,
+            )
         self._slow.add(name)
         spare = next((spare for spare in self.slots if not spare.serving), None)
         if spare is None or any(other.ready for other in self.slots) or self._slow >= self._models.loadable:
