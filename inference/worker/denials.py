@@ -32,6 +32,11 @@ def denial(error: BaseException, features: Mapping[str, str]) -> str | None:
                 return sentence
         elif isinstance(exc, OSError) and exc.errno == errno.EPERM and _active(features, "seccomp"):
             return _about_call(exc)
+        elif isinstance(exc, FileNotFoundError) and "No usable temporary directory" in str(exc):
+            if _active(features, "landlock"):  # `tempfile` has tried them all
+                return (
+                    "the sandbox denied writing a temporary file: a worker writes no files once it has loaded"
+                )
         elif type(exc).__name__ == "gaierror" and _active(features, "seccomp"):
             return "the sandbox denied looking up a host's name: a worker has no network once it has loaded"
         elif isinstance(exc, RuntimeError) and str(exc) == "can't start new thread":
