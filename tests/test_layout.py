@@ -69,6 +69,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "inference.image": (),
     "inference.items": ("inference.model",),
     "inference.model": (),
+    "inference.pictures": ("inference.model",),
     "inference.token_bucket": (),
     "inference.intake": ("inference.items", "inference.model"),
     "inference.streams": (
@@ -85,6 +86,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "inference.local": (
         "inference.model",
         "inference.naming",
+        "inference.pictures",
         "inference.worker",  # the one place besides a worker process where it runs
     ),
     "inference.models": ("inference.image", "inference.model"),
@@ -105,7 +107,12 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "inference.model",
         "stream_server.errors",
     ),
-    "stream_server.client": ("inference.model", "stream_server.errors", "stream_server.protocol"),
+    "stream_server.client": (
+        "inference.model",
+        "inference.pictures",
+        "stream_server.errors",
+        "stream_server.protocol",
+    ),
     "stream_server.server": ("inference", "stream_server.errors", "stream_server.protocol"),
     "stream_server.recording": ("inference.model", "stream_server.errors", "stream_server.protocol"),
     "stream_server.cli": ("inference.model", "stream_server.commands", "stream_server.errors"),
@@ -214,6 +221,7 @@ WHO_MAY = {
         "benchmarks.peers",
         "benchmarks.scenarios",
         "inference.models",
+        "inference.pictures",  # in a function
         "inference.training",
         "inference.worker",
         "stream_server.commands",

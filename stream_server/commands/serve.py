@@ -143,10 +143,17 @@ def announce(server: Server, settings: Settings, seconds: float) -> None:
         for count, word in ((workers, "worker"), (spares, "spare"))
         if count
     )
-    print(f"stream-server is ready at {server.url} after {seconds:.1f} s, {processes}")
-    for status in server.models():
+    statuses = server.models()
+    lacking = [status.name for status in statuses if status.state != "ready"]
+    state = "partly ready" if len(lacking) < len(statuses) else "not ready"
+    print(
+        f"stream-server is {state if lacking else 'ready'} at {server.url} after {seconds:.1f} s, {processes}"
+        + (f"; unavailable: {', '.join(lacking)}" if lacking else "")
+    )
+    for status in statuses:
         version = f"@{status.card.version}" if status.card else ""
-        print(f"  {status.name}{version}: {status.reason or status.state}")
+        reason = f": {status.reason}; it is tried again" if status.reason else ""
+        print(f"  {status.name}{version}: {status.state}{reason}")
     sys.stdout.flush()
 
 

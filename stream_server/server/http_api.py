@@ -143,12 +143,14 @@ async def ready(request: web.Request) -> web.Response:
     statuses = engine.models()
     draining = request.app[CONNECTIONS].draining
     is_ready = not draining and all(status.state == "ready" for status in statuses)
-    body = {
+    body: dict[str, Any] = {
         "ready": is_ready,
         "draining": draining,
         "models": {status.name: status.state for status in statuses},
         "sandbox": dict(engine.workers().sandbox),
     }
+    if reasons := {status.name: status.reason for status in statuses if status.reason}:
+        body["reasons"] = reasons
     return web.json_response(body, status=200 if is_ready else 503)
 
 

@@ -83,7 +83,8 @@ class Server:
         (`Unavailable`). What has failed to start must be stopped as well.
 
         Raises:
-            ConfigError: the address cannot be used, or the sandbox that was required is not whole.
+            ConfigError: the address cannot be used, the sandbox that was required is not whole, or a model's code
+                or an option is wrong, so that it would not load at another try.
         """
         await self._runner.setup()
         self._addresses = listen(self._settings.host, self._settings.port)
@@ -92,7 +93,10 @@ class Server:
         self._listener.start(self._addresses.sockets)
         self._app[LAG].start()
         self._engine.start()
-        await self._engine.warm()
+        await self._engine.warm(until_permanent=True)
+        if wrong := [status for status in self._engine.models() if status.permanent]:
+            reasons = "; ".join(f"model {status.name} cannot be served: {status.reason}" for status in wrong)
+            raise ConfigError(reasons)
         lacking = missing(self._engine.workers().sandbox)
         if self._settings.sandbox == "require" and lacking:
             raise ConfigError(f"the sandbox is not whole: {lacking}; serve without with --sandbox auto")
