@@ -8,8 +8,10 @@ import logging
 import os
 import subprocess
 import sys
+import threading
 import time
 import tomllib
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from stream_server.commands.flags import assign
 from stream_server.errors import ConfigError
 from stream_server.server.config import Settings
 from stream_server.server.config_file import read_settings
+from stream_server.server.log_writer import FLUSH_S, logging_to, write
 from stream_server.server.server import Server, serve
 
 EPILOG = """\
@@ -37,6 +40,9 @@ after the other: it reloads models from disk without interrupting any stream.
 
 FLAGS = ("host", "port", "workers", "models", "allow_origin", "allow_host", "trusted_proxies", "sandbox")
 """Flags that are keys of [server]."""
+
+STDOUT, STDERR = 1, 2
+"""Written by their numbers: see `stream_server.server.log_writer`."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -92,19 +98,31 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Serve until told to stop."""
     settings = read_settings(document(args))
-    logging.basicConfig(
-        level=logging.INFO if args.verbose else logging.WARNING,
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-    )
+    announcing: list[threading.Thread] = []
 
     def on_ready(server: Server) -> None:
-        announce(server, settings, time.monotonic() - args.started)
-        if args.self_check:
-            check(server.url)
+        text = announcement(server, settings, time.monotonic() - args.started)
+        url = server.url if args.self_check else None
+        announcing.append(threading.Thread(target=announce, args=(text, url), daemon=True))
+        announcing[0].start()
 
-    with asyncio.Runner(loop_factory=new_event_loop) as runner:
-        runner.run(serve(settings, on_ready))
+    level = logging.INFO if args.verbose else logging.WARNING
+    with (
+        logging_to(STDERR, level) as log,
+        asyncio.Runner(loop_factory=new_event_loop) as runner,
+    ):
+        runner.run(serve(settings, on_ready, log.dropped))
+    for thread in announcing:
+        thread.join(FLUSH_S)
     return 0
+
+
+def announce(text: str, check_url: str | None) -> None:
+    """Print what runs, then start the self-check if it has a URL; in a thread, as standard output may block."""
+    with suppress(OSError):  # it is closed, or its disk is full: the server serves all the same
+        write(STDOUT, text)
+    if check_url:
+        check(check_url)
 
 
 def check(url: str) -> None:
@@ -125,7 +143,7 @@ def new_event_loop() -> asyncio.AbstractEventLoop:
     return make()
 
 
-def announce(server: Server, settings: Settings, seconds: float) -> None:
+def announcement(server: Server, settings: Settings, seconds: float) -> str:
     """Say what runs and where."""
     groups = settings.all_groups
     workers, spares = sum(group.workers for group in groups), settings.spares * len(groups)
@@ -134,11 +152,11 @@ def announce(server: Server, settings: Settings, seconds: float) -> None:
         for count, word in ((workers, "worker"), (spares, "spare"))
         if count
     )
-    print(f"stream-server is ready at {server.url} after {seconds:.1f} s, {processes}")
+    lines = [f"stream-server is ready at {server.url} after {seconds:.1f} s, {processes}"]
     for status in server.models():
         version = f"@{status.card.version}" if status.card else ""
-        print(f"  {status.name}{version}: {status.reason or status.state}")
-    sys.stdout.flush()
+        lines.append(f"  {status.name}{version}: {status.reason or status.state}")
+    return "".join(f"{line}\n" for line in lines)
 
 
 def document(args: argparse.Namespace) -> dict[str, Any]:

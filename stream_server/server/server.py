@@ -7,7 +7,7 @@ import gc
 import logging
 import signal
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 
 from aiohttp import web
 
@@ -17,7 +17,7 @@ from inference.wire.features import missing
 from stream_server.errors import ConfigError
 from stream_server.server.app import make_app
 from stream_server.server.config import Settings
-from stream_server.server.http_api import CALLERS, CONNECTIONS, LAG
+from stream_server.server.http_api import CALLERS, CONNECTIONS, LAG, METRICS
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ class Server:
         url: where it listens, once started.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, log_dropped: Mapping[str, int] | None = None) -> None:
         self._settings = settings
         self._engine = Engine(
             settings.models,
@@ -61,6 +61,7 @@ class Server:
             max_unanswered_bytes=settings.limits.max_unanswered_bytes,
         )
         self._app = make_app(settings, self._engine)
+        self._app[METRICS].log_dropped = log_dropped or {}
         self._runner = web.AppRunner(self._app, access_log=None, shutdown_timeout=1.0)
         self._closing_silent: asyncio.Task[None] | None = None
         self.url = ""
@@ -147,10 +148,18 @@ class Server:
                     connection.force_close()
 
 
-async def serve(settings: Settings, on_ready: Callable[[Server], None]) -> None:
+async def serve(
+    settings: Settings,
+    on_ready: Callable[[Server], None],
+    log_dropped: Mapping[str, int] | None = None,
+) -> None:
     """Serve until SIGTERM or Ctrl-C, then drain; a second signal cuts the drain short.
 
     SIGHUP renews the workers.
+
+    Args:
+        on_ready: called on the event loop; it must not block.
+        log_dropped: records that are not in the log, by reason, for the metrics.
     """
     loop = asyncio.get_running_loop()
     stopping, forced = asyncio.Event(), asyncio.Event()
@@ -158,7 +167,7 @@ async def serve(settings: Settings, on_ready: Callable[[Server], None]) -> None:
     def stop() -> None:
         (forced if stopping.is_set() else stopping).set()
 
-    server = Server(settings)
+    server = Server(settings, log_dropped)
     handlers = {signal.SIGTERM: stop, signal.SIGINT: stop}
     if hasattr(signal, "SIGHUP"):
         handlers[signal.SIGHUP] = server.renew
