@@ -24,6 +24,8 @@ from stream_server.server.config_file import read_settings
 from stream_server.server.log_writer import FLUSH_S, logging_to, write
 from stream_server.server.server import Server, serve
 
+log = logging.getLogger(__name__)
+
 EPILOG = """\
 examples:
   stream-server serve
@@ -103,15 +105,22 @@ def run(args: argparse.Namespace) -> int:
     def on_ready(server: Server) -> None:
         text = announcement(server, settings, time.monotonic() - args.started)
         url = server.url if args.self_check else None
-        announcing.append(threading.Thread(target=announce, args=(text, url), daemon=True))
-        announcing[0].start()
+        thread = threading.Thread(target=announce, args=(text, url), daemon=True)
+        try:
+            thread.start()
+        except (
+            RuntimeError
+        ) as exc:  # the workers have taken the last processes; the server serves all the same
+            log.warning("standard output is not written: %s", exc)
+        else:
+            announcing.append(thread)
 
     level = logging.INFO if args.verbose else logging.WARNING
     with (
-        logging_to(STDERR, level) as log,
+        logging_to(STDERR, level) as handler,
         asyncio.Runner(loop_factory=new_event_loop) as runner,
     ):
-        runner.run(serve(settings, on_ready, log.dropped))
+        runner.run(serve(settings, on_ready, handler.dropped))
     for thread in announcing:
         thread.join(FLUSH_S)
     return 0

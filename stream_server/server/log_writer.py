@@ -23,6 +23,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from inference.pool import worker_log
 from inference.token_bucket import TokenBucket
+from stream_server.errors import ConfigError
 
 FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
@@ -157,14 +158,23 @@ def write(fd: int, text: str) -> None:
 
 @contextlib.contextmanager
 def logging_to(fd: int, level: int) -> Iterator[LogHandler]:
-    """Log to a file descriptor from a thread, Python's warnings too; at the end wait up to `FLUSH_S` for it."""
+    """Log to a file descriptor from a thread, Python's warnings too; at the end wait up to `FLUSH_S` for it.
+
+    Raises:
+        ConfigError: no thread can be started.
+    """
     handler, root = LogHandler(), logging.getLogger()
     listener = QueueListener(handler.waiting, LogWriter(fd, handler.dropped))
+    try:
+        listener.start()
+    except RuntimeError as exc:
+        raise ConfigError(
+            f"{exc}: the limit of processes (ulimit -u, pids.max) is reached, or seccomp forbids clone3"
+        ) from exc
     before = root.level
     root.setLevel(level)
     root.addHandler(handler)
     logging.captureWarnings(capture=True)
-    listener.start()
     try:
         yield handler
     finally:
@@ -174,5 +184,6 @@ def logging_to(fd: int, level: int) -> Iterator[LogHandler]:
         handler.report()
         # stop() waits for the queue without a limit
         stopping = Thread(target=listener.stop, daemon=True)
-        stopping.start()
-        stopping.join(FLUSH_S)
+        with contextlib.suppress(RuntimeError):  # no thread can be started any more: what waits is lost
+            stopping.start()
+            stopping.join(FLUSH_S)

@@ -15,6 +15,7 @@ import pytest
 from aiohttp.http_exceptions import BadHttpMessage
 
 from inference.pool import worker_log
+from stream_server.errors import ConfigError
 from stream_server.server import log_writer
 from stream_server.server.log_writer import BURST, MAX_CHARS, MAX_WAITING, LogHandler, logging_to, write
 from tests.conftest import WAIT
@@ -191,3 +192,15 @@ def test_all_of_a_text_is_written_to_a_file_that_does_not_block(pipe: tuple[int,
         size += len(os.read(reader, 65536))
     writing.join()
     assert size == 200_000
+
+
+def test_program_that_may_start_no_thread_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(log_writer.QueueListener, "start", start)
+    before = list(logging.getLogger().handlers)
+    refused = pytest.raises(ConfigError, match=r"can't start new thread: the limit of processes")
+    with refused, logging_to(2, logging.WARNING):
+        pytest.fail("it went on")
+    assert logging.getLogger().handlers == before
