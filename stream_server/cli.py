@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from importlib import import_module, metadata
 
 from inference.model import ModelError
+from stream_server.commands.init_process import split_if_first
 from stream_server.commands.standard_streams import complain, discard, open_missing
 from stream_server.errors import ConfigError, StreamServerError
 
@@ -40,6 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     started = time.monotonic()
     open_missing()
+    split_if_first()
     try:
         try:
             return run(sys.argv[1:] if argv is None else argv, started)
