@@ -11,6 +11,7 @@ import contextlib
 import logging
 import os
 import select
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -24,6 +25,8 @@ from aiohttp.http_exceptions import HttpProcessingError
 from inference.pool import worker_log
 from inference.token_bucket import TokenBucket
 from stream_server.errors import ConfigError
+
+log = logging.getLogger(__name__)
 
 FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
@@ -156,9 +159,16 @@ def write(fd: int, text: str) -> None:
             select.select([], [fd], [])
 
 
+def _log_unraisable(args: sys.UnraisableHookArgs) -> None:
+    # the exception alone: to keep the object, or to call its repr, may bring it back to life
+    log.error("exception ignored: %r", args.exc_value, exc_info=args.exc_value)
+
+
 @contextlib.contextmanager
 def logging_to(fd: int, level: int) -> Iterator[LogHandler]:
-    """Log to a file descriptor from a thread, Python's warnings too; at the end wait up to `FLUSH_S` for it.
+    """Log to a file descriptor from a thread; at the end wait up to `FLUSH_S` for it.
+
+    Python's warnings, and exceptions that cannot be raised, are logged too: else they go to standard error.
 
     Raises:
         ConfigError: no thread can be started.
@@ -171,7 +181,8 @@ def logging_to(fd: int, level: int) -> Iterator[LogHandler]:
         raise ConfigError(
             f"{exc}: the limit of processes (ulimit -u, pids.max) is reached, or seccomp forbids clone3"
         ) from exc
-    before = root.level
+    before, hook = root.level, sys.unraisablehook
+    sys.unraisablehook = _log_unraisable
     root.setLevel(level)
     root.addHandler(handler)
     logging.captureWarnings(capture=True)
@@ -179,6 +190,7 @@ def logging_to(fd: int, level: int) -> Iterator[LogHandler]:
         yield handler
     finally:
         logging.captureWarnings(capture=False)
+        sys.unraisablehook = hook
         root.removeHandler(handler)
         root.setLevel(before)
         handler.report()

@@ -148,6 +148,21 @@ def test_command_whose_reader_has_exited_ends_without_a_traceback(
     assert "Broken pipe" not in done.stderr
 
 
+def test_self_check_whose_reader_has_exited_ends_without_a_traceback(server: RunningServer) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [sys.executable, "-m", "stream_server.commands.self_check", server.url],
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        env=buffered(),
+        timeout=START_TIMEOUT,
+        check=False,
+    )
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (1, b"")
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a file that is always full")
 @pytest.mark.parametrize("argv", COMMANDS[:5], ids=" ".join)
 def test_command_that_cannot_write_says_why(argv: tuple[str, ...], server: RunningServer) -> None:

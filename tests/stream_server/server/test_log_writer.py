@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import select
+import sys
 import threading
 import warnings
 from collections.abc import Iterator
@@ -127,18 +128,26 @@ def test_defect_keeps_its_traceback() -> None:
     assert "Traceback" in queued(handler)[0]
 
 
+class Unclean:
+    def __del__(self) -> None:
+        raise ValueError("in a finaliser")
+
+
 def test_records_and_warnings_are_written_at_the_end_at_the_latest(pipe: tuple[int, int]) -> None:
     reader, writer = pipe
     root = logging.getLogger()
     before = list(root.handlers), root.level
+    hook = sys.unraisablehook
     with logging_to(writer, logging.INFO), warnings.catch_warnings():
         warnings.simplefilter("always")
         logging.getLogger("some").info("first")
         logging.getLogger("some").debug("not this")
         warnings.warn("second", stacklevel=1)
-    assert (list(root.handlers), root.level) == before
+        Unclean()
+    assert (list(root.handlers), root.level, sys.unraisablehook) == (*before, hook)
     text = os.read(reader, 65536).decode()
     assert re.search(r"INFO some: first\n(.|\n)*second", text)
+    assert "ValueError('in a finaliser')" in text
     assert "not this" not in text
 
 
