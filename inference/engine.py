@@ -246,9 +246,13 @@ class Engine:
         """What became of every item, as it stands now. The cost does not depend on the number of streams."""
         return self._scheduler.statistics(self.now())
 
-    def stream_statistics(self, name: str) -> list[StreamStatistics]:
-        """One row for each open stream of a model, whichever version it is bound to."""
-        return self._scheduler.stream_statistics(self._scheduler.versions(name))
+    def stream_statistics(self, name: str, most: int | None = None) -> list[StreamStatistics]:
+        """One row for each open stream of a model, whichever version it is bound to.
+
+        Args:
+            most: give so many at most, those with the most worker time first; None for all, in any order.
+        """
+        return self._scheduler.stream_statistics(self._scheduler.versions(name), most)
 
     def tally(self, stream: int) -> Tally:
         """What became of an open stream's items so far."""

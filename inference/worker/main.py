@@ -67,12 +67,17 @@ class Memory:
     """Tells this process's resident memory, also once the sandbox is closed."""
 
     def __init__(self) -> None:
-        self._fd = os.open("/proc/self/statm", os.O_RDONLY) if sys.platform == "linux" else -1
+        self._fd = -1
+        if sys.platform == "linux":
+            try:
+                self._fd = os.open("/proc/self/statm", os.O_RDONLY)
+            except OSError as exc:  # a container without /proc
+                log.warning("resident memory is unknown, so no growth is noticed: %s", exc)
         self._looked = -LOOK_S
         self._resident_mb = 0
 
     def resident_mb(self) -> int:
-        """MiB that are resident, as of the last `LOOK_S`; 0 if this is not Linux. Source: proc_pid_statm(5)."""
+        """MiB that are resident, as of the last `LOOK_S`; 0 without Linux's /proc. Source: proc_pid_statm(5)."""
         now = time.monotonic()
         if self._fd >= 0 and now - self._looked >= LOOK_S:
             self._looked = now

@@ -24,6 +24,7 @@ from stream_server.server.http_api import (
     LAG,
     METRICS,
     SETTINGS,
+    SNAPSHOTS,
     TRUSTED_PROXIES,
 )
 from stream_server.server.http_connection import HEADERS, HttpConnection
@@ -31,6 +32,7 @@ from stream_server.server.loop_lag import LoopLag
 from stream_server.server.metrics import Metrics
 from stream_server.server.paced_reader import PacedReader
 from stream_server.server.session import max_message_bytes
+from stream_server.server.snapshots import Snapshots
 
 CONTENT_TYPES = {
     ".css": "text/css; charset=utf-8",
@@ -55,6 +57,7 @@ def make_app(settings: Settings, engine: Engine) -> web.Application:
     app[LAG] = LoopLag()
     metrics = app[METRICS] = Metrics(engine.statistics, engine.workers, app[LAG].recent)
     engine.observe = metrics.observe
+    app[SNAPSHOTS] = Snapshots()
     app[CONNECTIONS] = Connections()
     app[TRUSTED_PROXIES] = settings.trusted()
     app.add_routes(http_api.routes)

@@ -6,7 +6,7 @@ import asyncio
 import gc
 import logging
 import signal
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 
 from aiohttp import web
 
@@ -19,7 +19,7 @@ from stream_server.server.addresses import Addresses, listen, notify
 from stream_server.server.app import make_app
 from stream_server.server.config import Settings
 from stream_server.server.connection_table import ConnectionTable
-from stream_server.server.http_api import CONNECTIONS, LAG
+from stream_server.server.http_api import CONNECTIONS, LAG, METRICS
 from stream_server.server.http_connection import HttpConnection
 from stream_server.server.listener import INTERVALS, Listener, connection_capacity
 
@@ -42,7 +42,7 @@ class Server:
         url: where it listens, once started: the first of its addresses.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, log_dropped: Mapping[str, int] | None = None) -> None:
         self._settings = settings
         memory_mb = settings.worker_memory(memory_bytes())
         quota = cpu_quota()
@@ -67,6 +67,7 @@ class Server:
             max_unanswered_bytes=settings.limits.max_unanswered_bytes,
         )
         self._app = make_app(settings, self._engine)
+        self._app[METRICS].log_dropped = log_dropped or {}
         self._runner = web.AppRunner(self._app, access_log=None, shutdown_timeout=1.0)
         self._addresses: Addresses | None = None
         self._listener: Listener | None = None
@@ -143,10 +144,18 @@ class Server:
         )
 
 
-async def serve(settings: Settings, on_ready: Callable[[Server], None]) -> None:
+async def serve(
+    settings: Settings,
+    on_ready: Callable[[Server], None],
+    log_dropped: Mapping[str, int] | None = None,
+) -> None:
     """Serve until SIGTERM or Ctrl-C, then drain; a second signal cuts the drain short.
 
     SIGHUP renews the workers.
+
+    Args:
+        on_ready: called on the event loop; it must not block.
+        log_dropped: records that are not in the log, by reason, for the metrics.
     """
     loop = asyncio.get_running_loop()
     stopping, forced = asyncio.Event(), asyncio.Event()
@@ -154,7 +163,7 @@ async def serve(settings: Settings, on_ready: Callable[[Server], None]) -> None:
     def stop() -> None:
         (forced if stopping.is_set() else stopping).set()
 
-    server = Server(settings)
+    server = Server(settings, log_dropped)
     handlers = {signal.SIGTERM: stop, signal.SIGINT: stop}
     if hasattr(signal, "SIGHUP"):
         handlers[signal.SIGHUP] = server.renew
