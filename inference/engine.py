@@ -22,7 +22,7 @@ from inference.intake import (
     StreamRequest,
     UnknownModelError,
 )
-from inference.items import Batch, Dropped, Failed, Item, Outcome
+from inference.items import Batch, Cause, Dropped, Failed, Item, Outcome
 from inference.model import ModelCard, ModelError, ModelId, ModelSource
 from inference.pool.groups import Group, resolve_groups
 from inference.pool.pool import ModelState, Pool, PoolStatus, WorkerOptions
@@ -224,15 +224,17 @@ class Engine:
 
         Raises:
             UnknownModelError: no model, or no worker's version, has that name.
-            ModelUnavailableError: the model did not load, or has not yet.
+            ModelUnavailableError: the model did not load, or never has yet. One that has loaded, and whose workers
+                are being replaced, can answer: what comes waits for the next one.
         """
         model = self._model(name)
         state, reason = model.pool.state(name)
-        if model.current is None or state != "ready":
+        lost = state == "unavailable" or (self._stopped and state != "ready")
+        if model.current is None or lost:
             raise ModelUnavailableError(f"model {name} is {state}" + (f": {reason}" if reason else ""))
         if version is None:
             return model.current
-        cards = {card.version: card for card in model.pool.cards(name)}
+        cards = {card.version: card for card in model.known.values() if card}
         if version not in cards:
             served = ", ".join(cards)
             raise UnknownModelError(f"no version {version!r} of model {name}; it has {served}")
@@ -357,15 +359,19 @@ class Engine:
         """The pool reports: a batch has run."""
         self._deliver(self._scheduler.done(batch, outcomes, infer_ms / 1e3, self.now()))
 
-    def batch_lost(self, batch: Batch, *, timed_out: bool, unread: bool) -> None:
+    def batch_lost(self, batch: Batch, cause: Cause, *, unread: bool) -> None:
         """The pool reports: a worker ended with a batch, or before it had read it."""
         now = self.now()
         if unread:
-            self._deliver(self._scheduler.returned(batch))
+            self._deliver(self._scheduler.returned(batch, now, cause))
             for item in batch.items:  # the alarm may have gone off while it ran
                 self._watch(item.deadline)
         else:
-            self._deliver(self._scheduler.lost(batch, now - batch.started, now, timed_out=timed_out))
+            self._deliver(self._scheduler.lost(batch, now - batch.started, now, cause))
+
+    def worker_killed(self) -> None:
+        """The pool reports: a signal that the server did not send ended a worker that had no batch."""
+        self._scheduler.worker_killed(self.now())
 
     def _model(self, name: str) -> _Model:
         model = self._models.get(name)
@@ -389,6 +395,9 @@ class Engine:
         newest = model.pool.card(name)
         if held:
             model.current = newest if newest and newest.id in held else list(held.values())[-1]
+        elif newest:  # the only version that a worker may bring back
+            model.current = newest
+        if model.current:
             self._rebind(name, model.current)
         state, _ = model.pool.state(name)
         for version in [version for version in model.known if version not in held]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Literal, TypeAlias
 
 from inference.model import ModelId
@@ -16,6 +17,19 @@ POISON = "poison"
 
 RESERVED = frozenset({POISON, "timeout", "worker_lost", "model_unavailable"})
 """Codes of errors that only the engine gives: a client must be able to trust what they say of its stream."""
+
+
+class Cause(StrEnum):
+    """Why a worker ended that had a batch, as far as that can be proven."""
+
+    CRASH = "crash"
+    """It exited, broke its protocol, or a signal ended it that a program's own fault raises."""
+    TIMEOUT = "timeout"
+    """The server ended it: the batch took too long."""
+    OUTSIDE = "outside"
+    """A signal ended it that neither the server nor the worker sent, nor the kernel for want of memory."""
+    UNKNOWN = "unknown"
+    """A signal ended it, and any of these may have sent it."""
 
 
 @dataclass(frozen=True, slots=True)

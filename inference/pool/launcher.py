@@ -73,6 +73,9 @@ class Launched(Protocol):
     def transport(self) -> Transport:
         """See the class."""
 
+    def memory_sufficed(self) -> bool:
+        """Whether the kernel has surely ended no process for want of memory since this one was launched."""
+
     def dump(self) -> None:
         """Let it write the stacks of its threads to its log, if it can."""
 

@@ -15,7 +15,7 @@ import logging
 from collections.abc import Mapping, Sequence, Set
 from typing import Protocol
 
-from inference.items import Batch, Outcome
+from inference.items import Batch, Cause, Outcome
 from inference.model import ModelCard, ModelId, ModelSource
 from inference.pool import replacement
 from inference.pool.catalogue import LOAD_DEATHS, Catalogue
@@ -56,8 +56,11 @@ class Owner(Protocol):
     def batch_done(self, batch: Batch, outcomes: Sequence[Outcome], infer_ms: float) -> None:
         """Every item of a batch has its outcome; `infer_ms` is what the worker spent on it."""
 
-    def batch_lost(self, batch: Batch, *, timed_out: bool, unread: bool) -> None:
-        """A worker ended with a batch, was ended because that took too long, or before it had read it."""
+    def batch_lost(self, batch: Batch, cause: Cause, *, unread: bool) -> None:
+        """A worker ended with a batch; perhaps before it had read it."""
+
+    def worker_killed(self) -> None:
+        """A signal that the server did not send ended a worker that had no batch."""
 
 
 class Pool:
@@ -364,9 +367,18 @@ class Pool:
         self.balance()
         self._note_gone()
 
-    def batch_lost(self, batch: Batch, *, timed_out: bool, unread: bool) -> None:
+    def has_loaded(self, source: ModelSource | None) -> bool:
+        """Whether a worker has ever loaded a model; without one, whether it has loaded any."""
+        names = [source.name] if source else self._models.sources
+        return any(self._models.card(name) for name in names)
+
+    def batch_lost(self, batch: Batch, cause: Cause, *, unread: bool) -> None:
         """A worker ended with a batch."""
-        self.owner.batch_lost(batch, timed_out=timed_out, unread=unread)
+        self.owner.batch_lost(batch, cause, unread=unread)
+
+    def worker_killed(self) -> None:
+        """A signal that the server did not send ended a worker that had no batch."""
+        self.owner.worker_killed()
 
     def worker_free(self) -> None:
         """A death may have made room for others."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -147,11 +148,24 @@ class WorkerProcess:
         self._on_exit(status)
 
 
+def oom_kills() -> int | None:
+    """How many processes Linux has ended for want of memory since it booted; None if it does not tell.
+
+    Source: the field oom_kill of /proc/vmstat, which counts those of every cgroup, from Linux 4.13 on.
+    """
+    try:
+        found = re.search(rb"^oom_kill (\d+)$", Path("/proc/vmstat").read_bytes(), re.MULTILINE)
+    except OSError:
+        return None
+    return int(found[1]) if found else None
+
+
 class LaunchedProcess:
     """Implements `Launched`: a process and the transport on its socket."""
 
     def __init__(self, loop: AbstractEventLoop, events: Events) -> None:
         self._events: Events | None = None
+        self._oom_kills = oom_kills()
         self.process = WorkerProcess(loop, self._exited)
         try:
             self.transport = SocketTransport(self.process.sock, loop, events.received, events.lost)
@@ -174,6 +188,10 @@ class LaunchedProcess:
     def pid(self) -> int | None:
         """The process's number."""
         return self.process.pid
+
+    def memory_sufficed(self) -> bool:
+        """See `Launched`."""
+        return self._oom_kills is not None and oom_kills() == self._oom_kills
 
     def dump(self) -> None:
         """See `Launched`."""

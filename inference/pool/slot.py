@@ -9,12 +9,12 @@ import logging
 from collections.abc import Mapping, Sequence, Set
 from typing import Protocol
 
-from inference.items import Batch, Failed, Outcome
+from inference.items import Batch, Cause, Failed, Outcome
 from inference.model import ModelCard, ModelId, ModelSource
 from inference.pool.launcher import Clock, Launcher, LaunchError, Timer
 from inference.pool.options import WorkerOptions
 from inference.pool.states import LOADS, State
-from inference.pool.worker import TIMEOUT, Worker
+from inference.pool.worker import Worker
 from inference.token_bucket import TokenBucket
 
 log = logging.getLogger(__name__)
@@ -24,7 +24,11 @@ FIRST_BACKOFF, LAST_BACKOFF = 0.1, 10.0
 
 RESTARTS, RESTART_EVERY = 5, 1.0
 """A worker that was ready is replaced at once, so many times in a row, and then once in so many seconds: one that
-dies whenever it is ready must not take up a core. These pauses do not grow: it had loaded, so there is hope."""
+dies whenever it is ready must not take up a core. These pauses do not grow: it had loaded, so there is hope. The
+same holds for one that was killed from outside while it loaded what has loaded before."""
+
+KILLED = (Cause.OUTSIDE, Cause.UNKNOWN)
+"""Ends by a signal that the server did not send: no evidence against a model that has ever loaded."""
 
 RECYCLE_PAUSE = 10.0
 """Seconds a worker serves before it may be worn: much memory at once is not a leak, and a start is expensive."""
@@ -75,7 +79,13 @@ class SlotOwner(Protocol):
     def slot_changed(self) -> None:
         """A worker is gone, and with it perhaps the last of some version."""
 
-    def batch_lost(self, batch: Batch, *, timed_out: bool, unread: bool) -> None:
+    def has_loaded(self, source: ModelSource | None) -> bool:
+        """Whether a model, or without one any, has ever been loaded."""
+
+    def worker_killed(self) -> None:
+        """A signal that the server did not send ended a worker that had no batch."""
+
+    def batch_lost(self, batch: Batch, cause: Cause, *, unread: bool) -> None:
         """A worker ended with a batch."""
 
     def worker_free(self) -> None:
@@ -269,8 +279,9 @@ class Slot:
             self._replace(worker, status)
         finally:  # whatever fails before: nobody else knows of the batch
             if batch is not None:
-                timed_out = worker.exit_reason == TIMEOUT
-                self._pool.batch_lost(batch, timed_out=timed_out, unread=worker.unread)
+                self._pool.batch_lost(batch, worker.cause, unread=worker.unread)
+            elif worker.cause in KILLED:
+                self._pool.worker_killed()
         self._pool.worker_free()
 
     def _replace(self, worker: Worker, status: int) -> None:
@@ -288,9 +299,16 @@ class Slot:
         self.deaths += 1
         why = worker.exit_reason or "by itself"
         log.warning("slot %d: worker ended (%s, exit status %d)", self.number, why, status)
-        if worker.was_ready is not None:
+        innocent = worker.cause in KILLED and self._pool.has_loaded(worker.loading)
+        if worker.was_ready is not None or (innocent and worker.cause is Cause.OUTSIDE):
             self._restart_soon()
             return
+        if not innocent:
+            self._report(worker, status)
+        self._restart_later()
+
+    def _report(self, worker: Worker, status: int) -> None:
+        """Tell the pool what a worker did that never was ready."""
         if worker.loading:
             self._unexplained = 0
             late = worker.exit_reason if worker.timed_out else ""
@@ -298,7 +316,6 @@ class Slot:
         else:
             self._unexplained += 1
             self._pool.died_starting(self._unexplained)
-        self._restart_later()
 
     def _restart_soon(self) -> None:
         now = self._pool.clock.now()

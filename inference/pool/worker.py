@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import logging
 import re
+import signal
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
-from inference.items import RESERVED, Batch, Failed, Outcome, Result
+from inference.items import RESERVED, Batch, Cause, Failed, Outcome, Result
 from inference.model import DEFAULT_LOAD_TIMEOUT_S, ModelCard, ModelId, ModelSource
 from inference.pool.launcher import Clock, Launched, Launcher, Timer
 from inference.pool.states import DEAF, SERVING, TRANSITIONS, IllegalTransition, State, Stimulus, after
 from inference.wire import messages
+from inference.wire.features import ON
 from inference.wire.messages import BadMessage, FromWorker, ItemFailure
 
 log = logging.getLogger(__name__)
@@ -32,7 +34,24 @@ STOP_GRACE = 1.0
 DUMP_GRACE = 0.1
 """Seconds that a hung worker has to write where it hangs, and in which its answer still counts."""
 
+EXIT_GRACE = 0.1
+"""Seconds in which a worker that has closed its end is expected to be gone, before it is killed: one that a signal
+ends closes it a moment before its exit is known, and that signal must not be taken for ours."""
+
 TIMEOUT = "a batch took too long"
+
+FAULTS = frozenset(
+    {
+        signal.SIGABRT,
+        signal.SIGBUS,
+        signal.SIGFPE,
+        signal.SIGILL,
+        signal.SIGSEGV,
+        signal.SIGSYS,
+        signal.SIGTRAP,
+    }
+)
+"""Signals that a program's own fault raises. The sandbox turns a SIGKILL that a worker sends itself into SIGSYS."""
 
 CODE = re.compile(r"[a-z][a-z_]{0,63}")
 """An item's error code: it becomes a label of a metric, and programs compare it."""
@@ -93,6 +112,7 @@ class Worker:
         resident_mb_before: the same when it became ready.
         batches: how many it has answered.
         exit_reason: why it was ended; empty if it was not, or exited by itself.
+        cause: the same as far as items may be the reason. Known once it is gone.
         unread: whether its batch was lost before the worker had read it. Known once it is gone.
     """
 
@@ -119,7 +139,9 @@ class Worker:
         self.worn = False
         self.resident_mb = self.resident_mb_before = self.batches = 0
         self.exit_reason = ""
+        self.cause = Cause.CRASH
         self.unread = False
+        self._killed = self._sealed = False
 
     def start(self, launcher: Launcher, setup: bytes) -> None:
         """Launch it and tell it what to load.
@@ -228,9 +250,12 @@ class Worker:
             self._act(message)
 
     def lost(self, reason: str) -> None:
-        """Kill it: it may have closed its end and live on; see `Events`."""
+        """Kill it, if it has closed its end and lives on; see `Events`."""
         if self.state not in DEAF and self.state is not State.EXITED:
-            self._end(reason)
+            self._disarm()
+            self.state = after(self.state, Stimulus.KILL)
+            self.exit_reason = reason
+            self._timer = self._clock.call_later(EXIT_GRACE, self._kill)
 
     def exited(self, status: int) -> None:
         """Read its last words, and tell the slot; see `Events`."""
@@ -241,6 +266,9 @@ class Worker:
             self._disarm()
             self._launched.transport.close()
             self.unread = self._launched.transport.unread
+        self.cause = self._cause(status)
+        if not self._killed:
+            self.exit_reason = "killed from outside" if self.cause is Cause.OUTSIDE else ""
         if self.state is State.EXITED:
             self.state = after(self.state, Stimulus.CLOSED)
         self._place.worker_exited(status)
@@ -281,6 +309,7 @@ class Worker:
                 self.loading = None
                 self._arm(START_TIMEOUT, f"closing the sandbox took over {START_TIMEOUT:.0f} s")
             case messages.Sandbox(features):
+                self._sealed = features.get("seccomp") == ON
                 self._place.sealed(features)
             case messages.Loaded(model, infer_ms):
                 self._loaded(self._sources[model], self._cards.pop(model), infer_ms)
@@ -382,8 +411,24 @@ class Worker:
         self.state = after(self.state, stimulus)
         self.exit_reason = reason
         self.timed_out = stimulus is Stimulus.TIMEOUT
+        self._kill()
+
+    def _kill(self) -> None:
+        self._killed = True
         if self._launched:
             self._launched.kill()
+
+    def _cause(self, status: int) -> Cause:
+        """Tell whose doing its exit is."""
+        if self._killed:
+            return Cause.TIMEOUT if self.exit_reason == TIMEOUT else Cause.CRASH
+        if status >= 0 or -status in FAULTS:
+            return Cause.CRASH
+        # nothing of a sealed worker can send it, and a model that loads has no item
+        sent = -status != signal.SIGKILL or not (self._sealed or self.was_ready is None)
+        if sent or not (self._launched and self._launched.memory_sufficed()):
+            return Cause.UNKNOWN
+        return Cause.OUTSIDE
 
 
 def item_code(code: str) -> str:

@@ -10,9 +10,15 @@ while streams come and go. With `fair_by` "principal" each principal has the wei
 items divide.
 
 Of a `latest` stream at most one item waits: a newer one replaces it. One exception: an item with which a worker
-ended gives way neither to a newer one nor to its deadline. Its second try, alone, is how a stream whose items end
+ended gives way neither to a newer one nor to its deadline. Its next try, alone, is how a stream whose items end
 workers is told from those that were in the same batch, or in a worker that was ended from outside. There are never
 more of these than its window, and the newest item waits behind them.
+
+Only what is proven condemns. The end of a worker counts against an item that was alone in it, unless it came from
+outside (`Cause.OUTSIDE`). Where that cannot be told (`Cause.UNKNOWN`), it is taken to have come from outside if a
+worker without any item was killed within `KILL_SPAN`, for which no stream can be the reason; else it takes one try
+more to prove it. The ends of workers that had other streams' items excuse no stream: several may be poisonous at
+once.
 
 Models are known by name and version. A stream is bound to one version; `rebind` alone changes that.
 
@@ -29,7 +35,7 @@ from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import replace
 from operator import attrgetter
 
-from inference.items import POISON, Batch, Dropped, DropReason, Failed, Item, Outcome, Result
+from inference.items import POISON, Batch, Cause, Dropped, DropReason, Failed, Item, Outcome, Result
 from inference.model import DEFAULT_GROUP, ModelId, Policy
 from inference.scheduling.admission import admits
 from inference.scheduling.deadlines import Deadlines
@@ -37,11 +43,13 @@ from inference.scheduling.state import (
     KILL_SPAN,
     KILLS,
     MEMORY,
+    PROOF,
     FairBy,
     Loss,
     Model,
     Principal,
     Stream,
+    Suspect,
     Tag,
     Workers,
 )
@@ -58,6 +66,9 @@ default. A worker holds all of them at once, decoded."""
 MAX_RETURNS = 2
 """How often an item may come back unread before it counts as one with which a worker ended. A worker that is ended
 from outside does not read; one that the kernel ends for the batch's memory does not either, again and again."""
+
+MAX_KILLS = 5
+"""How many workers may be ended from outside with one item until it is given up: its sender may send it again."""
 
 
 class UnknownStream(LookupError):
@@ -82,6 +93,7 @@ class Scheduler:
         self._streams: dict[int, Stream] = {}
         self._gone: dict[str, Tally] = {}  # of versions that were removed, by the model's name
         self._order = 0
+        self._killed_idle = -math.inf
         self._deadlines = Deadlines(lambda stream, seq: self._waiting_item(stream, seq) is not None)
 
     def add_group(self, name: str, workers: int) -> None:
@@ -269,45 +281,45 @@ class Scheduler:
                 model.ages.add(now - item.received, now)
             self._count(stream, model, outcome)
             wanted += [outcome] if stream.open else []
-            wanted += self._go_on(stream)
+            wanted += self._go_on(stream, waited=True)
         self._discard_if_unused(model)
         return wanted
 
-    def lost(self, batch: Batch, cost: float, now: float, *, timed_out: bool) -> list[Outcome]:
-        """A batch's worker ended with it: each item runs once more, alone, or has its error.
+    def lost(self, batch: Batch, cost: float, now: float, cause: Cause) -> list[Outcome]:
+        """A batch's worker ended with it: each item runs again, alone, or has its error.
 
         Which of several items it was shows when each runs alone. What ends a worker alone is held against its
-        stream, which is blocked by its third within `KILL_SPAN` if the two before are proven: by a second try
-        that ended a worker too, or by a timeout. For so long after a proven one all items of the stream run alone:
-        others lose no second batch to it.
+        stream, which is blocked by its third within `KILL_SPAN` if the two before are proven, see `PROOF`. For so
+        long after a proven one all items of the stream run alone: others lose no second batch to it. What ended a
+        worker from outside is held against none; an item has `MAX_KILLS` tries then.
 
         Of the time that several took together, none is charged with more than such an item took before: else those
         that did no harm would pay for one that hung. That one is charged with it when it hangs alone.
 
         Args:
             cost: seconds of worker time the batch took.
-            timed_out: the worker was ended because it took too long. The item did that if it was alone: it gets
-                no second try.
 
         Returns:
             What is told, of streams that are still open: the errors of items that do not run again, and of whatever
             else waits of a stream that is blocked; and an item that waited while a newer one runs again.
         """
         model = self._models[batch.model]
+        cause = self._likely(cause, now)
         alone = len(batch.items) == 1
-        self._served(batch, model, min(cost, self._charged(batch)))
+        pays = alone and cause is not Cause.OUTSIDE
+        self._served(batch, model, cost if pays else min(cost, self._charged(batch)))
         wanted: list[Outcome] = []
         for item in batch.items:
             stream = self._streams[item.stream]
-            self._came_back(item, cost if alone else min(cost / len(batch.items), stream.cost), model)
-            again = item.seq in stream.suspects
-            if again:
+            self._came_back(item, cost if pays else min(cost / len(batch.items), stream.cost), model)
+            suspect = stream.suspects.get(item.seq)
+            if suspect is None:
+                suspect = Suspect()
+            else:
                 self._retried(stream, item, model, keep=True)
-            if alone and stream.open:
-                stream.blame(item, now, proven=again or timed_out)
-            failed = _verdict(stream, item, hopeless=alone and timed_out)
+            failed = _verdict(stream, item, suspect, now, cause, alone=alone)
             if failed is None:
-                stream.suspects[item.seq] = now if alone else None
+                stream.suspects[item.seq] = suspect
                 wanted += self._wait_again(stream, item, model)
             else:
                 stream.suspects.pop(item.seq, None)
@@ -317,20 +329,26 @@ class Scheduler:
         self._discard_if_unused(model)
         return wanted
 
-    def returned(self, batch: Batch) -> list[Outcome]:
+    def worker_killed(self, now: float) -> None:
+        """A worker that had no batch was ended by a signal that the server did not send: no item is the reason."""
+        self._killed_idle = now
+
+    def returned(self, batch: Batch, now: float, cause: Cause) -> list[Outcome]:
         """A batch's worker ended before it had read it: its items wait on as if nothing had happened.
 
-        What has come back `MAX_RETURNS` times may be why: it runs once more, alone, and then has its error.
+        What has come back `MAX_RETURNS` times, and not because of a kill from outside, may be why: it runs once
+        more, alone, and then has its error.
 
         Returns:
             The outcomes of those that do not wait on, of streams that are still open: a `latest` stream has a newer
             item, the stream was blocked meanwhile, or it was the last return.
         """
         model = self._models[batch.model]
+        outside = self._likely(cause, now) is Cause.OUTSIDE
         wanted: list[Outcome] = []
         for item in batch.items:
             stream = self._came_back(item, 0.0, model)
-            stream.returns[item.seq] = returns = stream.returns.get(item.seq, 0) + 1
+            stream.returns[item.seq] = returns = stream.returns.get(item.seq, 0) + (not outside)
             if returns > MAX_RETURNS and item.seq in stream.suspects:
                 del stream.suspects[item.seq]
                 failed = _worker_lost(item)
@@ -338,7 +356,7 @@ class Scheduler:
                 wanted += [failed] if stream.open else []
             else:
                 if returns == MAX_RETURNS:
-                    stream.suspects.setdefault(item.seq, None)
+                    stream.suspects.setdefault(item.seq, Suspect())
                 wanted += self._wait_again(stream, item, model)
             wanted += self._go_on(stream)
         self._discard_if_unused(model)
@@ -409,14 +427,17 @@ class Scheduler:
             raise UnknownStream(f"stream {number}")
         return stream
 
+    def _likely(self, cause: Cause, now: float) -> Cause:
+        """What an unknown cause is taken for: a kill of a worker without an item tells of kills from outside."""
+        killed = cause is Cause.UNKNOWN and now - self._killed_idle <= KILL_SPAN
+        return Cause.OUTSIDE if killed else cause
+
     def _served(self, batch: Batch, model: Model, cost: float) -> None:
         streams = self._streams
         model.workers.served(cost, min(streams[item.stream].running[item.seq].weight for item in batch.items))
 
     def _charged(self, batch: Batch) -> float:
-        """What is charged at most for a batch whose worker ended; alone, an item pays for all of it."""
-        if len(batch.items) == 1:
-            return math.inf
+        """What is charged at most for a batch whose worker ended, unless an item alone did that."""
         return sum(self._streams[item.stream].cost for item in batch.items)
 
     def _came_back(self, item: Item, cost: float, model: Model) -> Stream:
@@ -459,8 +480,12 @@ class Scheduler:
         new.tally.received += waiting
         new.peak = max(new.peak, new.tally.present)
 
-    def _go_on(self, stream: Stream) -> list[Outcome]:
-        """An item of it has come, or come back: queue the stream, or fail what waits if nothing of it can run."""
+    def _go_on(self, stream: Stream, *, waited: bool = False) -> list[Outcome]:
+        """An item of it has come, or come back: queue the stream, or fail what waits if nothing of it can run.
+
+        Args:
+            waited: an item of it ran until now, so that what waits may have waited all along.
+        """
         if not stream.open:
             self._forget_if_idle(stream)
         elif stream.blocked:
@@ -468,7 +493,7 @@ class Scheduler:
         elif stream.model.loss:
             return self._fail_lost(stream, stream.model.loss)
         else:
-            self._queue_up(stream)
+            self._queue_up(stream, waited=waited)
         return []
 
     def _fail_lost(self, stream: Stream, loss: Loss) -> list[Outcome]:
@@ -625,15 +650,26 @@ _POISONED = (
 )
 
 
-def _verdict(stream: Stream, item: Item, *, hopeless: bool) -> Failed | None:
-    """What an item gets whose worker ended with it; None if it is to run once more, alone."""
+def _verdict(
+    stream: Stream, item: Item, suspect: Suspect, now: float, cause: Cause, *, alone: bool
+) -> Failed | None:
+    """What an item gets whose worker ended with it; None if it is to run again, alone."""
+    if cause is Cause.OUTSIDE:
+        suspect.kills += 1
+        proven = False
+    else:
+        suspect.ends += 1
+        proven = alone and suspect.ends >= PROOF[cause]
+        if alone and stream.open:
+            stream.blame(suspect, now, proven=proven)
     if stream.blocked:
         return Failed(item, POISON, _POISONED, fatal=True)
-    if hopeless:
+    if proven and cause is Cause.TIMEOUT:
         return Failed(item, "timeout", "the model took too long, and its worker was ended")
-    if item.seq in stream.suspects:
-        return Failed(item, "worker_lost", "two workers ended with this item, the second with it alone")
-    return None
+    if proven:
+        message = f"{suspect.ends} workers ended with this item, the last with it alone"
+        return Failed(item, "worker_lost", message)
+    return _worker_lost(item) if suspect.kills >= MAX_KILLS else None
 
 
 def _worker_lost(item: Item) -> Failed:

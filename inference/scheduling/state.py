@@ -8,7 +8,7 @@ from collections import deque
 from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple, TypeAlias
 
-from inference.items import Item
+from inference.items import Cause, Item
 from inference.model import ModelId, Policy
 from inference.scheduling.quantiles import RECENT, Recent
 from inference.scheduling.statistics import ModelStatistics, StreamStatistics, Tally
@@ -32,6 +32,10 @@ streams served in turn lie behind and ahead by a batch or two."""
 
 KILLS, KILL_SPAN = 3, 60.0
 """A stream that ends so many workers within so many seconds is closed: each costs the others a cold start."""
+
+PROOF = {Cause.CRASH: 2, Cause.TIMEOUT: 1, Cause.UNKNOWN: 3}
+"""How many ends prove that an item ends workers, by the cause of the last, in which it was alone. One crash may be
+chance; of signals that may have come from outside, two may still be. A timeout is proof by itself."""
 
 Tag: TypeAlias = tuple[float, int]
 """A start tag, and a number that makes equals first come, first served."""
@@ -222,6 +226,21 @@ class Running(NamedTuple):
     binding: int
 
 
+@dataclass(slots=True)
+class Suspect:
+    """What is known of an item with which a worker ended; it runs again, alone.
+
+    Attributes:
+        ends: workers that ended with it and not from outside, whether or not it was alone.
+        alone: when the last of them did that it had alone; None if there is none.
+        kills: workers that were ended from outside while they had it.
+    """
+
+    ends: int = 0
+    alone: float | None = None
+    kills: int = 0
+
+
 @dataclass(slots=True, eq=False)
 class Stream:
     """One stream.
@@ -237,8 +256,8 @@ class Stream:
         entry: its entry in the model's heap, None while it has none.
         departure: when it leaves the fluid system, where streams are what shares the workers.
         interval: estimate of seconds between its items; infinite before the second.
-        suspects: items with which a worker ended, by `seq`, and when, if they were alone in it; each runs once
-            more, alone, which proves that it ends workers or that it does not.
+        suspects: items with which a worker ended, by `seq`; each runs again, alone, which proves that it ends
+            workers or that it does not.
         returns: how often a worker ended before it had read an item, by `seq`.
         kills: when its items ended workers, as far as that is proven and of the last `KILL_SPAN`.
         blocked: it has ended too many workers: nothing of it runs any more.
@@ -264,7 +283,7 @@ class Stream:
     open: bool = True
     last: float = -math.inf
     interval: float = math.inf
-    suspects: dict[int, float | None] = field(default_factory=dict)
+    suspects: dict[int, Suspect] = field(default_factory=dict)
     returns: dict[int, int] = field(default_factory=dict)
     kills: list[float] = field(default_factory=list)
     blocked: bool = False
@@ -375,17 +394,18 @@ class Stream:
         """Whether its items run alone: one of them may have ended a worker, or has done so lately."""
         return bool(self.suspects) or (bool(self.kills) and now - self.kills[-1] <= KILL_SPAN)
 
-    def blame(self, item: Item, now: float, *, proven: bool) -> None:
+    def blame(self, suspect: Suspect, now: float, *, proven: bool) -> None:
         """An item of it, alone in a worker, ended that worker.
 
-        An end that is not proven yet counts once only, now: whoever ends several workers at once, from outside,
-        blocks no stream whose items do no harm when they run again.
+        An end that is not proven yet counts once only, now: an item that does no harm when it runs again leaves
+        nothing behind.
 
         Args:
-            proven: it did so by taking too long, or a worker had ended with it before.
+            proven: the item is known by now to end workers, see `PROOF`. Its end before this one counts as well.
         """
-        known = [when for when in (*self.kills, self.suspects.get(item.seq)) if when is not None]
-        self.kills = [when for when in known if now - when <= KILL_SPAN]
+        before = [suspect.alone] if proven and suspect.alone is not None else []
+        self.kills = [when for when in (*self.kills, *before) if now - when <= KILL_SPAN]
         self.blocked = self.blocked or len(self.kills) + 1 >= KILLS
         if proven:
             self.kills.append(now)
+        suspect.alone = now

@@ -1,6 +1,7 @@
 """Refuses system calls that no model needs to answer (seccomp(2)): a filter program, and its installation.
 
-What is refused gets EPERM, never a signal: a model's libraries and its author see an ordinary error.
+What is refused gets EPERM, never a signal: a model's libraries and its author see an ordinary error. The exception
+is a process that sends itself SIGKILL: SIGSYS ends it, so that the server can tell this from a kill from outside.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import ctypes
 import errno
 import os
 import re
+import signal
 import socket
 import struct
 import sys
@@ -36,6 +38,12 @@ mount 165 40            umount2 166 39          pivot_root 155 41       chroot 1
 move_mount 429 429      open_tree 428 428       open_tree_attr 467 467  mount_setattr 442 442
 fsopen 430 430          fsconfig 431 431        fsmount 432 432         fspick 433 433
 unshare 272 97          setns 308 268           swapon 167 224          swapoff 168 225
+shmget 29 194           shmat 30 196            shmctl 31 195
+semget 64 190           semop 65 193            semctl 66 191           semtimedop 220 192
+msgget 68 186           msgsnd 69 189           msgrcv 70 188           msgctl 71 187
+mq_open 240 180         mq_unlink 241 181       mq_timedsend 242 182    mq_timedreceive 243 183
+mq_notify 244 184       mq_getsetattr 245 185   memfd_secret 447 447    modify_ldt 154 -
+statmount 457 457       listmount 458 458
 bpf 321 280             perf_event_open 298 241 userfaultfd 323 282     fanotify_init 300 262
 keyctl 250 219          add_key 248 217         request_key 249 218
 name_to_handle_at 303 264       open_by_handle_at 304 265
@@ -55,8 +63,11 @@ Landlock does not see.
 CLONE_THREAD = 0x10000
 CLONE, CLONE3 = (56, 220), (435, 435)
 FCNTL, IOCTL, SOCKETPAIR = (72, 25), (16, 29), (53, 199)
-TO_ITSELF = ((62, 129), (200, 130), (234, 131), (129, 138), (297, 240))
-"""kill, tkill, tgkill, rt_sigqueueinfo, rt_tgsigqueueinfo: a process may signal itself, as abort() does."""
+TO_ITSELF = {(62, 129): 1, (200, 130): 1, (234, 131): 2, (129, 138): 1, (297, 240): 2}
+"""kill, tkill, tgkill, rt_sigqueueinfo, rt_tgsigqueueinfo, with the argument that is the signal: a process may
+signal itself, as abort() does."""
+PRCTL, SET_DEATH_SIGNAL = (157, 167), 1
+"""prctl's PR_SET_PDEATHSIG: by it the worker ends with the server."""
 ON_ITSELF = ((302, 261), (203, 122), (279, 239))
 """prlimit64, sched_setaffinity, move_pages: process 0 is the caller."""
 
@@ -80,7 +91,7 @@ EVERY_THREAD, KEEP_SPEED = 1, 4
 LOAD, AND, RETURN = 0x20, 0x54, 0x06
 EQUAL, AT_LEAST, ANY_BIT = 0x15, 0x35, 0x45
 NUMBER, ARCHITECTURE, ARGUMENTS = 0, 4, 16
-ALLOW, ERROR = 0x7FFF0000, 0x00050000
+ALLOW, ERROR, KILL_PROCESS = 0x7FFF0000, 0x00050000, 0x80000000
 
 Instruction: TypeAlias = tuple[int, int, int, int]
 """Operation; how many instructions to skip if it holds, and if not; operand."""
@@ -109,10 +120,7 @@ def _install(column: int, code: Sequence[Instruction]) -> None:
 
 
 def program(column: int, architecture: int, pid: int) -> list[Instruction]:
-    """Write the filter for one architecture and one process.
-
-    What is refused gets EPERM, never a signal: a model's libraries and its author see an ordinary error.
-    """
+    """Write the filter for one architecture and one process."""
     refuse, allow = (RETURN, 0, 0, ERROR | errno.EPERM), (RETURN, 0, 0, ALLOW)
     code: list[Instruction] = [
         (LOAD, 0, 0, ARCHITECTURE),
@@ -140,11 +148,20 @@ def program(column: int, architecture: int, pid: int) -> list[Instruction]:
     unless(
         SOCKETPAIR[column], 1, (AND, 0, 0, 0xF), (EQUAL, 1, 0, socket.SOCK_STREAM)
     )  # others can be redirected
-    for numbers in TO_ITSELF:
-        unless(numbers[column], 0, (EQUAL, 1, 0, pid))
+    for numbers, which in TO_ITSELF.items():
+        killing = [
+            (LOAD, 0, 0, ARGUMENTS + 8 * which),
+            (EQUAL, 0, 1, signal.SIGKILL),
+            (RETURN, 0, 0, KILL_PROCESS),
+        ]
+        when(numbers[column], (LOAD, 0, 0, ARGUMENTS), (EQUAL, 1, 0, pid), refuse, *killing, allow)
     for numbers in ON_ITSELF:
         unless(numbers[column], 0, (EQUAL, 2, 0, 0), (EQUAL, 1, 0, pid))
-    for numbers, commands in ((FCNTL, SIGNAL_OWNERS), (IOCTL, TERMINAL_WRITES)):
+    for numbers, which, commands in (
+        (FCNTL, 1, SIGNAL_OWNERS),
+        (IOCTL, 1, TERMINAL_WRITES),
+        (PRCTL, 0, (SET_DEATH_SIGNAL,)),
+    ):
         tests = [(EQUAL, len(commands) - n, 0, command) for n, command in enumerate(commands)]
-        when(numbers[column], (LOAD, 0, 0, ARGUMENTS + 8), *tests, allow, refuse)
+        when(numbers[column], (LOAD, 0, 0, ARGUMENTS + 8 * which), *tests, allow, refuse)
     return [*code, allow]

@@ -23,7 +23,7 @@ import pytest
 
 from inference.engine import Engine
 from inference.intake import ModelUnavailableError, OverloadedError, Refusal, StreamRequest, UnknownModelError
-from inference.items import RESERVED, Dropped, Failed, Item, Outcome, Result
+from inference.items import RESERVED, Cause, Dropped, Failed, Item, Outcome, Result
 from inference.model import MAX_OUTPUT, ModelError, ModelId, ModelSource, Policy
 from inference.pool import pool as pool_module
 from inference.pool import slot as slot_module
@@ -489,6 +489,21 @@ class TestWorkerFaults:
         assert (lost.code, lost.retryable) == ("worker_lost", False)
         assert engine.tally(stream.number).retried == 4
         assert engine.workers().deaths == 2
+
+    @pytest.mark.parametrize("pinned", [False, True])
+    async def test_a_stream_is_opened_while_the_only_worker_is_being_replaced(
+        self, start: Start, pinned: bool
+    ) -> None:
+        engine = await start("Twin")
+        version = engine.resolve("twin").version if pinned else None
+        (pid,) = engine.workers().pids
+        os.kill(pid, signal.SIGKILL)
+        await until(lambda: engine.model("twin").state == "loading")
+        card = engine.resolve("twin", version)  # what was pinned to waits as well
+        assert card == engine.resolve("twin")
+        stream = Stream(engine, "twin")
+        stream.send("answer")
+        assert isinstance((await stream.answered())[0], Result)
 
     async def test_a_worker_killed_from_outside_is_replaced_and_costs_nothing(self, start: Start) -> None:
         engine = await start("Patient", workers=2)
@@ -1236,7 +1251,7 @@ async def test_an_item_that_came_back_unread_expires_while_no_worker_is_free(sta
     await until(lambda: engine.now() > deadline and engine._expiry is None)
     busy.send("sleep 30")
     await busy.running()
-    engine.batch_lost(batch, timed_out=False, unread=True)
+    engine.batch_lost(batch, Cause.CRASH, unread=True)
     assert await stream.answered() == [Dropped(batch.items[0], "expired")]
 
 

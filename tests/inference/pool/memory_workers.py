@@ -89,6 +89,7 @@ class MemoryWorker:
     dumped: int = 0
     killed: bool = False
     exited: bool = False
+    memory: bool = True
 
     def __post_init__(self) -> None:
         self.transport = MemoryTransport(self)
@@ -100,6 +101,9 @@ class MemoryWorker:
     @property
     def pid(self) -> int | None:
         return None
+
+    def memory_sufficed(self) -> bool:
+        return self.memory
 
     def dump(self) -> None:
         self.dumped += 1
@@ -116,7 +120,9 @@ class MemoryWorker:
             header, body = self.said.pop(0)
             self.events.received(memoryview(header), memoryview(body))
 
-    def load(self, versions: Mapping[str, str | None], **card: Any) -> None:
+    def load(
+        self, versions: Mapping[str, str | None], features: dict[str, str] | None = None, **card: Any
+    ) -> None:
         """Load what it was told to, in these versions; None fails."""
         setup, _ = self.inbox.pop(0)
         assert isinstance(setup, messages.Setup)
@@ -128,7 +134,8 @@ class MemoryWorker:
             else:
                 self.say(messages.Described(card_of(model.name, version, **card)))
                 loaded.append(model.name)
-        self.say(messages.Sealing(), *(messages.Loaded(name, 5.0) for name in loaded), messages.Ready(10))
+        self.say(messages.Sealing(), *([messages.Sandbox(features)] if features else []))
+        self.say(*(messages.Loaded(name, 5.0) for name in loaded), messages.Ready(10))
         self.deliver()
 
     def answer(self, *outputs: str, **header: Any) -> messages.BatchHeader:

@@ -17,7 +17,7 @@ from typing import Any
 import psutil
 import pytest
 
-from inference.items import Batch, Failed, Item, Outcome, Result
+from inference.items import Batch, Cause, Failed, Item, Outcome, Result
 from inference.model import ModelId, ModelSource
 from inference.pool import pool as pool_module
 from inference.pool import slot as slot_module
@@ -37,7 +37,7 @@ class Recorder:
         self.done: list[tuple[Batch, list[Outcome], float]] = []
         self.lost: list[tuple[Batch, bool]] = []
         self.changes = 0
-        self.frees = 0
+        self.frees = self.killed = 0
         self.event = asyncio.Event()
         self.look: Callable[[], Any] = lambda: None
         self.seen: list[Any] = []
@@ -62,8 +62,11 @@ class Recorder:
         self.done.append((batch, list(outcomes), infer_ms))
         self.told()
 
-    def batch_lost(self, batch: Batch, *, timed_out: bool, unread: bool) -> None:
-        self.lost.append((batch, timed_out))
+    def worker_killed(self) -> None:
+        self.killed += 1
+
+    def batch_lost(self, batch: Batch, cause: Cause, *, unread: bool) -> None:
+        self.lost.append((batch, cause is Cause.TIMEOUT))
         self.told()
 
     async def until(self, condition: Callable[[], Any]) -> None:

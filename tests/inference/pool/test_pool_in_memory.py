@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import random
+import signal
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 
-from inference.items import Batch, Failed, Item, Outcome, Result
+from inference.items import Batch, Cause, Failed, Item, Outcome, Result
 from inference.model import DEFAULT_LOAD_TIMEOUT_S, ModelError, ModelId, ModelSource, ServingSettings
 from inference.pool.pool import LOAD_DEATHS, Pool, WorkerOptions
 from inference.pool.slot import RESTART_EVERY, RESTARTS
 from inference.pool.states import State
-from inference.pool.worker import DUMP_GRACE, FIRST_PROGRESS, START_TIMEOUT, STOP_GRACE
+from inference.pool.worker import DUMP_GRACE, EXIT_GRACE, FIRST_PROGRESS, START_TIMEOUT, STOP_GRACE
 from inference.wire import messages
 from tests.inference.pool.memory_workers import MemoryClock, MemoryLauncher, MemoryWorker, card_of, raw
 
@@ -27,9 +28,10 @@ class Notes:
     """An owner that keeps what it is told, and checks that each batch ends once."""
 
     done: list[tuple[Batch, list[Outcome]]] = field(default_factory=list)
-    lost: list[tuple[Batch, bool, bool]] = field(default_factory=list)
+    lost: list[tuple[Batch, Cause, bool]] = field(default_factory=list)
     ended: list[int] = field(default_factory=list)
     changes: int = 0
+    killed: int = 0
 
     def models_changed(self) -> None:
         self.changes += 1
@@ -41,8 +43,11 @@ class Notes:
         self.done.append((batch, list(outcomes)))
         self._end(batch)
 
-    def batch_lost(self, batch: Batch, *, timed_out: bool, unread: bool) -> None:
-        self.lost.append((batch, timed_out, unread))
+    def worker_killed(self) -> None:
+        self.killed += 1
+
+    def batch_lost(self, batch: Batch, cause: Cause, *, unread: bool) -> None:
+        self.lost.append((batch, cause, unread))
         self._end(batch)
 
     def _end(self, batch: Batch) -> None:
@@ -400,6 +405,115 @@ async def test_deaths_while_loading_leave_that_model_out() -> None:
     assert set(world.worker.options) == {"b"}
 
 
+@pytest.mark.parametrize(
+    "says", [[], [messages.Importing("a")], [messages.Importing("a"), messages.Sealing()]]
+)
+async def test_kills_from_outside_are_no_evidence_against_a_model_that_has_loaded(
+    says: list[messages.FromWorker],
+) -> None:
+    world = World(source("a"), source("b"))
+    world.load(BOTH)
+    world.worker.die()
+    for _ in range(40):
+        world.worker.say(*says)
+        world.worker.deliver()
+        world.worker.die(-signal.SIGKILL)
+        world.clock.advance(RESTART_EVERY)
+    assert set(world.worker.options) == {"a", "b"}, "a worker starts within a second, and loads both"
+    assert [world.pool.state(name) for name in "ab"] == [("loading", None)] * 2
+    world.load(BOTH)
+    assert world.pool.state("a") == ("ready", None)
+
+
+async def test_a_model_that_has_loaded_and_ends_its_worker_for_want_of_memory_is_tried_ever_more_seldom() -> (
+    None
+):
+    world = World(source("a"))
+    world.load({"a": "1"})
+    world.worker.die()
+    delays = []
+    for _ in range(9):
+        world.worker.memory = False
+        world.worker.say(messages.Importing("a"))
+        world.worker.deliver()
+        world.worker.die(-signal.SIGKILL)
+        (delay,) = world.clock.pending()
+        delays.append(round(delay, 3))
+        world.clock.advance(delay)
+    assert delays == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 10.0, 10.0]
+    assert world.pool.state("a") == ("loading", None)
+
+
+@pytest.mark.parametrize("status", [7, -signal.SIGSEGV, -signal.SIGABRT])
+async def test_crashes_are_evidence_against_a_model_that_has_loaded(status: int) -> None:
+    world = World(source("a"), source("b"))
+    world.load(BOTH)
+    world.worker.die()
+    for _ in range(LOAD_DEATHS):
+        world.worker.say(messages.Importing("a"))
+        world.worker.deliver()
+        world.worker.die(status)
+        world.clock.advance(10.0)
+    assert world.pool.state("a")[0] == "unavailable"
+
+
+SEALED = {"seccomp": "on"}
+
+
+@pytest.mark.parametrize(
+    ("status", "features", "memory", "cause"),
+    [
+        (-signal.SIGKILL, SEALED, True, Cause.OUTSIDE),
+        (-signal.SIGKILL, SEALED, False, Cause.UNKNOWN),
+        (-signal.SIGKILL, {"seccomp": "denied: no"}, True, Cause.UNKNOWN),
+        (-signal.SIGKILL, {}, True, Cause.UNKNOWN),
+        (-signal.SIGTERM, SEALED, True, Cause.UNKNOWN),
+        (-signal.SIGSEGV, SEALED, True, Cause.CRASH),
+        (-signal.SIGSYS, SEALED, True, Cause.CRASH),
+        (1, SEALED, True, Cause.CRASH),
+        (0, SEALED, True, Cause.CRASH),
+    ],
+)
+async def test_why_a_worker_ended_is_told_only_as_far_as_it_is_certain(
+    status: int, features: dict[str, str], memory: bool, cause: Cause
+) -> None:
+    world = World(source("a"))
+    world.load({"a": "1"}, features=features)
+    work = world.batch()
+    world.pool.workers()[0].submit(work)
+    world.worker.inbox.clear()
+    world.worker.memory = memory
+    world.worker.die(status)
+    assert world.owner.lost == [(work, cause, False)]
+
+
+async def test_a_worker_that_is_killed_without_a_batch_is_told() -> None:
+    world = World(source("a"))
+    world.load({"a": "1"})
+    world.worker.die(1)
+    world.load({"a": "1"})
+    assert world.owner.killed == 0, "it may have been its own doing"
+    world.worker.die(-signal.SIGKILL)
+    assert world.owner.killed == 1
+
+
+async def test_a_worker_that_closes_its_end_has_a_moment_to_be_gone() -> None:
+    """The end of one that is killed from outside is often seen before its exit is."""
+    world = World(source("a"))
+    for late in (False, True):
+        world.load({"a": "1"}, features=SEALED)
+        work = world.batch()
+        world.pool.workers()[0].submit(work)
+        world.worker.inbox.clear()
+        world.worker.events.lost("it closed its end")
+        assert not world.pool.free_workers()
+        if late:
+            world.clock.advance(EXIT_GRACE)
+        assert world.worker.killed is late
+        world.worker.die()
+        assert world.owner.lost.pop() == (work, Cause.CRASH if late else Cause.OUTSIDE, False)
+
+
 async def test_a_hang_is_dumped_then_killed_and_its_batch_timed_out() -> None:
     world = World(source("a"))
     world.load({"a": "1"})
@@ -412,7 +526,7 @@ async def test_a_hang_is_dumped_then_killed_and_its_batch_timed_out() -> None:
     world.clock.advance(DUMP_GRACE)
     assert (worker.state, world.worker.killed, worker.free) == (State.KILLED, True, False)
     world.worker.die()
-    assert world.owner.lost == [(work, True, False)]
+    assert world.owner.lost == [(work, Cause.TIMEOUT, False)]
 
 
 async def test_an_answer_in_the_moment_of_the_dump_counts() -> None:
@@ -449,7 +563,7 @@ async def test_whether_a_lost_batch_was_read_is_what_the_transport_says(read: bo
     if read:
         world.worker.inbox.clear()
     world.worker.die()
-    assert world.owner.lost == [(work, False, not read)]
+    assert world.owner.lost == [(work, Cause.UNKNOWN, not read)]
 
 
 NONSENSE = [
@@ -498,7 +612,7 @@ async def test_nonsense_in_place_of_an_answer_costs_that_worker_alone(header: by
     assert (hostile.killed, honest.killed) == (True, False)
     hostile.say(messages.Answers(0.0, 1, [1]), body=b"1")
     hostile.die()
-    assert (world.owner.done, world.owner.lost) == ([], [(work, False, False)])
+    assert (world.owner.done, world.owner.lost) == ([], [(work, Cause.CRASH, False)])
 
 
 @pytest.mark.parametrize(
@@ -614,7 +728,7 @@ async def test_stopping_ends_busy_workers_at_once_and_idle_ones_after_their_grac
     assert idle.killed
     world.launcher.reap()
     await stopping
-    assert world.owner.lost == [(work, False, False)]
+    assert world.owner.lost == [(work, Cause.CRASH, False)]
     assert (world.pool.workers(), world.clock.pending(), len(world.launcher.workers)) == ([], [], 2)
 
 

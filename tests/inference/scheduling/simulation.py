@@ -15,11 +15,11 @@ from collections import Counter
 from collections.abc import Callable, Container, Iterable, Sequence
 from typing import TypeVar
 
-from inference.items import POISON, Batch, Dropped, Failed, Item, Outcome, Result
+from inference.items import POISON, Batch, Cause, Dropped, Failed, Item, Outcome, Result
 from inference.model import Policy
 from inference.scheduling.deadlines import FEW
-from inference.scheduling.scheduler import ITEM_BYTES, MAX_RETURNS, Scheduler, StreamFull
-from inference.scheduling.state import KILL_SPAN, KILLS
+from inference.scheduling.scheduler import ITEM_BYTES, MAX_KILLS, MAX_RETURNS, Scheduler, StreamFull
+from inference.scheduling.state import KILL_SPAN, KILLS, PROOF
 from inference.scheduling.statistics import Tally
 
 T = TypeVar("T")
@@ -57,16 +57,18 @@ class Account:
         waiting: items that wait, in the order in which they are to start.
         retried: items that a worker ended with: they wait for their second chance or have it.
         ends: when items ended a worker that they had alone; without the acquitted.
-        guilty: of these, the items of which that is proven: by a second time, or because they took too long.
+        guilty: of these, the items of which that is proven.
+        lost, shot: how many workers ended with each item by itself, and from outside.
+        harm: how many workers ended with an item of it for a reason that is not surely outside.
         kills: when items of it that end every worker ended one, alone or not.
         poisonous: the share of its items that do.
         cost: seconds that a worker takes for one of its items.
         paid: seconds of worker time it was charged with.
         spent: seconds of worker time that its items took since the race began, but for what nobody is to pay.
         ran_on: the model version on which each of its running items was started.
-        since_bound: the items that were started since it was last bound to a version: only they leave a state.
         returns: how often each item came back unread.
         state: what the next item of a stateful model is to get.
+        outdated: items that ran when the stream was bound to another version, perhaps for a moment only.
     """
 
     __slots__ = (
@@ -74,10 +76,13 @@ class Account:
         "cost",
         "ends",
         "guilty",
+        "harm",
         "kills",
+        "lost",
         "model",
         "number",
         "open",
+        "outdated",
         "paid",
         "poisonous",
         "policy",
@@ -85,7 +90,7 @@ class Account:
         "retried",
         "returns",
         "running",
-        "since_bound",
+        "shot",
         "spent",
         "state",
         "stateful",
@@ -102,8 +107,11 @@ class Account:
         self.running: dict[int, Item] = {}
         self.retried: set[int] = set()
         self.ran_on: dict[int, str] = {}
-        self.since_bound: set[int] = set()
         self.returns: Counter[int] = Counter()
+        self.lost: Counter[int] = Counter()
+        self.shot: Counter[int] = Counter()
+        self.harm = 0
+        self.outdated: set[int] = set()
         self.state, self.stateful = b"", False
         self.ends: dict[int, list[float]] = {}
         self.guilty: set[int] = set()
@@ -131,12 +139,14 @@ class Account:
         proven = (when for seq in self.guilty for when in self.ends[seq])
         return bool(self.retried) or any(now - when <= KILL_SPAN for when in proven)
 
-    def end(self, seq: int, now: float, *, timed_out: bool) -> None:
+    def end(self, seq: int, now: float, *, proven: bool) -> None:
         """An item that was alone ended its worker; three within the span condemn, if all before it are proven."""
-        self.ends.setdefault(seq, []).append(now)
-        held = [when for other in self.guilty | {seq} for when in self.ends[other]]
+        ends = self.ends.setdefault(seq, [])
+        ends.append(now)
+        held = [when for other in self.guilty for when in self.ends[other][-2:]]
+        held += ends[-2:] if proven else [now]
         self.blocked |= sum(now - when <= KILL_SPAN for when in held) >= KILLS
-        if timed_out or seq in self.retried:
+        if proven:
             self.guilty.add(seq)
 
     def acquit(self, seq: int) -> None:
@@ -181,6 +191,7 @@ class Ledger:
         self.tallies = {name: Tally() for name in models}
         self.met: Counter[str] = Counter()
         self.most = self.crowd = self.checks = 0
+        self.killed_idle = -math.inf
         self.trace = trace
 
     def offered(self, account: Account, item: Item, outcomes: Sequence[Outcome]) -> None:
@@ -261,38 +272,53 @@ class Ledger:
             if seq in account.retried:
                 self.tallies[batch.model].retried += 1
             account.acquit(seq)
-            if isinstance(outcome, Result) and seq in account.since_bound:
+            if isinstance(outcome, Result) and seq not in account.outdated:
                 account.state = outcome.state
             self._answer(account, outcome, _said(outcome))
             self._forget(account)
 
-    def lost(self, batch: Batch, wanted: Sequence[Outcome], now: float, *, timed_out: bool) -> None:
+    def excused(self, cause: Cause, now: float) -> bool:
+        """Whether an end is taken to have come from outside."""
+        return cause is Cause.OUTSIDE or (cause is Cause.UNKNOWN and now - self.killed_idle <= KILL_SPAN)
+
+    def lost(self, batch: Batch, wanted: Sequence[Outcome], now: float, cause: Cause) -> None:
         alone = len(batch.items) == 1
+        excused = self.excused(cause, now)
         told = _by_item(wanted)
         for item in batch.items:
             account = self.accounts[item.stream]
             account.tally.retried += item.seq in account.retried
             self.tallies[batch.model].retried += item.seq in account.retried
-            if alone and account.open:
-                account.end(item.seq, now, timed_out=timed_out)
+            (account.shot if excused else account.lost)[item.seq] += 1
+            account.harm += not excused
+            proven = alone and not excused and account.lost[item.seq] >= PROOF[cause]
+            if alone and account.open and not excused:
+                account.end(item.seq, now, proven=proven)
+            # for whatever the rules say, this must hold: only who may have done harm is ever condemned
+            assert account.harm >= KILLS or not account.blocked, f"stream {account.number} did no harm"
             if account.blocked:
                 expected = dict.fromkeys([item.seq, *account.waiting], POISON)
-            elif alone and timed_out:
-                expected = {item.seq: "timeout"}
-            elif item.seq in account.retried:
+            elif proven:
+                expected = {item.seq: "timeout" if cause is Cause.TIMEOUT else "worker_lost"}
+            elif account.shot[item.seq] >= MAX_KILLS:
                 expected = {item.seq: "worker_lost"}
+                self.met["given up shot"] += 1
             else:
                 account.retried.add(item.seq)
                 self.met["retried"] += 1
                 expected = self._wait_again(account, item)
+            failed = told.get((item.stream, item.seq))
+            assert not isinstance(failed, Failed) or failed.retryable is not (proven or account.blocked), (
+                f"whether to send it again is wrong: {failed}"
+            )
             self._came_back(account, expected, told)
         assert not told, f"told, and is to run again or its stream is closed: {list(told.values())}"
 
-    def returned(self, batch: Batch, wanted: Sequence[Outcome]) -> None:
+    def returned(self, batch: Batch, wanted: Sequence[Outcome], now: float, cause: Cause) -> None:
         told = _by_item(wanted)
         for item in batch.items:
             account = self.accounts[item.stream]
-            account.returns[item.seq] += 1
+            account.returns[item.seq] += not self.excused(cause, now)
             if account.returns[item.seq] > MAX_RETURNS and item.seq in account.retried:
                 expected = {item.seq: "worker_lost"}
                 self.met["given up unread"] += 1
@@ -309,7 +335,7 @@ class Ledger:
         if model != account.model:
             self._move(account.model, model, len(account.waiting))
             account.model, account.state = model, b""
-            account.since_bound.clear()
+            account.outdated.update(account.running)
             self.met["rebound"] += 1
         assert not outcomes, f"told {outcomes}"
 
@@ -430,8 +456,8 @@ class Ledger:
             f"its stream may have ended a worker, and it does not run alone: {item}"
         )
         account.running[seq] = account.waiting.pop(seq)
+        account.outdated.discard(seq)
         account.ran_on[seq] = batch.model
-        account.since_bound.add(seq)
         assert not account.stateful or len(account.running) == 1, (
             f"a second item of stream {item.stream} runs"
         )
@@ -532,6 +558,10 @@ class Simulation:
 
     Attributes:
         crashing, failing: the share of batches that end their worker, and of items that fail.
+        shooting, idling: the share of batches whose worker is killed from outside, and of such kills that also hit
+            a worker without a batch, so that the reason is known though the signal does not tell it.
+        telling: whether the signal tells it.
+        hogging: whether poisonous items end workers for want of memory, which looks like a kill.
         hurried: the share of items that have a deadline.
         poisonous: the share of items that end every worker they run in, as streams may have it.
         filming: every stream is a camera that never waits: it has sent another frame whenever anything happens.
@@ -557,6 +587,8 @@ class Simulation:
         self.crashing, self.failing = self.pick((0.0, 0.02, 0.2)), self.pick((0.0, 0.2))
         self.poisonous = self.pick(((0.0,), (0.0,), (0.05,), (0.3,), (0.0, 0.0, 0.2, 1.0)))
         self.hurried = self.pick((0.0, 0.3, 0.8))
+        self.shooting, self.idling = self.pick((0.0, 0.0, 0.1, 0.5)), self.pick((0.5, 1.0))
+        self.telling, self.hogging = self.chance() < 0.5, self.chance() < 0.3
         self.filming, self.racing = self.chance() < 0.05, False
         self.absent, self.deaf = 0.5, self.pick((0.0, 0.1))
         self.alarm: float | None = None
@@ -642,10 +674,14 @@ class Simulation:
                 one for one in self.workers if one.models[0][0] == group and one.held and one.batch is None
             ]
             for number, worker in enumerate(free):
-                for account in racers:
-                    while not account.blocked and len(account.waiting) < account.window:
-                        self.offer(account)
+                self.crowd(racers)
                 self.give(worker, len(free) - number)
+        self.crowd(racers)  # a camera's next frame waits while one runs: else it is not always there
+
+    def crowd(self, racers: Sequence[Account]) -> None:
+        for account in racers:
+            while not account.blocked and len(account.waiting) < account.window:
+                self.offer(account)
 
     def give(self, worker: Worker, free: int) -> None:
         batch, given_up = self.scheduler.take(self.now, worker.held, free)
@@ -675,20 +711,33 @@ class Simulation:
         deaf = self.chance() < self.deaf
         poisoned = {item.stream for item in batch.items if (item.stream, item.seq) in self.poison}
         ended = not deaf and (bool(poisoned) or self.chance() < self.crashing)
-        timed_out = ended and self.chance() < 0.2 and not (alone and self.racing)
-        if timed_out:
+        shot = not deaf and not ended and self.chance() < self.shooting
+        cause = Cause.CRASH
+        if shot:
+            cause = Cause.OUTSIDE if self.telling else Cause.UNKNOWN
+        elif poisoned and self.hogging:
+            cause = Cause.UNKNOWN
+        elif ended and self.chance() < 0.2 and not (alone and self.racing):
+            cause = Cause.TIMEOUT
             worker.ends += (HANG - 1) * (worker.ends - batch.started)
         self.now = max(self.now, worker.ends)
         cost = 0.0 if deaf else worker.ends - batch.started
         if deaf:
-            self.ledger.returned(batch, self.scheduler.returned(batch))
-        elif ended:
+            cause = self.pick((Cause.CRASH, Cause.UNKNOWN, Cause.OUTSIDE))
+            wanted = self.scheduler.returned(batch, self.now, cause)
+            self.ledger.returned(batch, wanted, self.now, cause)
+        elif ended or shot:
             if self.chance() < self.absent:
                 worker.held = ()
+            if shot and self.chance() < self.idling:
+                self.kill_idle()
             for account in [self.ledger.accounts[number] for number in poisoned]:
-                self.ledger.killed(account, self.now, self.crews[batch.model[0]])
-            wanted = self.scheduler.lost(batch, cost, self.now, timed_out=timed_out)
-            self.ledger.lost(batch, wanted, self.now, timed_out=timed_out)
+                if self.ledger.excused(cause, self.now):
+                    account.kills.clear()
+                else:
+                    self.ledger.killed(account, self.now, self.crews[batch.model[0]])
+            wanted = self.scheduler.lost(batch, cost, self.now, cause)
+            self.ledger.lost(batch, wanted, self.now, cause)
         else:
             outcomes: list[Outcome] = [
                 Failed(item, "bad", "")
@@ -699,8 +748,15 @@ class Simulation:
             self.random.shuffle(outcomes)
             self.ledger.done(batch, outcomes, self.scheduler.done(batch, outcomes, cost, self.now))
         paid = {one.number: one.worker_s - was for one, was in zip(streams, before, strict=True)}
-        most = len(batch.items) * self.dearest[batch.model[0]] if ended and not alone else math.inf
+        free = shot and self.ledger.excused(cause, self.now)  # alone or not, it is not its doing
+        free = free or (ended and (not alone or self.ledger.excused(cause, self.now)))
+        most = len(batch.items) * self.dearest[batch.model[0]] if free or (shot and not alone) else math.inf
         self.ledger.charged(worker.costs if not deaf else paid, paid, cost, most)
+
+    def kill_idle(self) -> None:
+        """A worker that has no batch is killed."""
+        self.scheduler.worker_killed(self.now)
+        self.ledger.killed_idle = self.now
 
     def restart(self) -> None:
         """Workers that ended have been replaced; of one's models, some may not have loaded."""
@@ -803,6 +859,7 @@ class Simulation:
         """Two streams of each group always have something that waits; then two more, who missed nothing by that."""
         self.staff()
         self.filming, self.racing, self.hurried, self.crashing = False, True, 0.0, min(self.crashing, 0.02)
+        self.shooting = 0.0
         while self.open:
             self.step(Simulation.leave)
         if self.stateful:  # a stream of which one item runs at a time may get less than its share
@@ -859,7 +916,7 @@ class Simulation:
     def run_out(self) -> None:
         """What is left comes to its end, and nothing stays."""
         self.staff()
-        self.filming, self.crashing = False, 0.0
+        self.filming, self.crashing, self.shooting = False, 0.0, 0.0
         self.step(Simulation.finish)
         while any(worker.batch for worker in self.workers):
             self.step(Simulation.finish)

@@ -12,11 +12,12 @@ from itertools import count
 
 import pytest
 
-from inference.items import POISON, Batch, Dropped, Failed, Item, Outcome, Result
+from inference.items import POISON, Batch, Cause, Dropped, Failed, Item, Outcome, Result
 from inference.model import ModelId, Policy
 from inference.scheduling.scheduler import (
     ITEM_BYTES,
     MAX_BATCH_BYTES,
+    MAX_KILLS,
     MAX_RETURNS,
     Scheduler,
     StreamFull,
@@ -74,15 +75,15 @@ class Audited(Scheduler):
         finally:
             self.audit()
 
-    def lost(self, batch: Batch, cost: float, now: float, *, timed_out: bool) -> list[Outcome]:
+    def lost(self, batch: Batch, cost: float, now: float, cause: Cause) -> list[Outcome]:
         try:
-            return super().lost(batch, cost, now, timed_out=timed_out)
+            return super().lost(batch, cost, now, cause)
         finally:
             self.audit()
 
-    def returned(self, batch: Batch) -> list[Outcome]:
+    def returned(self, batch: Batch, now: float = 0.0, cause: Cause = Cause.CRASH) -> list[Outcome]:
         try:
-            return super().returned(batch)
+            return super().returned(batch, now, cause)
         finally:
             self.audit()
 
@@ -164,8 +165,8 @@ def finish(scheduler: Audited, batch: Batch, cost: float = 0.001) -> list[Outcom
     return scheduler.done(batch, [result(one) for one in batch.items], cost)
 
 
-def lose(scheduler: Scheduler, batch: Batch, now: float = 0.0, *, timed_out: bool = False) -> list[Outcome]:
-    return scheduler.lost(batch, 0.001, now, timed_out=timed_out)
+def lose(scheduler: Scheduler, batch: Batch, now: float = 0.0, cause: Cause = Cause.CRASH) -> list[Outcome]:
+    return scheduler.lost(batch, 0.001, now, cause)
 
 
 def told(outcomes: Sequence[Outcome]) -> list[tuple[int, int, str]]:
@@ -665,7 +666,7 @@ class TestReturning:
             scheduler.offer(item(1, seq))
         unread, *others = [take(scheduler) for _ in range(4)]
         for batch in others:
-            lose(scheduler, batch, timed_out=True)
+            lose(scheduler, batch, cause=Cause.TIMEOUT)
         assert told(scheduler.returned(unread)) == [(1, 1, POISON)]
         assert scheduler.take(0.0, ("m",)) == (None, [])
 
@@ -764,15 +765,15 @@ class TestLosing:
     def test_one_that_took_too_long_alone_is_not_tried_again(self, scheduler: Audited) -> None:
         scheduler.open(1, "m", "queue", 1)
         scheduler.offer(item(1, 1))
-        assert told(lose(scheduler, take(scheduler), timed_out=True)) == [(1, 1, "timeout")]
+        assert told(lose(scheduler, take(scheduler), cause=Cause.TIMEOUT)) == [(1, 1, "timeout")]
         assert scheduler.tally(1) == Tally(received=1, errors=1)
 
     def test_of_several_that_took_too_long_each_is_tried_alone(self, wide: Audited) -> None:
         wide.open(1, "m", "queue", 9)
         for seq in (1, 2):
             wide.offer(item(1, seq))
-        assert lose(wide, take(wide), timed_out=True) == []
-        assert told(lose(wide, take(wide), timed_out=True)) == [(1, 1, "timeout")]
+        assert lose(wide, take(wide), cause=Cause.TIMEOUT) == []
+        assert told(lose(wide, take(wide), cause=Cause.TIMEOUT)) == [(1, 1, "timeout")]
         assert told(finish(wide, take(wide))) == [(1, 2, "result")]
 
     def test_one_of_a_latest_stream_gives_way_neither_to_a_newer_one_nor_to_its_deadline(
@@ -890,8 +891,8 @@ class TestLosing:
         for stream in (1, 2):
             wide.open(stream, "m", "queue", 9)
             wide.offer(item(stream, 1))
-        wide.lost(take(wide), 3.0, 3.0, timed_out=True)
-        wide.lost(take(wide), 3.0, 6.0, timed_out=True)
+        wide.lost(take(wide), 3.0, 3.0, Cause.TIMEOUT)
+        wide.lost(take(wide), 3.0, 6.0, Cause.TIMEOUT)
         shares = [stream.worker_s for stream in wide.stream_statistics(["m"])]
         assert shares == pytest.approx([3.01, 0.01]), "together they pay what such items took before"
 
@@ -902,7 +903,7 @@ class TestLosing:
             wide.open(stream, "m", "queue", 9)
         wide.offer(item(1, 1))
         wide.offer(item(2, 1))
-        wide.lost(take(wide), 10.0, 10.0, timed_out=True)
+        wide.lost(take(wide), 10.0, 10.0, Cause.TIMEOUT)
         wide.close(1)
         wide.offer(item(2, 2))
         for stream in (3, 4, 5):
@@ -920,7 +921,7 @@ class TestLosing:
             scheduler.open(stream, "m", "queue", 50)
             for seq in range(1, 51):
                 scheduler.offer(item(stream, seq))
-        scheduler.lost(take(scheduler), 1.0, 1.0, timed_out=False)
+        scheduler.lost(take(scheduler), 1.0, 1.0, Cause.CRASH)
         served: Counter[int] = Counter()
         for _ in range(20):
             batch = take(scheduler)
@@ -932,12 +933,12 @@ class TestLosing:
 class TestPoison:
     """Of streams whose items end workers."""
 
-    def end(self, scheduler: Audited, seq: int, now: float, *, timed_out: bool = False) -> list[Outcome]:
+    def end(self, scheduler: Audited, seq: int, now: float, cause: Cause = Cause.CRASH) -> list[Outcome]:
         """Let a new item of stream 1 take two workers with it; or one, by taking too long."""
         scheduler.offer(item(1, seq))
-        if not timed_out:
+        if cause is Cause.CRASH:
             assert lose(scheduler, take(scheduler), now) == []
-        return lose(scheduler, take(scheduler), now, timed_out=timed_out)
+        return lose(scheduler, take(scheduler), now, cause)
 
     def test_three_workers_in_a_minute_are_the_end_of_it(self, scheduler: Audited) -> None:
         scheduler.open(1, "m", "queue", 9)
@@ -954,7 +955,7 @@ class TestPoison:
     def test_whatever_it_still_sends_has_its_error_at_once(self, scheduler: Audited) -> None:
         scheduler.open(1, "m", "latest", 1)
         self.end(scheduler, 1, 0.0)
-        self.end(scheduler, 2, 0.0, timed_out=True)
+        self.end(scheduler, 2, 0.0, cause=Cause.TIMEOUT)
         for seq in (3, 4):
             assert told(scheduler.offer(item(1, seq))) == [(1, seq, POISON)]
             assert scheduler.take(0.0, ("m",)) == (None, [])
@@ -963,7 +964,7 @@ class TestPoison:
     def test_the_others_run_on(self, scheduler: Audited) -> None:
         scheduler.open(1, "m", "queue", 9)
         self.end(scheduler, 1, 0.0)
-        self.end(scheduler, 2, 0.0, timed_out=True)
+        self.end(scheduler, 2, 0.0, cause=Cause.TIMEOUT)
         scheduler.open(2, "m", "queue", 9)
         scheduler.offer(item(2, 1))
         assert told(finish(scheduler, take(scheduler))) == [(2, 1, "result")]
@@ -971,7 +972,7 @@ class TestPoison:
     def test_three_in_more_than_a_minute_are_not(self, scheduler: Audited) -> None:
         scheduler.open(1, "m", "queue", 9)
         for seq, now in enumerate([0.0, 60.1, 120.2, 180.3], 1):
-            assert told(self.end(scheduler, seq, now, timed_out=True)) == [(1, seq, "timeout")]
+            assert told(self.end(scheduler, seq, now, cause=Cause.TIMEOUT)) == [(1, seq, "timeout")]
 
     def test_those_that_ended_in_company_are_nobodys_fault(self, wide: Audited) -> None:
         wide.open(1, "m", "queue", 9)
@@ -997,7 +998,7 @@ class TestPoison:
 
     def test_an_acquittal_takes_back_one_charge_and_no_more(self, scheduler: Audited) -> None:
         scheduler.open(1, "m", "queue", 9)
-        self.end(scheduler, 1, 0.0, timed_out=True)
+        self.end(scheduler, 1, 0.0, cause=Cause.TIMEOUT)
         scheduler.offer(item(1, 2))
         lose(scheduler, take(scheduler))
         finish(scheduler, take(scheduler))
@@ -1077,7 +1078,7 @@ class TestPoison:
     def test_after_a_minute_it_may_have_company_again(self, wide: Audited) -> None:
         for stream in (1, 2):
             wide.open(stream, "m", "queue", 9)
-        self.end(wide, 1, 0.0, timed_out=True)
+        self.end(wide, 1, 0.0, cause=Cause.TIMEOUT)
         sizes = []
         for turn, now in enumerate((60.0, 60.1), 1):
             wide.offer(item(1, 1 + turn))
@@ -1089,12 +1090,81 @@ class TestPoison:
                 finish(wide, rest)
         assert sizes == [1, 2]
 
+    def test_kills_from_outside_are_held_against_nothing(self, scheduler: Audited) -> None:
+        scheduler.open(1, "m", "queue", 9)
+        for seq in range(1, 9):
+            scheduler.offer(item(1, seq))
+            for _ in range(MAX_KILLS - 1):
+                assert lose(scheduler, take(scheduler), cause=Cause.OUTSIDE) == []
+            assert told(finish(scheduler, take(scheduler))) == [(1, seq, "result")]
+        assert not scheduler._streams[1].kills
+
+    def test_one_whose_workers_are_killed_again_and_again_is_given_back(self, scheduler: Audited) -> None:
+        scheduler.open(1, "m", "queue", 9)
+        scheduler.offer(item(1, 1))
+        outcomes = [lose(scheduler, take(scheduler), cause=Cause.OUTSIDE) for _ in range(MAX_KILLS)][-1]
+        assert told(outcomes) == [(1, 1, "worker_lost")]
+        assert isinstance(outcomes[0], Failed)
+        assert outcomes[0].retryable, "the item did nothing"
+        assert not scheduler._streams[1].blocked
+
+    def test_where_a_kill_may_be_the_items_doing_the_third_alone_proves_it(self, scheduler: Audited) -> None:
+        scheduler.open(1, "m", "queue", 9)
+        for seq in (1, 2):
+            scheduler.offer(item(1, seq))
+            assert lose(scheduler, take(scheduler), cause=Cause.UNKNOWN) == []
+            assert lose(scheduler, take(scheduler), cause=Cause.UNKNOWN) == []
+            assert told(finish(scheduler, take(scheduler))) == [(1, seq, "result")]
+        scheduler.offer(item(1, 3))
+        outcomes = [lose(scheduler, take(scheduler), cause=Cause.UNKNOWN) for _ in range(3)]
+        assert [told(each) for each in outcomes] == [[], [], [(1, 3, "worker_lost")]]
+        scheduler.offer(item(1, 4))
+        assert told(lose(scheduler, take(scheduler), cause=Cause.UNKNOWN)) == [(1, 4, POISON)]
+
+    @pytest.mark.parametrize(("later", "excused"), [(60.0, True), (60.1, False)])
+    def test_a_worker_without_an_item_that_is_killed_tells_that_kills_come_from_outside(
+        self, scheduler: Audited, later: float, excused: bool
+    ) -> None:
+        scheduler.open(1, "m", "queue", 9)
+        scheduler.worker_killed(100.0)
+        scheduler.offer(item(1, 1))
+        outcomes = [lose(scheduler, take(scheduler), 100.0 + later, Cause.UNKNOWN) for _ in range(3)]
+        assert told(outcomes[-1]) == ([] if excused else [(1, 1, "worker_lost")])
+
+    @pytest.mark.parametrize("cause", [Cause.CRASH, Cause.UNKNOWN])
+    def test_several_poisonous_streams_do_not_excuse_each_other(
+        self, scheduler: Audited, cause: Cause
+    ) -> None:
+        streams = range(1, 9)
+        for stream in streams:
+            scheduler.open(stream, "m", "queue", 99)
+            for seq in range(1, 10):
+                scheduler.offer(item(stream, seq))
+        ended: Counter[int] = Counter()
+        while (batch := scheduler.take(0.0, ("m",))[0]) is not None:
+            ended[batch.items[0].stream] += 1
+            lose(scheduler, batch, cause=cause)
+        assert ended == dict.fromkeys(streams, 3 if cause is Cause.CRASH else 4)
+        assert all(scheduler._streams[stream].blocked for stream in streams)
+
+    @pytest.mark.parametrize("cause", [Cause.OUTSIDE, Cause.UNKNOWN])
+    def test_batches_that_were_not_read_before_kills_from_outside_are_not_counted(
+        self, scheduler: Audited, cause: Cause
+    ) -> None:
+        scheduler.open(1, "m", "latest", 1)
+        scheduler.offer(item(1, 1))
+        scheduler.worker_killed(0.0)
+        for _ in range(20):
+            assert scheduler.returned(take(scheduler), 1.0, cause) == []
+        assert told(finish(scheduler, take(scheduler))) == [(1, 1, "result")]
+        assert scheduler.tally(1).retried == 0
+
     def test_what_runs_of_it_is_still_answered(self, scheduler: Audited) -> None:
         scheduler.open(1, "m", "queue", 9)
         scheduler.offer(item(1, 1))
         running = take(scheduler)
         self.end(scheduler, 2, 0.0)
-        self.end(scheduler, 3, 0.0, timed_out=True)
+        self.end(scheduler, 3, 0.0, cause=Cause.TIMEOUT)
         assert finish(scheduler, running) == [result(item(1, 1))]
         assert told(scheduler.offer(item(1, 4))) == [(1, 4, POISON)]
 
@@ -1103,7 +1173,7 @@ class TestPoison:
         scheduler.offer(item(1, 1))
         running = take(scheduler)
         self.end(scheduler, 2, 0.0)
-        self.end(scheduler, 3, 0.0, timed_out=True)
+        self.end(scheduler, 3, 0.0, cause=Cause.TIMEOUT)
         assert told(lose(scheduler, running, 100.0)) == [(1, 1, POISON)]
         assert told(scheduler.offer(item(1, 4))) == [(1, 4, POISON)]
 
@@ -1630,7 +1700,7 @@ class TestVersions:
         both.offer(item(1, 1))
         running = take(both, models=[OLD])
         both.rebind(1, NEW)
-        assert both.lost(running, 0.1, 0.0, timed_out=False) == []
+        assert both.lost(running, 0.1, 0.0, Cause.CRASH) == []
         again = take(both, models=[NEW])
         assert (again.model, seqs(again)) == (NEW, [1])
         finish(both, again)
@@ -1752,7 +1822,7 @@ class TestState:
         for seq in (1, 2):
             counting.offer(item(1, seq))
         self.done(counting, take(counting, models=[OLD]))
-        counting.lost(take(counting, models=[OLD]), 0.1, 0.0, timed_out=False)
+        counting.lost(take(counting, models=[OLD]), 0.1, 0.0, Cause.CRASH)
         batch = take(counting, models=[OLD])
         assert (seqs(batch), batch.states) == ([2], (b"1",))
 

@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 
-from inference.items import Batch, DropReason, Item, Outcome
+from inference.items import Batch, Cause, DropReason, Item, Outcome
 from inference.model import Policy
 from inference.scheduling.scheduler import Scheduler
-from inference.scheduling.state import Model, Stream
+from inference.scheduling.state import Model, Stream, Suspect
 from tests.inference.scheduling.simulation import Broken, Simulation
 
 SEEDS, AT_ONCE = 10_000, 500
@@ -197,10 +197,10 @@ class WakesNoOne(Scheduler):
 
     deaf = False
 
-    def lost(self, batch: Batch, cost: float, now: float, *, timed_out: bool) -> list[Outcome]:
+    def lost(self, batch: Batch, cost: float, now: float, cause: Cause) -> list[Outcome]:
         self.deaf = True
         try:
-            return super().lost(batch, cost, now, timed_out=timed_out)
+            return super().lost(batch, cost, now, cause)
         finally:
             self.deaf = False
 
@@ -212,8 +212,8 @@ class WakesNoOne(Scheduler):
 class MarksNothing(Scheduler):
     """An item with which a worker ended is like any other."""
 
-    def lost(self, batch: Batch, cost: float, now: float, *, timed_out: bool) -> list[Outcome]:
-        wanted = super().lost(batch, cost, now, timed_out=timed_out)
+    def lost(self, batch: Batch, cost: float, now: float, cause: Cause) -> list[Outcome]:
+        wanted = super().lost(batch, cost, now, cause)
         for stream in self._streams.values():
             stream.suspects.clear()
         return wanted
@@ -222,10 +222,10 @@ class MarksNothing(Scheduler):
 class TriesAThirdTime(Scheduler):
     """It forgets that an item runs for the second time."""
 
-    def lost(self, batch: Batch, cost: float, now: float, *, timed_out: bool) -> list[Outcome]:
+    def lost(self, batch: Batch, cost: float, now: float, cause: Cause) -> list[Outcome]:
         for item in batch.items:
             self._streams[item.stream].suspects.pop(item.seq, None)
-        return super().lost(batch, cost, now, timed_out=timed_out)
+        return super().lost(batch, cost, now, cause)
 
 
 class EndangersOthers(Scheduler):
@@ -243,8 +243,8 @@ class EndangersOthers(Scheduler):
 class BlamesTheUnread(Scheduler):
     """Items that a worker had not read when it ended are taken for those that ended it."""
 
-    def returned(self, batch: Batch) -> list[Outcome]:
-        return self.lost(batch, 0.0, 0.0, timed_out=False)
+    def returned(self, batch: Batch, now: float, cause: Cause) -> list[Outcome]:
+        return self.lost(batch, 0.0, now, cause)
 
 
 class SaysNobodyStarted(Scheduler):
@@ -258,10 +258,10 @@ class SaysNobodyStarted(Scheduler):
 class CondemnsNoOne(Scheduler):
     """A stream may end as many workers as it has items."""
 
-    def lost(self, batch: Batch, cost: float, now: float, *, timed_out: bool) -> list[Outcome]:
+    def lost(self, batch: Batch, cost: float, now: float, cause: Cause) -> list[Outcome]:
         for item in batch.items:
             self._streams[item.stream].kills.clear()
-        return super().lost(batch, cost, now, timed_out=timed_out)
+        return super().lost(batch, cost, now, cause)
 
 
 class AcquitsNoOne(Scheduler):
@@ -270,26 +270,26 @@ class AcquitsNoOne(Scheduler):
     def done(self, batch: Batch, outcomes: Sequence[Outcome], cost: float, now: float) -> list[Outcome]:
         for item in batch.items:
             stream = self._streams[item.stream]
-            ended = stream.suspects.get(item.seq)
-            stream.kills += [] if ended is None else [ended]
+            suspect = stream.suspects.get(item.seq)
+            stream.kills += [suspect.alone] if suspect and suspect.alone is not None else []
         return super().done(batch, outcomes, cost, now)
 
 
 class NeverForgives(Scheduler):
     """Workers that a stream ended long ago count as those of the last minute."""
 
-    def lost(self, batch: Batch, cost: float, now: float, *, timed_out: bool) -> list[Outcome]:
-        return super().lost(batch, cost, 0.0, timed_out=timed_out)
+    def lost(self, batch: Batch, cost: float, now: float, cause: Cause) -> list[Outcome]:
+        return super().lost(batch, cost, 0.0, cause)
 
 
 class BlamesTheNeighbour(Scheduler):
     """Whoever came first pays for an item that ended its worker alone, whosever it was."""
 
-    def lost(self, batch: Batch, cost: float, now: float, *, timed_out: bool) -> list[Outcome]:
+    def lost(self, batch: Batch, cost: float, now: float, cause: Cause) -> list[Outcome]:
         guilty = self._streams[batch.items[0].stream]
         scapegoat = next(iter(guilty.model.streams.values()))
         kills = guilty.kills
-        wanted = super().lost(batch, cost, now, timed_out=timed_out)
+        wanted = super().lost(batch, cost, now, cause)
         if guilty.kills is not kills:
             scapegoat.kills, guilty.kills = guilty.kills, kills
         return wanted
@@ -298,11 +298,49 @@ class BlamesTheNeighbour(Scheduler):
 class ChargesInCompany(Scheduler):
     """Every item of a batch with which a worker ended is held against its stream."""
 
-    def lost(self, batch: Batch, cost: float, now: float, *, timed_out: bool) -> list[Outcome]:
+    def lost(self, batch: Batch, cost: float, now: float, cause: Cause) -> list[Outcome]:
         if len(batch.items) > 1:
             for item in batch.items:
-                self._streams[item.stream].blame(item, now, proven=True)
-        return super().lost(batch, cost, now, timed_out=timed_out)
+                self._streams[item.stream].blame(Suspect(), now, proven=True)
+        return super().lost(batch, cost, now, cause)
+
+
+class BlamesTheVictim(Scheduler):
+    """A worker that was killed from outside is held against its item."""
+
+    def lost(self, batch: Batch, cost: float, now: float, cause: Cause) -> list[Outcome]:
+        return super().lost(batch, cost, now, Cause.CRASH if cause is Cause.OUTSIDE else cause)
+
+
+class ConvictsInDoubt(Scheduler):
+    """An end of which it is not known whether it came from outside counts like a crash."""
+
+    def lost(self, batch: Batch, cost: float, now: float, cause: Cause) -> list[Outcome]:
+        return super().lost(batch, cost, now, Cause.CRASH if cause is Cause.UNKNOWN else cause)
+
+
+class SeesNoOthersDie(Scheduler):
+    """That workers without an item are killed as well tells it nothing."""
+
+    def worker_killed(self, now: float) -> None:
+        pass
+
+
+class ExcusesForEver(Scheduler):
+    """Once a worker without an item was killed, nothing is ever proven by a signal."""
+
+    def worker_killed(self, now: float) -> None:
+        super().worker_killed(math.inf)
+
+
+class KillsForEver(Scheduler):
+    """An item whose worker is killed from outside is never given up."""
+
+    def lost(self, batch: Batch, cost: float, now: float, cause: Cause) -> list[Outcome]:
+        for item in batch.items:
+            if suspect := self._streams[item.stream].suspects.get(item.seq):
+                suspect.kills = 0
+        return super().lost(batch, cost, now, cause)
 
 
 class TriesOnlyTheNewest(Scheduler):
@@ -358,10 +396,10 @@ class ChargesTheHangToAll(SplitsEqually):
     def done(self, batch: Batch, outcomes: Sequence[Outcome], cost: float, now: float) -> list[Outcome]:
         return Scheduler.done(self, batch, outcomes, cost, now)
 
-    def lost(self, batch: Batch, cost: float, now: float, *, timed_out: bool) -> list[Outcome]:
+    def lost(self, batch: Batch, cost: float, now: float, cause: Cause) -> list[Outcome]:
         self.share = cost / len(batch.items)
         try:
-            return super().lost(batch, cost, now, timed_out=timed_out)
+            return super().lost(batch, cost, now, cause)
         finally:
             self.share = None
 
@@ -396,10 +434,10 @@ class KeepsTheStateOfAnotherVersion(Scheduler):
 class ReturnsForEver(Scheduler):
     """What comes back unread is never given up."""
 
-    def returned(self, batch: Batch) -> list[Outcome]:
+    def returned(self, batch: Batch, now: float, cause: Cause) -> list[Outcome]:
         for item in batch.items:
             self._streams[item.stream].returns.pop(item.seq, None)
-        return super().returned(batch)
+        return super().returned(batch, now, cause)
 
 
 class LosesWhatWaits(Scheduler):
@@ -429,16 +467,21 @@ BUGS: dict[type[Scheduler], tuple[int, str]] = {
     TellsTheDeparted: (50, "told .* instead of"),
     CountsNoDiscards: (50, "counts .* discarded=0"),
     WakesNoOne: (50, "a worker idles"),
-    MarksNothing: (50, "nothing is told of .*worker_lost|poison instead of"),
-    TriesAThirdTime: (50, "nothing is told of .*worker_lost"),
+    MarksNothing: (50, "nothing is told of .*worker_lost|poison instead of|told, and waits on"),
+    TriesAThirdTime: (50, "nothing is told of .*worker_lost|counts Tally"),
     EndangersOthers: (50, "does not run alone|it had started"),
     BlamesTheUnread: (50, "does not run alone|retried=1|nothing is told of"),
     SaysNobodyStarted: (50, "it had started|cancelled=1"),
     CondemnsNoOne: (50, "nothing is told of .*poison|instead of poison"),
-    AcquitsNoOne: (50, "poison instead of"),
-    NeverForgives: (200, "poison instead of|does not run alone"),
-    BlamesTheNeighbour: (50, "poison"),
+    AcquitsNoOne: (500, "poison instead of|whether to send"),
+    NeverForgives: (200, "poison instead of|does not run alone|are charged"),
+    BlamesTheNeighbour: (50, "poison|does not run alone"),
     ChargesInCompany: (50, "poison instead of"),
+    BlamesTheVictim: (200, "instead of|whether to send|is charged"),
+    ConvictsInDoubt: (200, "instead of|whether to send"),
+    SeesNoOthersDie: (500, "instead of|whether to send|are charged"),
+    ExcusesForEver: (2000, "nothing is told of|does not run alone|are charged"),
+    KillsForEver: (2000, "nothing is told of .*worker_lost"),
     TriesOnlyTheNewest: (50, "worker_lost instead of None"),
     TriesNothingLate: (100, "worker_lost instead of None"),
     LosesTheSuspicion: (50, "does not run alone"),
