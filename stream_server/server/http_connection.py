@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import math
 import time
@@ -154,3 +155,16 @@ def error_page(status: int, message: str | None, *, keep_alive: bool = False) ->
     if not keep_alive:
         response.force_close()
     return response
+
+
+def busy_response() -> bytes:
+    """What a connection is told for which there is no room."""
+    body = json.dumps({"error": "too many connections", "code": "too_many_connections", "retryable": True})
+    headers = HEADERS | {
+        "Content-Type": "application/json; charset=utf-8",
+        "Content-Length": str(len(body)),
+        "Retry-After": "5",
+        "Connection": "close",
+    }
+    lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    return f"HTTP/1.1 503 Service Unavailable\r\n{lines}\r\n{body}".encode()

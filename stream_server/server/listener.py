@@ -11,9 +11,10 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from stream_server.server.connection_table import ConnectionTable
-from stream_server.server.http_connection import HttpConnection
+from stream_server.server.http_connection import HttpConnection, busy_response
 
 log = logging.getLogger(__name__)
 
@@ -37,8 +38,6 @@ INTERVALS = 4
 
 RETRY_S = 0.1
 """Pause after a connection could not be accepted: the machine, or this process, has no descriptor left."""
-
-BUSY = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nRetry-After: 5\r\nConnection: close\r\n\r\n"
 
 
 class Listener:
@@ -69,15 +68,16 @@ class Listener:
         """
         loop = asyncio.get_running_loop()
         found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        missing: OSError | None = None
         for family, address in dict.fromkeys((info[0], info[4]) for info in found):
-            sock = socket.socket(family, socket.SOCK_STREAM)
-            self._sockets.append(sock)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6:
-                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            sock.setblocking(False)
-            sock.bind(address)
-            sock.listen(BACKLOG)
+            try:
+                self._sockets.append(_listen(family, address))
+            except OSError as exc:  # "localhost" has an IPv6 address on machines that have none
+                if exc.errno not in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
+                    raise
+                missing = exc
+        if missing and not self._sockets:
+            raise missing
         self._accepting = [loop.create_task(self._accept(sock)) for sock in self._sockets]
         self._closing_overdue = loop.create_task(self._close_overdue())
         name, number = self._sockets[0].getsockname()[:2]
@@ -123,7 +123,7 @@ class Listener:
         if len(self._table) + len(self._connecting) >= self._table.capacity and not self._make_room():
             log.debug("refused a connection: there are %d", len(self._table))
             with suppress(OSError):
-                client.send(BUSY)
+                client.send(busy_response())
             client.close()
             return
         loop = asyncio.get_running_loop()
@@ -158,6 +158,21 @@ class Listener:
             if now - due <= self._interval:
                 for connection in self._table.overdue(now):
                     connection.check_deadline()
+
+
+def _listen(family: int, address: Any) -> socket.socket:
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.setblocking(False)
+        sock.bind(address)
+        sock.listen(BACKLOG)
+    except OSError:
+        sock.close()
+        raise
+    return sock
 
 
 def raise_descriptor_limit(wanted: int) -> None:
