@@ -55,10 +55,10 @@ class Listener:
         self._table = table
         self._make = make
         self._interval = interval
-        self._accepting: list[asyncio.Task[None]] = []
         self._connecting: set[asyncio.Task[object]] = set()
         self._closing_overdue: asyncio.Task[None] | None = None
         self._sockets: list[socket.socket] = []
+        self._short = False  # of descriptors
 
     async def start(self, host: str, port: int) -> str:
         """Listen; return the first address as a URL.
@@ -78,45 +78,48 @@ class Listener:
                 missing = exc
         if missing and not self._sockets:
             raise missing
-        self._accepting = [loop.create_task(self._accept(sock)) for sock in self._sockets]
+        for sock in self._sockets:
+            self._resume(sock)
         self._closing_overdue = loop.create_task(self._close_overdue())
         name, number = self._sockets[0].getsockname()[:2]
         return f"http://[{name}]:{number}" if ":" in name else f"http://{name}:{number}"
 
-    async def stop_accepting(self) -> None:
+    def stop_accepting(self) -> None:
         """Free the addresses; connections stay."""
-        for task in self._accepting:
-            task.cancel()
-        if self._accepting:
-            await asyncio.wait(self._accepting)
-        self._accepting.clear()
-        for sock in self._sockets:
+        sockets, self._sockets = self._sockets, []
+        for sock in sockets:
+            asyncio.get_running_loop().remove_reader(sock)
             sock.close()
-        self._sockets.clear()
 
-    async def stop(self) -> None:
+    def stop(self) -> None:
         """Stop accepting, and looking at deadlines."""
-        await self.stop_accepting()
+        self.stop_accepting()
         if self._closing_overdue:
             self._closing_overdue.cancel()
 
-    async def _accept(self, sock: socket.socket) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            for _ in range(ACCEPTED_AT_ONCE):
-                try:
-                    client, _ = await loop.sock_accept(sock)
-                except ConnectionError:  # it has gone already
-                    continue
-                except OSError as exc:
-                    if exc.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
-                        raise
+    def _accept(self, sock: socket.socket) -> None:
+        for _ in range(ACCEPTED_AT_ONCE):
+            try:
+                client, _ = sock.accept()
+            except (BlockingIOError, InterruptedError):
+                return
+            except ConnectionError:  # it has gone already
+                continue
+            except OSError as exc:
+                if not self._short:  # one line for each shortage
                     log.warning("a connection cannot be accepted: %s", exc.strerror)
-                    self._make_room()
-                    await asyncio.sleep(RETRY_S)
-                else:
-                    self._connect(client)
-            await asyncio.sleep(0)
+                self._short = True
+                self._make_room()
+                loop = asyncio.get_running_loop()
+                loop.remove_reader(sock)
+                loop.call_later(RETRY_S, self._resume, sock)
+                return
+            self._short = False
+            self._connect(client)
+
+    def _resume(self, sock: socket.socket) -> None:
+        if sock in self._sockets:
+            asyncio.get_running_loop().add_reader(sock, self._accept, sock)
 
     def _connect(self, client: socket.socket) -> None:
         client.setblocking(False)

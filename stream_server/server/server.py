@@ -99,7 +99,7 @@ class Server:
         """Refuse what is new and answer what was accepted, for at most ``drain_s`` seconds."""
         connections = self._app[CONNECTIONS]
         if self._listener:
-            await self._listener.stop_accepting()
+            self._listener.stop_accepting()
         grace = self._settings.timeouts.drain_s
         log.info("draining: %d streams, at most %.0f s", len(connections), grace)
         connections.drain(round(grace * 1000), RETRY_AFTER_MS)
@@ -109,7 +109,7 @@ class Server:
     async def stop(self) -> None:
         """End the workers, close every connection, free the address."""
         if self._listener:
-            await self._listener.stop()
+            self._listener.stop()
         self._app[LAG].stop()
         connections = self._app[CONNECTIONS]
         connections.drain(0, RETRY_AFTER_MS)
