@@ -32,7 +32,7 @@ def missing(exc: ModuleNotFoundError) -> str:
 
 def check_installed() -> None:
     """Exit with a sentence if a package of the extra `bench` is missing; programs call it before other imports."""
-    for package in ("hdrh", "matplotlib", "psutil", "wsproto"):
+    for package in ("hdrh", "matplotlib", "psutil"):
         try:
             import_module(package)
         except ModuleNotFoundError as exc:

@@ -47,8 +47,9 @@ class ModelStatus:
     Attributes:
         card: of the current version, with the settings that it is served with; None until a worker has loaded it.
         state: whether the model can answer.
-        reason: why it is unavailable, else None.
+        reason: why it is unavailable, or how far its loading is; None if it is ready or nothing is known.
         versions: those that live workers hold, oldest first.
+        permanent: it is unavailable because its code or an option is wrong; another try would fail as well.
     """
 
     name: str
@@ -56,6 +57,7 @@ class ModelStatus:
     state: ModelState
     reason: str | None
     versions: tuple[str, ...] = ()
+    permanent: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -142,9 +144,15 @@ class Engine:
         for pool in self._pools.values():
             pool.start()
 
-    async def warm(self) -> None:
-        """Wait until every model is ready or unavailable."""
+    async def warm(self, *, until_permanent: bool = False) -> None:
+        """Wait until every model is ready or unavailable.
+
+        Args:
+            until_permanent: return too when one has turned out to be unavailable for good.
+        """
         while any(status.state == "loading" for status in self.models()):
+            if until_permanent and any(status.permanent for status in self.models()):
+                return
             self._changed.clear()
             await self._changed.wait()
 
@@ -238,9 +246,13 @@ class Engine:
         """What became of every item, as it stands now. The cost does not depend on the number of streams."""
         return self._scheduler.statistics(self.now())
 
-    def stream_statistics(self, name: str) -> list[StreamStatistics]:
-        """One row for each open stream of a model, whichever version it is bound to."""
-        return self._scheduler.stream_statistics(self._scheduler.versions(name))
+    def stream_statistics(self, name: str, most: int | None = None) -> list[StreamStatistics]:
+        """One row for each open stream of a model, whichever version it is bound to.
+
+        Args:
+            most: give so many at most, those with the most worker time first; None for all, in any order.
+        """
+        return self._scheduler.stream_statistics(self._scheduler.versions(name), most)
 
     def tally(self, stream: int) -> Tally:
         """What became of an open stream's items so far."""
@@ -365,7 +377,8 @@ class Engine:
         name = model.source.name
         state, reason = model.pool.state(name)
         versions = tuple(card.version for card in model.pool.cards(name))
-        return ModelStatus(name, model.current, state, reason, versions)
+        permanent = state == "unavailable" and model.pool.permanent(name)
+        return ModelStatus(name, model.current, state, reason, versions, permanent)
 
     def _update(self, name: str, model: _Model) -> None:
         """Fit the scheduler to the versions that a pool's workers hold now; the newest is the current one."""

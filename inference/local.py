@@ -12,7 +12,9 @@ from typing import Any
 
 from inference.model import ItemError, ModelCard
 from inference.naming import named_source
-from inference.worker.loaded_model import Answer, LoadedModel, Payload
+from inference.pictures import to_bytes
+from inference.worker.loaded_model import Answer, LoadedModel
+from inference.worker.outputs import Payload
 
 
 class LocalModel:
@@ -35,8 +37,10 @@ class LocalModel:
         """Answer items, in batches of at most the model's `max_batch`.
 
         Args:
-            items: each of them an encoded image or bytes, for a text model a str, for a data model what JSON can
-                hold.
+            items: for a text model a str, for a data model what JSON can hold, for a bytes model bytes or a Path;
+                for an image model an encoded image, a Path, a numpy array (uint8, height x width x 3 in blue green
+                red, or height x width) or a PIL image. Arrays and PIL images are encoded as JPEG, as a client
+                would send them.
             return_errors: return an `ItemError` in the place of an answer, instead of raising the first.
 
         Returns:
@@ -45,6 +49,7 @@ class LocalModel:
         Raises:
             ItemError: an item cannot be answered.
             TypeError, ValueError: an item is not what the model takes.
+            OSError: a file cannot be read.
         """
         payloads = [memoryview(self._encode(item)) for item in items]
         most = 1 if self.card.stateful else self.card.max_batch
@@ -77,10 +82,7 @@ class LocalModel:
             if not isinstance(item, str):
                 raise TypeError(f"model {self.card.name} takes a str, not {type(item).__name__}")
             return item.encode("utf-8", "replace")
-        if not isinstance(item, (bytes, bytearray, memoryview)):
-            wanted = "an encoded image, such as a JPEG file's bytes" if kind == "image" else "bytes"
-            raise TypeError(f"model {self.card.name} takes {wanted}, not {type(item).__name__}")
-        return bytes(item)
+        return to_bytes(item, kind, self.card.name)
 
 
 def load_model(model: str, /, **options: Any) -> LocalModel:

@@ -9,8 +9,11 @@ from __future__ import annotations
 import importlib
 import inspect
 import re
+import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from pathlib import Path, PurePath
+from types import ModuleType
 from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, get_args
 
 InputKind: TypeAlias = Literal["image", "bytes", "text", "data"]
@@ -28,8 +31,9 @@ MAX_BATCH = 256
 DEFAULT_TIMEOUT_MS = 10_000
 """How long a batch may take before its worker is ended: far above any model a camera can use."""
 
-DEFAULT_LOAD_TIMEOUT_S = 60
-"""How long a model may load before its worker is ended: weights take seconds to read, a hang takes for ever."""
+DEFAULT_LOAD_TIMEOUT_S = 300
+"""How long a model may take to import and load before its worker is ended: large weights from a slow disk take
+minutes, a hang takes for ever."""
 
 MAX_STATE = 64 << 10
 """Largest state of a stream, in bytes: it is kept for every stream and sent with every item."""
@@ -53,7 +57,10 @@ class ModelId(NamedTuple):
 
 
 class ModelError(Exception):
-    """A model that cannot be imported, described or loaded. The message says what to change."""
+    """A model that cannot be imported, described or loaded, and would not be at another try.
+
+    The message says what to change.
+    """
 
 
 class ItemError(Exception):
@@ -104,7 +111,8 @@ class Model(Protocol):
     def load(self) -> None:
         """Read weights, build sessions. Called once, in the worker, before the first `predict`.
 
-        What needs files or the network belongs here: after it the worker's sandbox is closed.
+        What needs files or the network belongs here: after it the worker's sandbox is closed. It may take
+        ``load_timeout_s`` seconds (300), the import of its module included.
         """
 
     def predict(self, items: Sequence[Any], /) -> Sequence[Any]:
@@ -112,12 +120,15 @@ class Model(Protocol):
 
         Args:
             items: 1 to ``max_batch`` of: `inference.image.Image` ("image"), bytes ("bytes"), str ("text"),
-                or what the JSON held ("data"); for a stateful model a `StatefulItem` with one of these.
+                or what the JSON held ("data"); for a stateful model a `StatefulItem` with one of these. The list
+                is the model's own: it may change it and what is in it.
 
         Returns:
-            As many answers in the same order: anything JSON can hold (numpy scalars and arrays too), up to
-            `MAX_OUTPUT` bytes of it, or an exception for an item that cannot be answered. A stateful model returns
-            a pair ``(answer, state)`` for each item.
+            A list, a tuple, another sequence or an array, with as many answers in the same order. An answer is
+            anything JSON can hold (numpy scalars and arrays too, but no NaN), up to `MAX_OUTPUT` bytes of it, or an
+            exception for an item that cannot be answered. A stateful model returns a pair ``(answer, state)`` for
+            each item. Anything else is ``bad_output``: a dict or a text for all items, None, a generator, a
+            coroutine, another number of answers.
         """
 
 
@@ -188,20 +199,16 @@ class ModelSource:
             ModelError: the module, class or an option is wrong.
         """
         module, _, cls = self.reference.partition(":")
-        try:
-            imported = importlib.import_module(module)
-        except ModuleNotFoundError as exc:
-            raise ModelError(
-                f"cannot import {module}: no module named {exc.name!r}; install it, or start the "
-                "server in the folder that holds it"
-            ) from exc
+        imported = _imported(module)
         factory = getattr(imported, cls, None)
         if factory is None:
-            raise ModelError(f"module {module} has no {cls}")
+            raise ModelError(f"module {module} has no {cls}" + _mistaken(imported))
+        if not callable(factory):
+            raise ModelError(f"{self.reference} is not a class: its type is {type(factory).__name__}")
         self._check_options(factory)
         try:
             model: Model = factory(**self.options)
-        except TypeError as exc:
+        except (TypeError, ValueError) as exc:
             raise ModelError(f"{self.reference}: {exc}; check its options") from exc
         return model
 
@@ -218,6 +225,51 @@ class ModelSource:
             if option not in named:
                 there = f"there are {', '.join(named)}" if named else "it has none"
                 raise ModelError(f"{self.name} has no option {option!r}; {there}")
+
+
+def _imported(module: str) -> ModuleType:
+    try:
+        return importlib.import_module(module)
+    except (ModelError, OSError, MemoryError):
+        raise
+    except ModuleNotFoundError as exc:
+        missing = exc.name or ""
+        if module == missing or module.startswith(missing + "."):
+            advice = "install it, or start the server in the folder that holds it"
+        else:
+            advice = f"{module} imports it{_at(exc)}; install it"
+        raise ModelError(f"cannot import {module}: no module named {missing!r}; {advice}") from exc
+    except Exception as exc:
+        raise ModelError(f"cannot import {module}: {fault_of(exc)}") from exc
+
+
+CODE_FAULTS = (ImportError, SyntaxError, NameError, AttributeError, TypeError)
+"""Exceptions of code that is wrong, which would be raised at another try too. They name code, and no data."""
+
+
+def fault_of(error: Exception) -> str:
+    """Say what an exception in a model's code was, and where, in words that clients may read."""
+    # the words of other exceptions may hold paths
+    words = f": {error}" if isinstance(error, CODE_FAULTS) else ""
+    return f"{type(error).__name__}{words}{_at(error)}"
+
+
+def _at(error: Exception) -> str:
+    """Name the file, without its folder, and the line; empty if there is none."""
+    if isinstance(error, SyntaxError):  # its message has them
+        return ""
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith("<frozen")]
+    return f" ({PurePath(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
+
+
+def _mistaken(imported: ModuleType) -> str:
+    """Say that a module is another one than the file of that name in the current folder, if there is one."""
+    top = imported.__name__.partition(".")[0]
+    here = Path.cwd()
+    mine = any(place.exists() for place in (here / f"{top}.py", here / top))
+    if not mine or Path(imported.__file__ or here).resolve().is_relative_to(here.resolve()):
+        return ""
+    return f": {top!r} is also the name of an installed package, which was imported instead of yours; rename yours"
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,15 +329,37 @@ class ModelCard:
             raise ModelError(f"model {self.name}: `stateful` must be True or False")
 
 
+def _check_method(name: str, model: Model, method: str, *arguments: str) -> None:
+    """Refuse what a worker could not call, and what would give it something else than a result."""
+    call = getattr(model, method, None)
+    if not callable(call):
+        raise ModelError(f"model {name} has no method `{method}`")
+    if inspect.iscoroutinefunction(call) or inspect.isasyncgenfunction(call):
+        raise ModelError(
+            f"model {name}: `{method}` is `async def`; write `def`: a worker does one thing at a time"
+        )
+    if inspect.isgeneratorfunction(call):
+        instead = "return a list with one answer per item" if arguments else "return nothing"
+        raise ModelError(f"model {name}: `{method}` uses `yield`; {instead}")
+    try:
+        signature = inspect.signature(call)
+    except (TypeError, ValueError):  # it is written in C
+        return
+    try:
+        signature.bind(*arguments)
+    except TypeError:
+        given = f"one argument, {arguments[0]}" if arguments else "no argument"
+        raise ModelError(f"model {name}: `{method}` takes {signature}; it is called with {given}") from None
+
+
 def describe(name: str, model: Model) -> ModelCard:
     """Read a model's card from its attributes.
 
     Raises:
         ModelError: an attribute is missing or out of range.
     """
-    for method in ("load", "predict"):
-        if not callable(getattr(model, method, None)):
-            raise ModelError(f"model {name} has no method `{method}`")
+    _check_method(name, model, "load")
+    _check_method(name, model, "predict", "the list of items")
     kind = getattr(model, "input", None)
     lines = (type(model).__doc__ or "").strip().splitlines()
     return ModelCard(

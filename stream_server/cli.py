@@ -6,12 +6,15 @@ Only the command that runs is imported: the server's process has no client, draw
 from __future__ import annotations
 
 import argparse
+import errno
 import sys
 import time
 from collections.abc import Sequence
 from importlib import import_module, metadata
 
 from inference.model import ModelError
+from stream_server.commands.init_process import split_if_first
+from stream_server.commands.standard_streams import complain, discard, open_missing
 from stream_server.errors import ConfigError, StreamServerError
 
 COMMANDS = {
@@ -25,24 +28,52 @@ COMMANDS = {
 }
 
 
+UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
+"""Why standard output cannot be written, besides that its reader has exited; these are not defects of a command."""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Returns:
-        0 when all went well, 1 when something failed, 2 for a wrong flag or setting, 130 after Ctrl-C.
+        0 when all went well, 1 when something failed or nobody reads the output, 2 for a wrong flag or setting, 130
+        after Ctrl-C.
     """
     started = time.monotonic()
-    argv = sys.argv[1:] if argv is None else argv
+    open_missing()
+    split_if_first()
+    try:
+        try:
+            return run(sys.argv[1:] if argv is None else argv, started)
+        finally:
+            sys.stdout.flush()  # Python does it at exit, and cannot be caught there
+    except BrokenPipeError:
+        discard(sys.stdout)
+        return 1
+    except OSError as exc:
+        if exc.errno not in UNWRITABLE:
+            raise
+        discard(sys.stdout)
+        complain(f"stream-server: cannot write: {exc.strerror}")
+        return 1
+
+
+def run(argv: Sequence[str], started: float) -> int:
+    """Run one command, and say what it raises in one line; see `main`.
+
+    Args:
+        started: when the program started, on the monotonic clock.
+    """
     # none of the flags before a command takes a value
     command = next((word for word in argv if not word.startswith("-")), None)
     args = make_parser(command).parse_args(argv, argparse.Namespace(started=started))
     try:
         return int(args.run(args))
     except ConfigError as exc:
-        print(f"stream-server: {exc}", file=sys.stderr)
+        complain(f"stream-server: {exc}")
         return 2
     except (StreamServerError, ModelError) as exc:
-        print(f"stream-server: {exc}", file=sys.stderr)
+        complain(f"stream-server: {exc}")
         return 1
     except KeyboardInterrupt:
         return 130

@@ -210,7 +210,7 @@ ITEM_ERRORS: tuple[ErrorInfo, ...] = tuple(
         ("empty", None, 400, False, "The item has no bytes."),
         ("unsupported_image", None, 415, False, "The item is not a JPEG, PNG or WebP."),
         ("bad_image", None, 422, False, "The image is damaged."),
-        ("too_large", None, 413, False, "The image has too many pixels."),
+        ("too_large", None, 413, False, "Decoding the image would take too much time or memory."),
         ("bad_item", None, 422, False, "The item cannot be decoded."),
         ("model_error", None, 500, False, "The model failed on the item."),
         ("bad_output", None, 500, False, "The model's answer is missing, too large or not JSON."),

@@ -7,6 +7,7 @@ import { Dashboard } from "./dashboard.js";
 import { fillSelect, find, make } from "./dom.js";
 import { frameSize } from "./layout.js";
 import { cameraMessage, fileMessage } from "./messages.js";
+import { readDetections } from "./outputs.js";
 import { SERVER_URL } from "./server_url.js";
 import { openFile, openSample, openWebcam } from "./sources.js";
 import { modelNames } from "./status.js";
@@ -184,12 +185,15 @@ export class Camera {
     this.#dashboard.answer(performance.now(), answer);
     if (answer.type !== "result") return;
     const { outputs } = answer;
-    const hasFaces = Array.isArray(outputs?.faces);
-    find("faces", HTMLElement).textContent = hasFaces ? String(outputs.faces.length) : "–";
+    const detections = readDetections(outputs);
+    find("faces", HTMLElement).textContent = detections ? String(detections.faces.length) : "–";
     const rawOutputs = find("outputs", HTMLElement);
-    rawOutputs.hidden = hasFaces;
-    if (hasFaces) this.#viewer.showDetections(outputs, /** @type {Blob} */ (answer.item));
-    else rawOutputs.textContent = JSON.stringify(outputs, null, 2);
+    rawOutputs.hidden = detections !== null;
+    if (detections) this.#viewer.showDetections(detections, /** @type {Blob} */ (answer.item));
+    else {
+      this.#viewer.clear();
+      rawOutputs.textContent = JSON.stringify(outputs, null, 2);
+    }
   }
 
   #update() {

@@ -3,6 +3,7 @@
 import { Banner } from "./banner.js";
 import { connect } from "./client/client.js";
 import { fillSelect, find, make } from "./dom.js";
+import { readClassification } from "./outputs.js";
 import { SERVER_URL } from "./server_url.js";
 import { modelNames } from "./status.js";
 
@@ -92,8 +93,8 @@ export class Text {
   #answer(answer) {
     if (answer.type === "result") {
       const { outputs } = answer;
-      const isClassification = typeof outputs?.label === "string" && typeof outputs?.scores === "object";
-      if (isClassification) this.#show(outputs.label, outputs.scores ?? {});
+      const classification = readClassification(outputs);
+      if (classification) this.#show(classification.label, classification.scores);
       else this.#show("", {}, JSON.stringify(outputs, null, 2));
       find("text-timing", HTMLElement).textContent =
         `${answer.model}@${answer.version} answered in ${answer.round_trip_ms.toFixed(1)} ms, ` +

@@ -3,8 +3,8 @@
 import { fit, pointMapper } from "./layout.js";
 
 /**
- * @typedef {{box: [number, number, number, number], score: number, landmarks: [number, number][]}} Face
- * @typedef {{faces: Face[], width: number, height: number}} Detections  In pixels of the sent frame.
+ * @typedef {import("./outputs.js").Face} Face
+ * @typedef {import("./outputs.js").Detections} Detections
  */
 
 /** Drawn on pictures of any brightness, so it does not depend on the colour scheme. */
@@ -128,7 +128,7 @@ function drawFace(context, { box, score, landmarks }, map) {
     context.fill();
     context.stroke();
   }
-  drawScore(context, `${Math.round(score * 100)} %`, left, y1);
+  if (score !== null) drawScore(context, `${Math.round(score * 100)} %`, left, y1);
 }
 
 /** @param {CanvasRenderingContext2D} context @param {string} text @param {number} x @param {number} y */

@@ -75,7 +75,7 @@ def kill_workers(server: Program, generator: Generator) -> int:
         moment = begun + (number + chance.random()) * KILL_EVERY_S
         if generator.done_within(max(0.0, moment - time.monotonic())):
             return kills
-        if workers := server.workers:  # there is none while both are being started again
+        if workers := server.workers:  # both may be restarting
             chance.choice(workers).kill()
             kills += 1
     raise RunFailed("the streams have not ended")
@@ -147,7 +147,7 @@ def _parents(say: Say) -> list[Figure]:
 
 @contextmanager
 def _hanging(server: Program, workers: Sequence[Process]) -> Iterator[None]:
-    """Hold a stream open for whose item a worker hangs."""
+    """Hold a stream open whose item makes a worker hang."""
     before = [waits(worker) for worker in workers]
     url = server.url.replace("http", "ws", 1) + "/v2/models/hanging/stream"
     # the server is killed before it can answer the close

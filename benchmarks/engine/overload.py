@@ -6,11 +6,11 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from benchmarks.load.accounts import Account
+from benchmarks.load.accounts import Account, due_before
 from benchmarks.load.generator import Load
-from benchmarks.load.run import Run, drive, first_void
+from benchmarks.load.run import Run, drive, first_void, unaccounted
 from benchmarks.load.servers import Program, serving
-from benchmarks.report.results import Figure, Say, Section, at_least, at_most, none
+from benchmarks.report.results import Figure, Say, Section, at_least, at_most
 from benchmarks.report.stats import jain, part, percentile
 
 STREAMS, FPS = 24, 15.0
@@ -25,17 +25,11 @@ ROUNDS, FIFTHS = 3, 5
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """Consecutive runs, so that a disturbance affects all of them.
+    """Consecutive runs, so that a disturbance affects all of them."""
 
-    Attributes:
-        loops: cameras that wait for each answer, before the overload and between it and the flood.
-        overload: cameras that send whatever is answered.
-        flood: fewer of them, and beside them one that sends `FLOOD` times as much.
-    """
-
-    loops: tuple[Run, Run]
-    overload: Run
-    flood: Run
+    loops: tuple[Run, Run]  # cameras that wait for each answer, before the overload and after it
+    overload: Run  # cameras that send whatever is answered
+    flood: Run  # fewer of them, and beside them one that sends `FLOOD` times as much
 
     @property
     def efficiency(self) -> float:
@@ -108,20 +102,16 @@ def every(rounds: Sequence[Round]) -> list[Run]:
     return [run for round_ in rounds for run in (*round_.loops, round_.overload, round_.flood)]
 
 
-def ages(streams: Sequence[Account], until: float) -> list[tuple[float, float]]:
-    """Give when each result came, in seconds, and how many milliseconds after its frame was due.
-
-    Args:
-        until: the seconds in which a frame had to be due to be measured, see `Load.measured_s`.
-    """
-    return [(at, late) for account in streams for at, _, late in account.answers if at - late / 1e3 < until]
+def ages(run: Run) -> list[tuple[float, float]]:
+    """Give when each measured result came, in seconds, and how many milliseconds after its frame was due."""
+    return due_before([(at, late) for at, _, late in run.answers], run.measured_s)
 
 
 def _freshness(idle: Run, overload: Run) -> list[Figure]:
-    moments = ages(overload.streams, overload.measured_s)
-    idle_ms = statistics.median(age for _, age in ages(idle.streams, idle.measured_s))
+    moments = ages(overload)
+    idle_ms = statistics.median(age for _, age in ages(idle))
     first, last = (percentile(part(moments, FIFTHS, n, SECONDS), 99) for n in (0, FIFTHS - 1))
-    inside = [age for account in overload.streams for _, age, _ in account.answers]
+    inside = [age for _, age, _ in overload.answers]
     return [
         at_most(
             "overload: age p99",
@@ -172,9 +162,5 @@ def _sharing(rounds: Sequence[Round]) -> list[Figure]:
             note=f"flood {greedy:.0f}/s; of what was answered the others have {equal:.2f} of an equal part; "
             f"programs not measured used up to {max(run.foreign for run in runs):.1f} cores",
         ),
-        none(
-            "overload, flood: frames unaccounted for",
-            sum(run.unaccounted for run in runs),
-            f"of {sum(account.sent for run in runs for account in run.streams):,}",
-        ),
+        unaccounted("overload, flood: frames unaccounted for", runs),
     ]

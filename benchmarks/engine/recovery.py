@@ -73,7 +73,7 @@ async def _measure(say: Say, spares: int) -> list[float]:
 
 
 async def _until(engine: Engine, deaths: int, spares: int) -> PoolStatus:
-    """Wait until so many workers have died, so many are spare, and every slot has one that can work."""
+    """Wait until there were `deaths`, there are `spares`, and every slot has a ready worker."""
     async with asyncio.timeout(LONGEST_S):
         while True:
             now = engine.workers()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from benchmarks.engine import chaos, dispatch, overload, recovery, text
+from benchmarks.engine import chaos, overload, pool_comparison, recovery
 from benchmarks.report.results import Say, Section, Suite
 
 
@@ -15,8 +15,8 @@ def whole(measure: Callable[[Say], Section]) -> Suite:
 
 SUITES: dict[str, Suite] = {
     "overload": whole(overload.measure),
-    "text": whole(text.measure),
-    "dispatch": whole(dispatch.measure),
+    "text": whole(pool_comparison.measure_text),
+    "dispatch": whole(pool_comparison.measure_dispatch),
     "chaos": whole(chaos.measure),
     "recovery": whole(recovery.measure),
 }

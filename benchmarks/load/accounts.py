@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
@@ -28,39 +27,27 @@ class Message(msgspec.Struct, frozen=True):
 MESSAGES = msgspec.json.Decoder(Message)
 
 
-@dataclass(slots=True)
-class Account:
-    """What became of one stream's items, as its client saw it.
-
-    Attributes:
-        sent, results, dropped: items.
-        errors: items by error code.
-        lost: items without an answer.
-        duplicated: answers to an item that already had one.
-        disordered: answers that came after the answer to a later item.
-        wrong: results that do not fit their item.
-        strays: messages that answer no item that was sent.
-        miscounted: items by which the server's `end` differs from this account; all of them without an `end`.
-        answers: of each result, seconds since the start of the run, `age_ms`, and milliseconds since the item was
-            due, which also replace an age that the server does not tell.
-        failures: of each error, seconds since the start of the run, and milliseconds since the item was due.
-        missing: when items without an answer were due, in seconds since the start of the run: the lost ones, and
-            those never sent because the server did not read.
-    """
+class Account(msgspec.Struct):
+    """What became of one stream's items, as its client saw it; numbers of items unless it says otherwise."""
 
     sent: int
     results: int = 0
     dropped: int = 0
-    errors: dict[str, int] = field(default_factory=dict)
-    lost: int = 0
-    duplicated: int = 0
-    disordered: int = 0
-    wrong: int = 0
-    strays: int = 0
-    miscounted: int = 0
-    answers: list[tuple[float, float, float]] = field(default_factory=list)
-    failures: list[tuple[float, float]] = field(default_factory=list)
-    missing: list[float] = field(default_factory=list)
+    errors: dict[str, int] = {}  # by error code
+    lost: int = 0  # items without an answer
+    duplicated: int = 0  # answers to an item that already had one
+    disordered: int = 0  # answers that came after the answer to a later item
+    wrong: int = 0  # results that do not fit their item
+    strays: int = 0  # messages that answer no item that was sent
+    miscounted: int = 0  # by which the server's `end` differs from this account; all without an `end`
+    # of each result: seconds since the start of the run, `age_ms`, and milliseconds since the item was due, which
+    # also replace an age that the server does not tell
+    answers: list[tuple[float, float, float]] = []
+    # of each error: seconds since the start of the run, and milliseconds since the item was due
+    failures: list[tuple[float, float]] = []
+    # when items without an answer were due, in seconds since the start of the run: the lost ones, and those never
+    # sent because the server did not read
+    missing: list[float] = []
 
     @property
     def unsent(self) -> int:
@@ -73,10 +60,10 @@ class Account:
         return self.lost + self.duplicated + self.strays + self.miscounted
 
     def waits(self, ended: float, until: float = math.inf) -> list[tuple[float, float]]:
-        """Give how long each item waited, for a result, for an error or in vain; dropped ones are left out.
+        """Give how long each item waited for a result or an error, or without an answer; dropped ones are left out.
 
         Args:
-            ended: the end of the run, which ends the waits in vain, in seconds since its start.
+            ended: the end of the run, which ends waits without an answer, in seconds since its start.
             until: only items that were due before this count.
 
         Returns:
@@ -87,7 +74,12 @@ class Account:
             *self.failures,
             *((ended, (ended - due) * 1e3) for due in self.missing),
         ]
-        return [(at, waited_ms) for at, waited_ms in waits if at - waited_ms / 1e3 < until]
+        return due_before(waits, until)
+
+
+def due_before(waits: Iterable[tuple[float, float]], until: float) -> list[tuple[float, float]]:
+    """Select the waits, each its end in seconds and its milliseconds, of items that were due before `until`."""
+    return [(at, waited_ms) for at, waited_ms in waits if at - waited_ms / 1e3 < until]
 
 
 def settle(
@@ -104,17 +96,10 @@ def settle(
         expected: the outputs that results must have, repeated; empty to accept any.
         unsent: when the items that were not sent were due.
     """
-    end: Message | None = None
-    answers = []
-    for at, text in messages:
-        message = MESSAGES.decode(text)
-        if message.type == "end":
-            end = message
-        else:
-            answers.append((at, message))
-    account = _settle(due, answers, expected, unsent)
+    decoded = [(at, MESSAGES.decode(text)) for at, text in messages]
+    account = _settle(due, [one for one in decoded if one[1].type != "end"], expected, unsent)
     account.miscounted = len(due)
-    if end:
+    for end in [message for _, message in decoded if message.type == "end"][-1:]:
         counts = account.sent, account.results, account.dropped, sum(account.errors.values())
         theirs = end.received, end.results, end.dropped, end.errors
         account.miscounted = max(abs(one - other) for one, other in zip(counts, theirs, strict=True))
@@ -124,7 +109,7 @@ def settle(
 def settle_plain(
     due: Sequence[float], answers: Iterable[tuple[int, float, str]], unsent: Sequence[float] = ()
 ) -> Account:
-    """Make the account of a stream to a server that speaks another protocol, and counts nothing itself.
+    """Make the account of a stream to a server with another protocol, which has no counts of its own.
 
     Args:
         due, unsent: as for `settle`.

@@ -21,7 +21,7 @@ from benchmarks.load.subprocesses import Child
 Transport: TypeAlias = Literal["stream", "websocket", "http"]
 
 CONNECT_S = 60.0
-"""Far more than 64 handshakes take: only a server that does not answer is given up."""
+"""Far more than 64 handshakes take: the limit is for servers that do not answer."""
 
 LATE_S = 60.0
 """How long a run may wait for answers after its last item."""
@@ -31,41 +31,28 @@ OUTCOME_S = 60.0
 
 
 class Load(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Streams of one kind.
+    """Streams of one kind."""
 
-    Attributes:
-        url: the server's address; of a plain transport the complete address of the endpoint.
-        payload: a name in `PAYLOADS`; a stream sends its items in turn.
-        rate: items per second of each stream in an open loop; None for a closed loop, which sends the next item
-            when one is answered.
-        window: items in flight of a closed loop.
-        seconds: how long items are sent.
-        count: items of each stream of a closed loop, instead of a time.
-        seed: of the schedules.
-        transport: `stream` is this project's protocol. `websocket` is a plain one, whose n-th message answers the
-            n-th item. `http` posts each item: any 2xx is a result, any other status an error, and in an open loop
-            no post waits for a connection.
-        kept: whether posts reuse connections.
-        arrivals: how an open loop's items follow each other.
-        processes: how many share the streams.
-        first: the number of the first stream in this process's share.
-    """
-
-    url: str
+    url: str  # the server's address; of a plain transport the complete address of the endpoint
     model: str
-    payload: str
+    payload: str  # a name in `PAYLOADS`; a stream sends its items in turn
     streams: int
-    seconds: float
+    seconds: float  # how long items are sent
     policy: str = "queue"
+    # items per second of each stream in an open loop; None for a closed loop, which sends the next item when one is
+    # answered
     rate: float | None = None
-    window: int = 1
-    count: int | None = None
-    seed: int = 1
+    window: int = 1  # items in flight of a closed loop
+    count: int | None = None  # items of each stream of a closed loop, instead of a time
+    seed: int = 1  # of the schedules
+    # `stream` is this project's protocol. `websocket` is a plain one, whose n-th message answers the n-th item.
+    # `http` posts each item: any 2xx is a result, any other status an error, and in an open loop no post waits for
+    # a connection.
     transport: Transport = "stream"
-    kept: bool = True
+    kept: bool = True  # whether posts reuse connections
     arrivals: Arrivals = "steady"
-    processes: int = 1
-    first: int = 0
+    processes: int = 1  # how many share the streams
+    first: int = 0  # the number of the first stream in this process's share
 
     @property
     def address(self) -> str:
@@ -99,20 +86,15 @@ class Load(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Outcome(msgspec.Struct):
     """What a generator's process reports after a run.
 
-    Attributes:
-        accounts: of its streams.
-        latency: how long every item waited since it was due (`Account.waits`).
-            Neither this nor `slots` has what was due after the load's `measured_s`.
-        lag: by how much items of an open loop went out late through the generator's own fault.
-        loop: by how much the process's event loop was late for its own timer.
-        slots: latencies of results, by the slot of a timeline in which they arrived.
+    Neither `latency` nor `slots` has what was due after the load's `measured_s`.
     """
 
     accounts: list[Account]
-    latency: Latencies = msgspec.field(default_factory=Latencies)
+    latency: Latencies = msgspec.field(default_factory=Latencies)  # of every item (`Account.waits`)
+    # by how much items of an open loop went out late through the generator's own fault
     lag: Latencies = msgspec.field(default_factory=Latencies)
-    loop: Latencies = msgspec.field(default_factory=Latencies)
-    slots: dict[int, Latencies] = {}
+    loop: Latencies = msgspec.field(default_factory=Latencies)  # how late the event loop was for its timer
+    slots: dict[int, Latencies] = {}  # latencies of results, by the slot of a timeline in which they arrived
 
     def encode(self) -> str:
         """Write it for `decode`."""

@@ -6,6 +6,7 @@ Percentiles of several processes or streams cannot be averaged; histograms with 
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Self
@@ -82,35 +83,29 @@ def total(parts: Iterable[Latencies]) -> Latencies:
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """One slot of a timeline.
+    """One slot of a timeline."""
 
-    Attributes:
-        at: the slot's middle, in seconds since the start of the run.
-        count: results that arrived in it.
-        p50, p99, most: their milliseconds since they were due.
-    """
-
-    at: float
-    count: int
-    p50: float
+    at: float  # the slot's middle, in seconds since the start of the run
+    count: int  # results that arrived in it
+    p50: float  # their milliseconds since they were due
     p99: float
     most: float
 
 
 def slots(answers: Iterable[tuple[float, float]]) -> dict[int, Latencies]:
     """Sort answers into slots; each has its arrival since the start of the run and its latency, in seconds."""
-    found: dict[int, list[float]] = {}
+    found: defaultdict[int, list[float]] = defaultdict(list)
     for at, seconds in answers:
-        found.setdefault(int(at / SLOT_S), []).append(seconds)
+        found[int(at / SLOT_S)].append(seconds)
     return {slot: Latencies(times) for slot, times in sorted(found.items())}
 
 
 def timeline(parts: Iterable[Mapping[int, Latencies]]) -> tuple[Moment, ...]:
     """Add the slots of all processes; empty slots are left out."""
-    whole: dict[int, Latencies] = {}
+    whole: defaultdict[int, Latencies] = defaultdict(Latencies)
     for part in parts:
         for slot, latencies in part.items():
-            whole.setdefault(slot, Latencies()).add(latencies)
+            whole[slot].add(latencies)
     return tuple(
         Moment((slot + 0.5) * SLOT_S, latencies.count, *latencies.percentiles(50, 99, 100))
         for slot, latencies in sorted(whole.items())

@@ -12,38 +12,34 @@ import sys
 from collections.abc import Iterable
 from contextlib import suppress
 
-from aiohttp import ClientError, ClientSession, ClientTimeout, TCPConnector
-
-from benchmarks.failures import Refused, RunFailed
+from benchmarks.load.accounts import due_before
 from benchmarks.load.generator import Load, Outcome
 from benchmarks.load.histograms import Latencies, slots
 from benchmarks.load.payloads import PAYLOADS
 from benchmarks.load.schedule import Clock, watch
-from benchmarks.load.subprocesses import FAILED, REFUSED, order, say
-from benchmarks.load.transports import Posts, Setup, Stream, Websocket
+from benchmarks.load.subprocesses import obey, say
+from benchmarks.load.transports import Posts, Setup, Stream, Websocket, open_session
 
 CLOSE_S = 5.0
 """Time limit of closing the websockets after the run; it takes milliseconds."""
 
 
-async def run(load: Load) -> Outcome:
-    """Connect, and run when told so on standard input."""
+async def run(load: Load) -> None:
+    """Connect, run when told so on standard input, and report."""
     payloads = PAYLOADS[load.payload]()
     clock = Clock()
     lags: list[float] = []
     late: list[float] = []
-    # the benchmark gives up a run that takes too long
-    unlimited = ClientTimeout(total=None)
-    async with ClientSession(connector=TCPConnector(limit=0), timeout=unlimited) as session:
-        kind: type[Posts | Websocket] = Posts if load.transport == "http" else Websocket
-        streams: list[Stream] = [
-            kind(Setup(session, load, load.first + number, payloads, clock, lags))
-            for number in range(load.streams)
-        ]
+    async with open_session() as session:
+        kind = Posts if load.transport == "http" else Websocket
+        setups = (
+            Setup(session, load, load.first + number, payloads, clock, lags) for number in range(load.streams)
+        )
+        streams: list[Stream] = [kind(setup) for setup in setups]
         for stream in streams:
             await stream.open()
         say("ready")
-        await asyncio.get_running_loop().run_in_executor(None, sys.stdin.readline)
+        await asyncio.to_thread(sys.stdin.readline)
         # a collection would look at every answer kept so far, which takes longer and longer
         gc.disable()
         clock.start()
@@ -53,7 +49,7 @@ async def run(load: Load) -> Outcome:
         ended = clock.now()
         say("done")
         await close(streams)
-    return _outcome(load, streams, ended, lags, late)
+    say(_outcome(load, streams, ended, lags, late).encode())
 
 
 async def close(streams: Iterable[Stream]) -> None:
@@ -67,30 +63,11 @@ def _outcome(
     load: Load, streams: list[Stream], ended: float, lags: list[float], late: list[float]
 ) -> Outcome:
     accounts = [stream.account() for stream in streams]
-    results = [
-        (at, wait_ms / 1e3)
-        for account in accounts
-        for at, _, wait_ms in account.answers
-        if at - wait_ms / 1e3 < load.measured_s
-    ]
-    latency = Latencies(
-        waited_ms / 1e3 for account in accounts for _, waited_ms in account.waits(ended, load.measured_s)
-    )
-    return Outcome(accounts, latency, Latencies(lags), Latencies(late), slots(results))
-
-
-def main() -> int:
-    """Run the load given on standard input."""
-    try:
-        say(asyncio.run(run(order(Load))).encode())
-    except Refused as exc:
-        say(f"{REFUSED}{exc.code} {exc.reason}")
-        return 1
-    except (ClientError, OSError, RunFailed) as exc:
-        say(f"{FAILED}{exc}")
-        return 1
-    return 0
+    waits = (wait_ms / 1e3 for account in accounts for _, wait_ms in account.waits(ended, load.measured_s))
+    results = ((at, wait_ms) for account in accounts for at, _, wait_ms in account.answers)
+    timeline = slots((at, wait_ms / 1e3) for at, wait_ms in due_before(results, load.measured_s))
+    return Outcome(accounts, Latencies(waits), Latencies(lags), Latencies(late), timeline)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(obey(Load, run))

@@ -1,7 +1,6 @@
-"""Minimal websocket clients in their own process: thousands that stay connected, or a few that come and go.
+"""Many websocket clients in their own process: thousands that stay connected, or a few that come and go.
 
-The process reports as JSON what it has done. Each client is an `asyncio.Protocol` on wsproto that only answers
-pings and closes: a library's complete client would cost more than the server that is measured.
+The process reports as JSON what it has done.
 """
 
 from __future__ import annotations
@@ -10,35 +9,16 @@ import asyncio
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
-from contextlib import suppress
-from typing import TypeAlias, cast
-from urllib.parse import urlsplit
 
 import msgspec
-from wsproto import ConnectionType, WSConnection
-from wsproto.connection import Connection
-from wsproto.events import (
-    AcceptConnection,
-    BytesMessage,
-    CloseConnection,
-    Event,
-    Ping,
-    RejectConnection,
-    Request,
-    TextMessage,
-)
-from wsproto.utilities import ProtocolError
+from aiohttp import ClientError, ClientSession, ClientWebSocketResponse, WSMsgType
 
-from benchmarks.failures import RunFailed
-from benchmarks.load.subprocesses import FAILED, Child, order, say
+from benchmarks.failures import Refused, RunFailed
+from benchmarks.load.subprocesses import Child, obey, say
+from benchmarks.load.transports import END, open_session, open_stream
 
-END = TextMessage('{"type": "end"}')
-VISIT = (BytesMessage(b"\0"), END)
-"""What a short-lived client sends at once: one item, and `end`."""
-
-MESSAGES = 3
-"""What it receives: `ready`, the item's answer, `end`."""
+MESSAGES = 2
+"""What a client that comes and goes receives after `ready`: its item's answer, and `end`."""
 
 NORMAL, GOING_AWAY, ABNORMAL = 1000, 1001, 1006
 """Close codes of RFC 6455 section 7.4.1: as requested, the server stops, no close frame."""
@@ -53,248 +33,105 @@ REPORT_S = 120.0
 """Time limit of a report: ten thousand handshakes or closes take a tenth of it."""
 
 
-class BadPeer(RuntimeError):
-    """The server refused, or sent something unexpected."""
-
-
-FAULTS = BadPeer, OSError
-"""Raised if the server refuses, disconnects or does not answer (a `TimeoutError` is an `OSError`)."""
-
-Closed: TypeAlias = Callable[[int], None]
-"""Called at the end of a connection with the server's close code, or `ABNORMAL`."""
-
-
 class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What the clients do.
+    """What the clients do."""
 
-    Attributes:
-        address: of the stream, ``http://HOST:PORT/PATH``.
-        clients: how many stay, or come and go simultaneously.
-        seconds: for how long they come and go; None to stay.
-        visits: the most visits in total.
-    """
-
-    address: str
-    clients: int
-    seconds: float | None = None
-    visits: int | None = None
+    address: str  # of the stream, ``http://HOST:PORT/PATH``
+    clients: int  # how many stay, or come and go simultaneously
+    seconds: float | None = None  # for how long they come and go; None to stay
+    visits: int | None = None  # the most visits in total
 
 
 class Report(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What the process reports.
+    """What the process reports."""
 
-    Attributes:
-        seconds: how long it took to connect all clients, or for all visits.
-        open: clients still connected.
-        codes: ended connections by close code.
-        visits, failed: of clients that come and go.
-        waits_ms: of each visit, from the start of connecting to `ready`.
-    """
-
-    seconds: float = 0.0
-    open: int = 0
-    codes: dict[int, int] = {}
+    seconds: float = 0.0  # how long it took to connect all clients, or for all visits
+    open: int = 0  # clients still connected
+    codes: dict[int, int] = {}  # ended connections by close code
     visits: int = 0
-    failed: int = 0
-    waits_ms: list[float] = []
+    failed: int = 0  # of the visits
+    waits_ms: list[float] = []  # of each visit, from the start of connecting to `ready`
 
 
-class RawClient(asyncio.Protocol):
-    """One client.
-
-    Args:
-        errand: sent once the server is ready.
-
-    Attributes:
-        texts: number of the server's messages so far.
-    """
-
-    __slots__ = ("_closed", "_code", "_errand", "_ready", "_request", "_text", "_transport", "_ws", "texts")
-
-    def __init__(self, request: Request, errand: Sequence[Event], closed: Closed) -> None:
-        self._ready: asyncio.Future[None] | None = asyncio.get_running_loop().create_future()
-        self._ws: WSConnection | Connection = WSConnection(ConnectionType.CLIENT)
-        self._request = request
-        self._errand = errand
-        self._closed = closed
-        self._code = ABNORMAL
-        self._text = ""
-        self.texts = 0
-
-    async def ready(self) -> None:
-        """Wait for `ready`.
-
-        Raises:
-            BadPeer: the server refused.
-        """
-        if self._ready:
-            async with asyncio.timeout(CONNECT_S):
-                await self._ready
-        self._ready = None  # saves memory, with ten thousand clients
-
-    def leave(self) -> None:
-        """End the stream; the server answers with its count and closes."""
-        self._send(END)
-
-    def abort(self) -> None:
-        """Close the connection without a close frame."""
-        self._transport.abort()
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Start the handshake."""
-        self._transport = cast(asyncio.Transport, transport)
-        self._send(self._request)
-
-    def data_received(self, data: bytes) -> None:
-        """Handle what the server sent."""
-        try:
-            self._ws.receive_data(data)
-            for event in self._ws.events():
-                self._handle(event)
-        except (BadPeer, ProtocolError) as exc:
-            self._settle(exc if isinstance(exc, BadPeer) else BadPeer(str(exc)))
-            self._transport.abort()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Report the end."""
-        self._settle(exc or BadPeer("the server disconnected"))
-        self._closed(self._code)
-
-    def _send(self, event: Event) -> None:
-        self._transport.write(self._ws.send(event))
-
-    def _handle(self, event: Event) -> None:
-        match event:
-            case AcceptConnection():
-                if isinstance(self._ws, WSConnection) and self._ws.connection:
-                    self._ws = self._ws.connection  # frees the parser of the handshake
-            case RejectConnection():
-                raise BadPeer(f"no websocket: HTTP status {event.status_code}")
-            case TextMessage():
-                self._text += event.data
-                if event.message_finished:
-                    text, self._text = self._text, ""
-                    self._received(text)
-            case Ping():
-                self._send(event.response())
-            case CloseConnection():
-                self._code = int(event.code)
-                with suppress(ProtocolError):  # a close frame that was invalid cannot be answered
-                    self._send(event.response())
-
-    def _received(self, text: str) -> None:
-        self.texts += 1
-        if self.texts == 1:
-            if msgspec.json.decode(text)["type"] != "ready":
-                raise BadPeer(text)
-            self._settle(None)
-            for event in self._errand:
-                self._send(event)
-
-    def _settle(self, failure: Exception | None) -> None:
-        if self._ready and not self._ready.done():
-            if failure:
-                self._ready.set_exception(failure)
-            else:
-                self._ready.set_result(None)
+async def run(plan: Plan) -> None:
+    """Carry out a plan."""
+    async with open_session() as session:
+        await (stay if plan.seconds is None else come_and_go)(session, plan)
 
 
-async def connect(address: str, errand: Sequence[Event], closed: Closed) -> RawClient:
-    """Connect, and wait until the server is ready.
-
-    Raises:
-        BadPeer: the server refused.
-        OSError: it does not listen, disconnected, or did not answer in `CONNECT_S`.
-    """
-    parts = urlsplit(address)
-    request = Request(parts.netloc, f"{parts.path}?{parts.query}" if parts.query else parts.path)
-    _, client = await asyncio.get_running_loop().create_connection(
-        lambda: RawClient(request, errand, closed), parts.hostname or "", parts.port or 0
-    )
-    try:
-        await client.ready()
-    except FAULTS:
-        client.abort()
-        raise
-    return client
+async def read_to_end(ws: ClientWebSocketResponse) -> tuple[int, int]:
+    """Read until the server closes; return the number of its messages and its close code, or `ABNORMAL`."""
+    texts = 0
+    while (message := await ws.receive()).type is WSMsgType.TEXT:
+        texts += 1
+    return texts, message.data if message.type is WSMsgType.CLOSE else ABNORMAL
 
 
-async def stay(plan: Plan) -> None:
+async def stay(session: ClientSession, plan: Plan) -> None:
     """Connect all; answer ``count``; report the close codes after ``leave``, or when the server has closed all."""
-    codes, all_closed = Counter[int](), asyncio.Event()
-    clients: list[RawClient] = []
+    codes = Counter[int]()
+    clients: list[ClientWebSocketResponse] = []
+    reading: list[asyncio.Task[None]] = []
+    numbers = iter(range(plan.clients))
 
-    def closed(code: int) -> None:
+    async def read(ws: ClientWebSocketResponse) -> None:
+        _, code = await read_to_end(ws)
         codes[code] += 1
-        if codes.total() == plan.clients:
-            all_closed.set()
 
     async def fill() -> None:
-        while remaining:
-            remaining.pop()
-            clients.append(await connect(plan.address, (), closed))
+        for _ in numbers:
+            async with asyncio.timeout(CONNECT_S):
+                clients.append(await open_stream(session, plan.address))
+            reading.append(asyncio.create_task(read(clients[-1])))  # from now on it answers pings
 
-    begun = time.perf_counter()
-    remaining = [None] * plan.clients
-    await asyncio.gather(*(fill() for _ in range(SIMULTANEOUS)))
-    say(Report(seconds=time.perf_counter() - begun))
-
-    async def obey() -> None:
-        read = asyncio.get_running_loop().run_in_executor
-        while word := (await read(None, sys.stdin.readline)).strip():
+    async def follow() -> None:
+        while word := (await asyncio.to_thread(sys.stdin.readline)).strip():
             if word == "leave":
-                for client in clients:
-                    client.leave()
+                for ws in clients:
+                    await ws.send_str(END)
                 return
             say(Report(open=plan.clients - codes.total(), codes=codes))
 
-    obeying = asyncio.create_task(obey())
-    await all_closed.wait()
+    begun = time.perf_counter()
+    await asyncio.gather(*(fill() for _ in range(SIMULTANEOUS)))
+    say(Report(seconds=time.perf_counter() - begun))
+    following = asyncio.create_task(follow())
+    await asyncio.gather(*reading)
     say(Report(codes=codes))
-    await obeying
+    await following
 
 
-async def come_and_go(plan: Plan) -> None:
+async def come_and_go(session: ClientSession, plan: Plan) -> None:
     """Visit repeatedly, with a number of clients at a time; a visit that fails is counted, and the others go on."""
-    waits: list[float] = []
+    waits_ms: list[float] = []
     failed = visits = 0
     begun = time.perf_counter()
     until = begun + (plan.seconds or 0.0)
 
-    async def visit() -> None:
+    async def client() -> None:
         nonlocal failed, visits
         while time.perf_counter() < until and visits != plan.visits:
             visits += 1
-            served = await _visit(plan.address, waits)
+            served = await _visit(session, plan.address, waits_ms)
             failed += not served  # in a statement of its own: `failed` must not be read before the await
 
-    await asyncio.gather(*(visit() for _ in range(plan.clients)))
-    say(
-        Report(
-            seconds=time.perf_counter() - begun,
-            visits=visits,
-            failed=failed,
-            waits_ms=[wait * 1e3 for wait in waits],
-        )
-    )
+    await asyncio.gather(*(client() for _ in range(plan.clients)))
+    say(Report(time.perf_counter() - begun, visits=visits, failed=failed, waits_ms=waits_ms))
 
 
-async def _visit(address: str, waits: list[float]) -> bool:
-    """Visit once; add the seconds until `ready` to `waits`; return whether everything came."""
-    closed: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+async def _visit(session: ClientSession, address: str, waits_ms: list[float]) -> bool:
+    """Send one item and `end`; add the wait for `ready` to `waits_ms`; return whether everything came."""
     begun = time.perf_counter()
     try:
-        client = await connect(address, VISIT, closed.set_result)
-    except FAULTS:
-        return False
-    waits.append(time.perf_counter() - begun)
-    try:
         async with asyncio.timeout(CONNECT_S):
-            code = await asyncio.shield(closed)
-    except TimeoutError:
-        client.abort()
+            ws = await open_stream(session, address)
+        waits_ms.append((time.perf_counter() - begun) * 1e3)
+        async with asyncio.timeout(CONNECT_S), ws:
+            await ws.send_bytes(b"\0")
+            await ws.send_str(END)
+            return await read_to_end(ws) == (MESSAGES, NORMAL)
+    except (ClientError, OSError, Refused):  # a TimeoutError is an OSError
         return False
-    return code == NORMAL and client.texts == MESSAGES
 
 
 class RawClients(Child):
@@ -308,7 +145,7 @@ class RawClients(Child):
         """Wait for the next report.
 
         Raises:
-            RunFailed: there is none, or a client that was to stay could not connect.
+            RunFailed: there is none in time, or an idle client could not connect.
         """
         line = self.line(REPORT_S)
         if line is None:
@@ -316,16 +153,5 @@ class RawClients(Child):
         return msgspec.json.decode(line, type=Report)
 
 
-def main() -> int:
-    """Carry out the plan given on standard input."""
-    plan = order(Plan)
-    try:
-        asyncio.run(stay(plan) if plan.seconds is None else come_and_go(plan))
-    except FAULTS as exc:
-        say(f"{FAILED}{type(exc).__name__}: {exc}")
-        return 1
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(obey(Plan, run))

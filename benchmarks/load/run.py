@@ -16,7 +16,7 @@ from benchmarks.load.generator import Generator, Load, Outcome
 from benchmarks.load.histograms import Latencies, Moment, timeline, total
 from benchmarks.load.servers import Program, cpu
 from benchmarks.report.environment import machine_cpu
-from benchmarks.report.results import Say
+from benchmarks.report.results import Figure, Say, none
 
 LAG_MS = 20.0
 """By how much 99 % of a generator's items, and of its event loop's ticks, may be late. A tenth of the age at which
@@ -29,36 +29,33 @@ TICK = 1 / os.sysconf("SC_CLK_TCK")
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """The outcome of one run.
+    """The outcome of one run."""
 
-    Attributes:
-        accounts: of each load's streams.
-        seconds: from the first item to the last answer.
-        cpu: CPU seconds of the server's tree in that time; 0 if the server was not started here.
-        foreign: cores that other programs used meanwhile.
-        latency: how long every item of all loads waited since it was due (`Account.waits`).
-        lag: by how much items of open loops went out late through the generators' own fault.
-        timeline: the results' latency over the run.
-        void: why the run does not count; empty if it does.
-        load_cpu: CPU seconds of the generators.
-        measured_s: `Load.measured_s`, the least of several loads'.
-    """
-
-    accounts: list[list[Account]]
-    seconds: float
-    cpu: float
-    foreign: float
-    latency: Latencies = field(default_factory=Latencies)
-    lag: Latencies = field(default_factory=Latencies)
-    timeline: tuple[Moment, ...] = ()
-    void: str = ""
-    load_cpu: float = 0.0
-    measured_s: float = math.inf
+    accounts: list[list[Account]]  # of each load's streams
+    seconds: float  # from the first item to the last answer
+    cpu: float  # CPU seconds of the server's tree in that time; 0 if the server was not started here
+    foreign: float  # cores that other programs used meanwhile
+    latency: Latencies = field(default_factory=Latencies)  # of every item of all loads (`Account.waits`)
+    lag: Latencies = field(default_factory=Latencies)  # of items of open loops, by the generators' own fault
+    timeline: tuple[Moment, ...] = ()  # the results' latency over the run
+    void: str = ""  # why the run does not count; empty if it does
+    load_cpu: float = 0.0  # CPU seconds of the generators
+    measured_s: float = math.inf  # `Load.measured_s`, the least of several loads'
 
     @property
     def streams(self) -> list[Account]:
         """Every stream of every load."""
         return [account for accounts in self.accounts for account in accounts]
+
+    @property
+    def answers(self) -> list[tuple[float, float, float]]:
+        """Every stream's `Account.answers`."""
+        return [answer for account in self.streams for answer in account.answers]
+
+    @property
+    def waits(self) -> list[tuple[float, float]]:
+        """The waits that `latency` has (`Account.waits`)."""
+        return [wait for account in self.streams for wait in account.waits(self.seconds, self.measured_s)]
 
     @property
     def results(self) -> int:
@@ -99,11 +96,6 @@ class Run:
     def unaccounted(self) -> int:
         """Items on which clients and server disagree."""
         return sum(account.unaccounted for account in self.streams)
-
-    @property
-    def waits(self) -> list[tuple[float, float]]:
-        """The waits that `latency` has (`Account.waits`)."""
-        return [wait for account in self.streams for wait in account.waits(self.seconds, self.measured_s)]
 
 
 def drive(program: Program | None, loads: Sequence[Load]) -> Run:
@@ -174,6 +166,12 @@ def lateness(outcome: Outcome) -> str:
                 f"(p99; {LAG_MS:.0f} ms are allowed)"
             )
     return ""
+
+
+def unaccounted(name: str, runs: Iterable[Run]) -> Figure:
+    """Make the figure of items on which clients and server disagree."""
+    several = list(runs)
+    return none(name, sum(run.unaccounted for run in several), f"of {sum(run.sent for run in several):,}")
 
 
 def first_void(runs: Iterable[Run]) -> str:

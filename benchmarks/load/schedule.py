@@ -1,8 +1,8 @@
 """When the items of an open loop are due, and by how much the generator itself is late.
 
-An open loop does not wait for answers: an item is due at its time whatever the server does, and its clock runs from
-then. So a stall is charged with everything that comes meanwhile, which a closed loop would not have sent
-(coordinated omission; Gil Tene: "How NOT to Measure Latency"). Schedules are made before the run.
+An open loop does not wait for answers: an item is due at its time, independent of the server, and its clock runs
+from then. So a stall delays everything that is due meanwhile, which a closed loop would not have sent (coordinated
+omission; Gil Tene: "How NOT to Measure Latency"). Schedules are made before the run.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ class Pace:
 async def watch(clock: Clock, lags: list[float]) -> None:
     """Record in seconds how late the event loop is for each tick, until cancelled.
 
-    Ticks are on a schedule, too: one long pause counts for every tick in it.
+    Ticks have a schedule, too: one long pause counts for every tick in it.
     """
     due = 0.0
     while True:

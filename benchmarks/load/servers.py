@@ -1,8 +1,9 @@
-"""Starts the servers that are measured, reads the CPU time of their process trees, and ends them."""
+"""Starts the servers that are measured, reads CPU time and memory of their process trees, and ends them."""
 
 from __future__ import annotations
 
 import re
+import resource
 import select
 import shlex
 import subprocess
@@ -29,6 +30,12 @@ STOP_S = 15.0
 POLITELY = ("nice", "-n", "5")
 """Prefix of the command of a server that yields the cores to the load, as if the load came from another machine:
 overloaded servers would keep it from its schedule."""
+
+SPARE = 200
+"""Descriptors of the server that belong to no idle connection: its own, its workers', the live stream's."""
+
+SETTLED_S, SETTLE_LIMIT_S = 0.5, 10.0
+"""Memory is settled if it has not changed for the first time; the second limits the wait."""
 
 STREAM_SERVER = (*python("stream_server"), "serve", "--workers", "2")
 
@@ -64,18 +71,12 @@ def stopped(process: Process) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """A running server.
-
-    Attributes:
-        url: its address; of a plain transport the complete address of the endpoint.
-        ready_s: seconds from its start until it said so, or answered.
-        transport: what a load speaks to it.
-    """
+    """A running server."""
 
     process: Process
-    url: str
-    ready_s: float
-    transport: Transport = "stream"
+    url: str  # its address; of a plain transport the complete address of the endpoint
+    ready_s: float  # seconds from its start until it said so, or answered
+    transport: Transport = "stream"  # of a load on it
 
     @property
     def workers(self) -> list[Process]:
@@ -182,7 +183,46 @@ def running(*command: str, quiet: bool = False) -> Iterator[Program]:
 
 
 @contextmanager
-def serving(model: str, *args: str, quiet: bool = False) -> Iterator[Program]:
-    """Run the stream server with one model and two workers on a free port."""
-    with running(*STREAM_SERVER, "--port", "0", "--model", model, *args, quiet=quiet) as program:
+def serving(model: str, *args: str, quiet: bool = False, max_streams: int | None = None) -> Iterator[Program]:
+    """Run the stream server with one model and two workers on a free port.
+
+    Args:
+        max_streams: how many it admits, also from one address; None for its defaults.
+    """
+    names = ("max_streams", "max_streams_per_principal") if max_streams else ()
+    limits = [part for name in names for part in ("--set", f"limits.{name}={max_streams}")]
+    with running(*STREAM_SERVER, "--port", "0", "--model", model, *limits, *args, quiet=quiet) as program:
         yield program
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """The memory and the descriptors of a process."""
+
+    rss: int  # resident bytes
+    uss: int  # those of them that no other process shares
+    descriptors: int  # open files and sockets
+
+
+def settled(process: Process) -> Usage:
+    """Wait until the usage of a process does not change, and return it."""
+    deadline = time.monotonic() + SETTLE_LIMIT_S
+    last = None
+    while (now := _usage(process)) != last and time.monotonic() < deadline:
+        last = now
+        time.sleep(SETTLED_S)  # the criterion itself
+    return now
+
+
+def _usage(process: Process) -> Usage:
+    memory = process.memory_full_info()
+    return Usage(memory.rss, memory.uss, process.num_fds())
+
+
+def raise_descriptors(wanted: int) -> int:
+    """Raise the limit of open files for this process and those it starts; return how many connections it allows."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard == resource.RLIM_INFINITY:
+        hard = max(soft, wanted + SPARE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return min(wanted, hard - SPARE)

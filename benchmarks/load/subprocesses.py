@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
-import select
+import queue
 import subprocess
 import sys
-import time
-from collections.abc import Mapping
-from typing import Self, TypeVar
+import threading
+from collections.abc import Callable, Coroutine, Mapping
+from io import BufferedReader, RawIOBase
+from typing import Any, Self, TypeVar, cast
 
 import msgspec
+from aiohttp import ClientError
 
 from benchmarks.failures import CHECKOUT, Refused, RunFailed
 
@@ -20,17 +23,12 @@ FAILED = "failed: "
 REFUSED = "refused: "
 """Starts that line if the server refused a stream; error code and message follow."""
 
-CHUNK = 1 << 16
-"""Bytes per read: the capacity of a pipe."""
-
 T = TypeVar("T")
 
 
 def python(module: str, *args: str) -> list[str]:
-    """Give the command that runs a module; use it with `environment`.
-
-    ``-P`` because the current folder may have a package of the module's name.
-    """
+    """Give the command that runs a module; use it with `environment`."""
+    # -P: the current folder may have a package of the module's name
     return [sys.executable, "-P", "-m", module, *args]
 
 
@@ -48,10 +46,9 @@ def call(
     order: object = None,
     env: Mapping[str, str] | None = None,
 ) -> T:
-    """Run a module to its end and decode its output, which is JSON.
+    """Run a module to its end, for at most `seconds`, and decode its JSON output.
 
     Args:
-        seconds: time limit.
         order: written as JSON to its standard input.
 
     Raises:
@@ -83,12 +80,13 @@ class Child:
 
     def __init__(self, module: str, order: object) -> None:
         self._module = module
-        # unbuffered: a buffer left full by a broken pipe would fail again when it is closed, and lines waiting in
-        # a buffer are invisible to `select`
+        # unbuffered: a buffer left full by a broken pipe would fail again when it is closed
         self._process = subprocess.Popen(
             python(module), stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment(), bufsize=0
         )
-        self._buffer = bytearray()
+        self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
         self.tell(msgspec.json.encode(order).decode())
 
     def __enter__(self) -> Self:
@@ -96,6 +94,7 @@ class Child:
 
     def __exit__(self, *_: object) -> None:
         self._process.kill()
+        self._reader.join()
         with self._process:  # closes its pipes and waits for it
             pass
 
@@ -122,31 +121,25 @@ class Child:
             Refused: it reports that the server refused a stream.
             RunFailed: it reports that it cannot go on, or has ended.
         """
-        deadline, left, searched = time.monotonic() + seconds, max(0.0, seconds), 0
-        while (end := self._buffer.find(b"\n", searched)) < 0:
-            searched = len(self._buffer)
-            if left < 0 or not self._read(left):
-                return None
-            left = deadline - time.monotonic()
-        line = self._buffer[:end].decode()
-        del self._buffer[: end + 1]
+        try:
+            line = self._lines.get(timeout=max(0.0, seconds))
+        except queue.Empty:
+            return None
+        if not line.endswith("\n"):
+            self._lines.put("")  # for the next call
+            raise RunFailed(f"the process of {self._module} ended before it was done")
+        line = line.removesuffix("\n")
         if line.startswith(REFUSED):
             raise Refused(*line.removeprefix(REFUSED).split(" ", 1))
         if line.startswith(FAILED):
             raise RunFailed(line.removeprefix(FAILED))
         return line
 
-    def _read(self, seconds: float) -> bool:
-        """Read what it has written; return whether there was anything in time."""
-        assert self._process.stdout
-        output = self._process.stdout.fileno()
-        if not select.select([output], [], [], seconds)[0]:
-            return False
-        data = os.read(output, CHUNK)
-        if not data:
-            raise RunFailed(f"the process of {self._module} ended before it was done")
-        self._buffer += data
-        return True
+    def _read(self) -> None:
+        with BufferedReader(cast(RawIOBase, self._process.stdout)) as lines:
+            for line in lines:
+                self._lines.put(line.decode())
+        self._lines.put("")
 
 
 def say(line: object) -> None:
@@ -155,9 +148,22 @@ def say(line: object) -> None:
 
 
 def order(kind: type[T]) -> T:
-    """Read what a `Child` was told to do.
+    """Read the order of a `Child`.
 
     Raises:
         msgspec.ValidationError: it does not fit; the message names the key.
     """
     return msgspec.json.decode(sys.stdin.readline(), type=kind)
+
+
+def obey(kind: type[T], work: Callable[[T], Coroutine[Any, Any, None]]) -> int:
+    """Carry out the order of a `Child` and report why that is not possible; return the exit status."""
+    try:
+        asyncio.run(work(order(kind)))
+    except Refused as exc:
+        say(f"{REFUSED}{exc.code} {exc.reason}")
+        return 1
+    except (ClientError, OSError, RunFailed) as exc:
+        say(f"{FAILED}{str(exc) or type(exc).__name__}")
+        return 1
+    return 0

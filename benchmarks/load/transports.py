@@ -8,12 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Protocol
 
-from aiohttp import ClientConnectionError, ClientError, ClientSession, ClientWebSocketResponse, WSMsgType
+from aiohttp import (
+    ClientConnectionError,
+    ClientError,
+    ClientSession,
+    ClientTimeout,
+    ClientWebSocketResponse,
+    TCPConnector,
+    WSMsgType,
+)
 
 from benchmarks.failures import Refused
 from benchmarks.load.accounts import Account, settle, settle_plain
@@ -27,72 +33,96 @@ END_PREFIX = '{"type": "end"'
 OCTETS = {"Content-Type": "application/octet-stream"}
 
 
-class Stream(Protocol):
-    """One stream of a load; times are seconds since the start of the run."""
+def open_session() -> ClientSession:
+    """Open a session without limits: the benchmark gives up a run that takes too long."""
+    return ClientSession(connector=TCPConnector(limit=0), timeout=ClientTimeout(total=None))
 
-    async def open(self) -> None:
-        """Connect."""
 
-    async def run(self) -> None:
-        """Send, and receive until everything is answered."""
+async def open_stream(session: ClientSession, address: str) -> ClientWebSocketResponse:
+    """Connect by this project's protocol, and wait for `ready`.
 
-    async def close(self) -> None:
-        """Disconnect."""
-
-    def account(self) -> Account:
-        """Make the stream's account, after the run."""
+    Raises:
+        Refused: the server refused the stream.
+    """
+    ws = await session.ws_connect(address, max_msg_size=0)
+    message = await ws.receive()
+    greeting = json.loads(message.data) if message.type is WSMsgType.TEXT else {}
+    if greeting.get("type") != "ready":
+        await ws.close()
+        raise Refused(greeting.get("code", "none"), greeting.get("message", "it disconnected"))
+    return ws
 
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """What a stream is made from.
-
-    Attributes:
-        number: of the stream in its load.
-        lags: where the lag of each item goes, in seconds.
-    """
+    """What a stream is made from."""
 
     session: ClientSession
     load: Load
-    number: int
+    number: int  # of the stream in its load
     payloads: Payloads
     clock: Clock
-    lags: list[float]
-
-    def plan(self) -> Sequence[float]:
-        """Make the schedule; empty in a closed loop."""
-        load = self.load
-        if not load.rate:
-            return []
-        return schedule(load.arrivals, load.rate, load.seconds, chance_of(load.seed, self.number))
+    lags: list[float]  # where the lag of each item goes, in seconds
 
 
-class Websocket:
+class Stream:
+    """One stream of a load; times are seconds since the start of the run."""
+
+    def __init__(self, setup: Setup) -> None:
+        load = self._load = setup.load
+        self._session = setup.session
+        self._payloads = setup.payloads
+        self._clock = setup.clock
+        self._lags = setup.lags
+        # empty in a closed loop
+        self._plan: list[float] = []
+        if load.rate:
+            chance = chance_of(load.seed, setup.number)
+            self._plan = schedule(load.arrivals, load.rate, load.seconds, chance)
+        self._due: list[float] = []
+
+    async def open(self) -> None:
+        """Connect, if items share a connection; raises `Refused` if the server refuses."""
+
+    async def run(self) -> None:
+        """Send, and receive until everything is answered or the server ends the stream."""
+        raise NotImplementedError
+
+    async def close(self) -> None:
+        """Disconnect what `open` connected."""
+
+    def account(self) -> Account:
+        """Make the stream's account, after the run."""
+        raise NotImplementedError
+
+    @property
+    def _more(self) -> bool:
+        """Whether a closed loop has items left."""
+        return self._load.count is None or len(self._due) < self._load.count
+
+    def _next(self, due: float) -> str | bytes:
+        """Take the next item, which is due then."""
+        self._due.append(due)
+        return self._payloads[(len(self._due) - 1) % len(self._payloads)]
+
+
+class Websocket(Stream):
     """A stream over a websocket, of this project's protocol or a plain one."""
 
     def __init__(self, setup: Setup) -> None:
-        self._session = setup.session
-        self._load = setup.load
-        self._payloads = setup.payloads
-        self._clock = setup.clock
+        super().__init__(setup)
         self._pace = Pace(setup.clock, setup.lags)
-        self._plan = setup.plan()
-        self._due: list[float] = []
+        self._plain = setup.load.transport != "stream"
         self._messages: list[tuple[float, str]] = []
         self._sent_all = False
         self._ws: ClientWebSocketResponse
 
     async def open(self) -> None:
-        """Connect; with this project's protocol, wait for `ready`.
-
-        Raises:
-            Refused: the server refused the stream.
-        """
-        self._ws = await self._session.ws_connect(self._load.address, max_msg_size=0)
-        if self._load.transport == "stream":
-            greeting = json.loads((await self._ws.receive()).data or "{}")
-            if greeting.get("type") != "ready":
-                raise Refused(greeting.get("code", "none"), greeting.get("message", str(greeting)))
+        """Connect; with this project's protocol, wait for `ready`."""
+        if self._plain:
+            self._ws = await self._session.ws_connect(self._load.address, max_msg_size=0)
+        else:
+            self._ws = await open_stream(self._session, self._load.address)
 
     async def run(self) -> None:
         """Send, and receive until everything is answered or the server ends the stream."""
@@ -112,7 +142,7 @@ class Websocket:
     def account(self) -> Account:
         """Make the account."""
         unsent = self._plan[len(self._due) :]
-        if self._load.transport == "stream":
+        if not self._plain:
             return settle(self._due, self._messages, expected(self._load.payload), unsent)
         answers = [(number, at, "") for number, (at, _) in enumerate(self._messages, 1)]
         return settle_plain(self._due, answers, unsent)
@@ -140,24 +170,19 @@ class Websocket:
     async def _sent(self) -> None:
         """End the stream; a plain websocket is closed when everything is answered."""
         self._sent_all = True
-        if self._load.transport == "stream":
+        if not self._plain:
             await self._ws.send_str(END)
         elif len(self._messages) >= len(self._due):
             await self._ws.close()
 
     def _ended(self, text: str) -> bool:
         """Whether a message is the last one."""
-        if self._load.transport == "stream":
+        if not self._plain:
             return text.startswith(END_PREFIX)
         return self._sent_all and len(self._messages) >= len(self._due)
 
-    @property
-    def _more(self) -> bool:
-        return self._load.count is None or len(self._due) < self._load.count
-
     async def _send(self, due: float) -> None:
-        payload = self._payloads[len(self._due) % len(self._payloads)]
-        self._due.append(due)
+        payload = self._next(due)
         handle = self._pace.sending()
         if isinstance(payload, str):
             await self._ws.send_str(payload)
@@ -166,22 +191,13 @@ class Websocket:
         self._pace.sent(handle)
 
 
-class Posts:
+class Posts(Stream):
     """A stream whose items are posted one by one, over connections that open when needed."""
 
     def __init__(self, setup: Setup) -> None:
-        self._session = setup.session
-        self._load = setup.load
+        super().__init__(setup)
         self._headers = OCTETS if setup.load.kept else {**OCTETS, "Connection": "close"}
-        self._bodies = [item.encode() if isinstance(item, str) else item for item in setup.payloads]
-        self._clock = setup.clock
-        self._lags = setup.lags
-        self._plan = setup.plan()
-        self._due: list[float] = []
         self._answers: list[tuple[int, float, str]] = []
-
-    async def open(self) -> None:
-        """Do nothing."""
 
     async def run(self) -> None:
         """Post everything, and wait for every answer."""
@@ -193,27 +209,21 @@ class Posts:
                 await self._clock.until(due)
                 posts.create_task(self._post(due))
 
-    async def close(self) -> None:
-        """Do nothing: the session has the connections."""
-
     def account(self) -> Account:
         """Make the account."""
         return settle_plain(self._due, self._answers)
 
     async def _in_turn(self) -> None:
         """Post an item when the previous one is answered."""
-        load = self._load
-        while (now := self._clock.now()) < load.seconds and (
-            load.count is None or len(self._due) < load.count
-        ):
+        while (now := self._clock.now()) < self._load.seconds and self._more:
             await self._post(now)
 
     async def _post(self, due: float) -> None:
         if self._load.rate:
             self._lags.append(self._clock.now() - due)
-        body = self._bodies[len(self._due) % len(self._bodies)]
-        self._due.append(due)
+        item = self._next(due)
         number = len(self._due)
+        body = item.encode() if isinstance(item, str) else item
         try:
             async with self._session.post(self._load.url, data=body, headers=self._headers) as response:
                 await response.read()

@@ -14,8 +14,7 @@ from concurrent.futures import ProcessPoolExecutor
 
 from aiohttp import WSMsgType, web
 
-from benchmarks.peers.command import HOST, PATH, arguments
-from benchmarks.peers.pool import predict, workers
+from benchmarks.peers.shared import HOST, PATH, arguments, predict, workers
 
 POOL = web.AppKey("pool", ProcessPoolExecutor)
 

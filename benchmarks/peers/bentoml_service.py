@@ -8,7 +8,7 @@ import sys
 import bentoml
 from bentoml_cli.cli import cli
 
-from benchmarks.peers.command import HOST, MODEL_VARIABLE, WORKERS, arguments
+from benchmarks.peers.shared import HOST, MODEL_VARIABLE, WORKERS, arguments
 from benchmarks.peers.work import MODELS, Answer
 
 

@@ -1,4 +1,4 @@
-"""The peers: what each is called, which module serves it and how it is spoken to."""
+"""The peers: name, module, transport and requirements of each."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.load.generator import Transport
-from benchmarks.peers.command import HOST, PATH
+from benchmarks.peers.shared import HOST, PATH
 
 HERE = Path(__file__).parent
 
@@ -16,25 +16,17 @@ DETECTOR = HERE / "detector.txt"
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """Another model server.
+    """Another model server."""
 
-    Attributes:
-        name: as its own documentation writes it.
-        module: in this package, and the name of its requirements file.
-        websocket: a plain websocket with a JSON answer per message; else a POST per frame.
-        batches: whether it also serves models that end with `BATCHED`.
-        quick: whether it starts and installs quickly enough for a quick run.
-    """
-
-    name: str
-    module: str
-    websocket: bool = False
-    batches: bool = False
-    quick: bool = False
+    name: str  # as its own documentation writes it
+    module: str  # in this package, and the name of its requirements file
+    websocket: bool = False  # a plain websocket with a JSON answer per message; else a POST per frame
+    batches: bool = False  # whether it also serves models that end with `BATCHED`
+    quick: bool = False  # whether it starts and installs quickly enough for a quick run
 
     @property
     def transport(self) -> Transport:
-        """What a load speaks to it."""
+        """Of a load on it."""
         return "websocket" if self.websocket else "http"
 
     def url(self, port: int) -> str:

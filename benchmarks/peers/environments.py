@@ -12,16 +12,16 @@ import platform
 import shutil
 import subprocess
 import sys
+import sysconfig
 import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from benchmarks.failures import RunFailed
+from benchmarks.failures import CHECKOUT, RunFailed
 from benchmarks.peers.catalogue import Peer
 from benchmarks.report.results import Say
 
-CHECKOUT = Path(__file__).parents[2]
 CACHE = CHECKOUT / ".venv-peers"
 LINKED = "benchmarks", "inference"
 
@@ -65,7 +65,7 @@ def prepare(peers: Sequence[Peer], say: Say) -> dict[Peer, str | RunFailed]:
             return exc
 
     if not (CHECKOUT / "pyproject.toml").is_file():
-        raise RunFailed("peers get environments beside a checkout of the project, and this is none: clone it")
+        raise RunFailed("environments of peers need a checkout of the project: clone it")
     CACHE.mkdir(exist_ok=True)
     (CACHE / ".gitignore").write_text("*\n", "utf-8")
     with ThreadPoolExecutor(AT_ONCE) as threads:
@@ -85,18 +85,13 @@ def _made(peer: Peer, say: Say) -> Path:
     _run(sys.executable, "-m", "venv", str(place))
     files = [part for file in peer.requirements for part in ("--requirement", str(file))]
     _run(str(python), *PIP, *WHEELS, *files)
+    there = Path(sysconfig.get_path("purelib", "venv", {"base": str(place)}))
     for package in LINKED:
-        there = _site_packages(place)
         (there / package).symlink_to(os.path.relpath(CHECKOUT / package, there), target_is_directory=True)
     (place / DONE).touch()
     megabytes = sum(file.lstat().st_size for file in place.rglob("*")) / 1e6
     say(f"installed {peer.name} in {time.monotonic() - begun:.0f} s: {megabytes:.0f} MB")
     return python
-
-
-def _site_packages(place: Path) -> Path:
-    major, minor, _ = platform.python_version_tuple()
-    return place / "lib" / f"python{major}.{minor}" / "site-packages"
 
 
 def _run(*command: str) -> None:
@@ -105,7 +100,7 @@ def _run(*command: str) -> None:
             command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=INSTALL_S, check=False
         )
     except subprocess.TimeoutExpired as exc:
-        raise RunFailed(f"its installation was given up after {INSTALL_S:.0f} s") from exc
+        raise RunFailed(f"its installation was stopped after {INSTALL_S:.0f} s") from exc
     if done.returncode:
         said = done.stderr.strip().splitlines()
-        raise RunFailed(f"its installation failed: {said[-1] if said else 'pip does not say why'}")
+        raise RunFailed(f"its installation failed: {said[-1] if said else 'pip gave no reason'}")

@@ -14,8 +14,7 @@ from contextlib import asynccontextmanager
 import uvicorn
 from fastapi import FastAPI, WebSocket
 
-from benchmarks.peers.command import HOST, PATH, arguments
-from benchmarks.peers.pool import predict, workers
+from benchmarks.peers.shared import HOST, PATH, arguments, predict, workers
 
 
 def application(model: str) -> FastAPI:

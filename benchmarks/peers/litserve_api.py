@@ -11,7 +11,7 @@ from typing import Annotated
 import litserve
 from fastapi import Body
 
-from benchmarks.peers.command import HOST, PATH, WORKERS, arguments
+from benchmarks.peers.shared import HOST, PATH, WORKERS, arguments
 from benchmarks.peers.work import BATCHED, MAX_BATCH, MODELS, Answer
 
 Payload = Annotated[bytes, Body(media_type="application/octet-stream")]

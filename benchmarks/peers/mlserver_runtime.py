@@ -15,7 +15,7 @@ from mlserver import MLModel, MLServer
 from mlserver.cli.serve import load_settings
 from mlserver.handlers import custom_handler
 
-from benchmarks.peers.command import HOST, PATH, WORKERS, arguments
+from benchmarks.peers.shared import HOST, PATH, WORKERS, arguments
 from benchmarks.peers.work import MODELS, Answer
 
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from mosec import Server, Worker
 
-from benchmarks.peers.command import HOST, MODEL_VARIABLE, PATH, WORKERS, arguments
+from benchmarks.peers.shared import HOST, MODEL_VARIABLE, PATH, WORKERS, arguments
 from benchmarks.peers.work import BATCHED, MAX_BATCH, MODELS, Answer
 
 

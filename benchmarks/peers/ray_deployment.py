@@ -22,7 +22,7 @@ from ray.serve.config import HTTPOptions  # noqa: E402  # as above
 from ray.serve.schema import LoggingConfig  # noqa: E402  # as above
 from starlette.requests import Request  # noqa: E402  # as above
 
-from benchmarks.peers.command import HOST, PATH, WORKERS, arguments  # noqa: E402  # as above
+from benchmarks.peers.shared import HOST, PATH, WORKERS, arguments  # noqa: E402  # as above
 from benchmarks.peers.work import MODELS, Answer  # noqa: E402  # as above
 
 ONGOING = 100

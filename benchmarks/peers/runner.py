@@ -16,8 +16,7 @@ from benchmarks.load.generator import Load
 from benchmarks.load.run import Run, drive, drive_again_if_void
 from benchmarks.load.servers import POLITELY, STREAM_SERVER, Program, running
 from benchmarks.peers.catalogue import Peer
-from benchmarks.peers.launcher import serving_peer
-from benchmarks.peers.probe import item, wrong
+from benchmarks.peers.launcher import item, serving_peer, wrong
 from benchmarks.peers.work import BATCHED
 from benchmarks.report.results import Say
 from stream_server.client.sync import connect_sync
@@ -49,7 +48,7 @@ is still worked off soon after."""
 
 
 @dataclass(frozen=True, slots=True)
-class Entrant:
+class Server:
     """A server in the comparison, and how to start it with a model."""
 
     name: str
@@ -57,125 +56,111 @@ class Entrant:
 
 
 @dataclass(frozen=True, slots=True)
-class Course:
-    """The measurements of every server with one model.
+class Workload:
+    """The measurements of every server with one model; a part of 0 seconds is left out."""
 
-    Attributes:
-        model: a name in `work.MODELS`.
-        payload: a name in `PAYLOADS`.
-        streams: of the closed loop, with one frame in flight each.
-        rounds: closed loops; the servers take turns.
-        closed_s, idle_s, overload_s: seconds; 0 leaves a part out.
-        kept: whether the closed loop's posts reuse connections. If a server's processes accept from one socket, one
-            of them may get all kept connections while the others idle. New connections go to an idle process, and
-            are cheap beside a picture, but not beside the null model.
-    """
-
-    model: str
-    payload: str
-    streams: int
-    rounds: int
+    model: str  # a name in `work.MODELS`
+    payload: str  # a name in `PAYLOADS`
+    streams: int  # of the closed loop, with one frame in flight each
+    rounds: int  # closed loops; the servers take turns
     closed_s: float
     idle_s: float = 0.0
     overload_s: float = 0.0
+    # whether the closed loop's posts reuse connections: if a server's processes accept from one socket, one of
+    # them may get all kept connections while the others idle; new connections go to an idle process, and are cheap
+    # beside a picture, but not beside the null model
     kept: bool = False
 
 
 @dataclass(slots=True, eq=False)
 class Record:
-    """The measurements of one server with one model.
-
-    Attributes:
-        missing: why measurements are missing; the others are kept.
-        ready_s: seconds from its start to its first right answer.
-        memory: resident bytes of its tree once it is warm.
-        closed: streams that wait for each answer, a run for each round.
-        idle: one stream of `IDLE_FPS`.
-        overload: `CAMERAS` of `FPS` that do not wait.
-    """
+    """The measurements of one server with one model."""
 
     name: str
-    missing: str = ""
-    ready_s: float = 0.0
-    memory: int = 0
-    closed: list[Run] = field(default_factory=list)
-    idle: Run | None = None
-    overload: Run | None = None
+    missing: str = ""  # why measurements are missing; the others are kept
+    ready_s: float = 0.0  # seconds from its start to its first right answer
+    memory: int = 0  # resident bytes of its tree once it is warm
+    closed: list[Run] = field(default_factory=list)  # streams that wait for each answer, a run for each round
+    idle: Run | None = None  # one stream of `IDLE_FPS`
+    overload: Run | None = None  # `CAMERAS` of `FPS` that do not wait
 
 
-def ours() -> Entrant:
+def stream_server() -> Server:
     """The stream server."""
-    return Entrant(OURS, _serving_ours)
+    return Server(OURS, _serving_ours)
 
 
 @contextmanager
 def _serving_ours(model: str) -> Iterator[Program]:
     """Run the stream server; like a peer, it counts as ready when it has answered correctly."""
     started = time.perf_counter()
-    with running(
-        *POLITELY, *STREAM_SERVER, "--port", "0", "--model", SPECIFIED[model], quiet=True
-    ) as program:
+    command = (*POLITELY, *STREAM_SERVER, "--port", "0", "--model", SPECIFIED[model])
+    with running(*command, quiet=True) as program:
         try:
             with connect_sync(program.url, model=_named(model)) as stream:
                 (answer,) = stream.process([item(model)])
         except ClientError as exc:
             raise RunFailed(f"{OURS} does not answer: {exc}") from exc
         if fault := wrong(model, answer.outputs) if isinstance(answer, Result) else str(answer):
-            raise RunFailed(f"{OURS} answers wrong: {fault}")
+            raise RunFailed(f"{OURS} gives a wrong answer: {fault}")
         yield replace(program, ready_s=time.perf_counter() - started)
 
 
-def of_peer(peer: Peer, python: str) -> Entrant:
-    """Make an entrant of a peer; `python` has its requirements."""
-    return Entrant(peer.name, lambda model: serving_peer(peer, model, python, ahead=POLITELY))
+def of_peer(peer: Peer, python: str) -> Server:
+    """Make a server of a peer; `python` has its requirements."""
+    return Server(peer.name, lambda model: serving_peer(peer, model, python, ahead=POLITELY))
 
 
-def in_batches(entrant: Entrant) -> Entrant:
-    """Make an entrant of the same server with batches."""
-    return Entrant(entrant.name + IN_BATCHES, lambda model: entrant.start(model + BATCHED))
+def in_batches(server: Server) -> Server:
+    """Make the same server with batches."""
+    return Server(server.name + IN_BATCHES, lambda model: server.start(model + BATCHED))
 
 
-def contest(entrants: Sequence[Entrant], course: Course, say: Say) -> list[Record]:
-    """Measure every server on a course.
+def measure_in_turn(servers: Sequence[Server], workload: Workload, say: Say) -> list[Record]:
+    """Measure every server with a workload.
 
     All of them run all the time, so that rounds follow each other at once, but all except the measured one are
     stopped: an idle Ray Serve takes a tenth of a core. A server that fails is left out from then on.
     """
-    records = [Record(entrant.name) for entrant in entrants]
+    records = [Record(server.name) for server in servers]
+    programs: dict[str, Program] = {}
+
+    def runs(
+        what: str, streams: int, seconds: float, fps: float | None = None, *, answers: bool = True
+    ) -> Iterator[tuple[Record, Run]]:
+        """Drive each server that has not failed; without results it fails if there should be `answers`."""
+        for record in records if seconds else ():
+            if record.missing:
+                continue
+            say(f"{workload.model}: {what}, {record.name}")
+            with _failure_in(record), _awake(programs[record.name]) as program:
+                run = drive_again_if_void(program, _load(workload, program, streams, seconds, fps), say)
+                if answers and not run.results:
+                    raise RunFailed("it gave no results")
+                yield record, run
+
     with ExitStack() as stack:
-        programs: dict[str, Program] = {}
-        for entrant, record in zip(entrants, records, strict=True):
-            say(f"{course.model}: starting {record.name}")
-            with _excused(record):
-                programs[record.name] = stack.enter_context(_paused(entrant, course, record))
-        for number in range(course.rounds):
-            for record, program in _remaining(records, programs):
-                say(f"{course.model}: round {number + 1} of {course.rounds}, {record.name}")
-                with _excused(record), _awake(program):
-                    record.closed.append(
-                        _counted(drive_again_if_void(program, _closed(course, program, course.closed_s), say))
-                    )
-        for record, program in _remaining(records, programs) if course.idle_s else ():
-            say(f"{course.model}: one camera on an idle server, {record.name}")
-            with _excused(record), _awake(program):
-                record.idle = _counted(
-                    drive_again_if_void(program, _open(course, program, 1, IDLE_FPS, course.idle_s), say)
-                )
-        for record, program in _remaining(records, programs) if course.overload_s else ():
-            say(f"{course.model}: {cameras(records)} cameras of {FPS:.0f} frames a second, {record.name}")
-            with _excused(record), _awake(program):
-                record.overload = drive_again_if_void(
-                    program, _open(course, program, cameras(records), FPS, course.overload_s), say
-                )
+        for server, record in zip(servers, records, strict=True):
+            say(f"{workload.model}: starting {record.name}")
+            with _failure_in(record):
+                programs[record.name] = stack.enter_context(_paused(server, workload, record))
+        for number in range(1, workload.rounds + 1):
+            what = f"round {number} of {workload.rounds}"
+            for record, run in runs(what, workload.streams, workload.closed_s):
+                record.closed.append(run)
+        for record, run in runs("one camera on an idle server", 1, workload.idle_s, IDLE_FPS):
+            record.idle = run
+        many = cameras(records)
+        what = f"{many} cameras of {FPS:.0f} frames a second"
+        for record, run in runs(what, many, workload.overload_s, FPS, answers=False):
+            record.overload = run
     return records
 
 
 def fastest(records: Sequence[Record]) -> float:
     """Give the results per second of the fastest server in closed loops, by median rounds."""
-    return max(
-        (statistics.median(run.rate for run in record.closed) for record in records if record.closed),
-        default=0.0,
-    )
+    rates = (statistics.median(run.rate for run in record.closed) for record in records if record.closed)
+    return max(rates, default=0.0)
 
 
 def cameras(records: Sequence[Record]) -> int:
@@ -183,14 +168,8 @@ def cameras(records: Sequence[Record]) -> int:
     return max(CAMERAS, math.ceil(OVERLOAD * fastest(records) / FPS))
 
 
-def _remaining(
-    records: Sequence[Record], programs: Mapping[str, Program]
-) -> Iterator[tuple[Record, Program]]:
-    return ((record, programs[record.name]) for record in records if not record.missing)
-
-
 @contextmanager
-def _excused(record: Record) -> Iterator[None]:
+def _failure_in(record: Record) -> Iterator[None]:
     """Record a server's failure instead of raising it."""
     try:
         yield
@@ -199,10 +178,10 @@ def _excused(record: Record) -> Iterator[None]:
 
 
 @contextmanager
-def _paused(entrant: Entrant, course: Course, record: Record) -> Iterator[Program]:
+def _paused(server: Server, workload: Workload, record: Record) -> Iterator[Program]:
     """Start a server, warm it up and pause it."""
-    with entrant.start(course.model) as program:
-        drive(program, [_closed(course, program, WARM_S)])
+    with server.start(workload.model) as program:
+        drive(program, [_load(workload, program, workload.streams, WARM_S)])
         record.ready_s, record.memory = program.ready_s, program.memory()
         program.pause()
         try:
@@ -212,18 +191,12 @@ def _paused(entrant: Entrant, course: Course, record: Record) -> Iterator[Progra
 
 
 @contextmanager
-def _awake(program: Program) -> Iterator[None]:
+def _awake(program: Program) -> Iterator[Program]:
     program.resume()
     try:
-        yield
+        yield program
     finally:
         program.pause()
-
-
-def _counted(run: Run) -> Run:
-    if not run.results:
-        raise RunFailed("it gave no results")
-    return run
 
 
 def _named(model: str) -> str:
@@ -231,26 +204,17 @@ def _named(model: str) -> str:
     return SPECIFIED[model].partition("=")[0]
 
 
-def _closed(course: Course, program: Program, seconds: float) -> Load:
+def _load(
+    workload: Workload, program: Program, streams: int, seconds: float, fps: float | None = None
+) -> Load:
     return Load(
         program.url,
-        _named(course.model),
-        course.payload,
-        course.streams,
-        seconds,
-        transport=program.transport,
-        kept=course.kept,
-    )
-
-
-def _open(course: Course, program: Program, streams: int, fps: float, seconds: float) -> Load:
-    return Load(
-        program.url,
-        _named(course.model),
-        course.payload,
+        _named(workload.model),
+        workload.payload,
         streams,
         seconds,
-        policy="latest",
+        policy="latest" if fps else "queue",
         rate=fps,
         transport=program.transport,
+        kept=workload.kept or fps is not None,
     )

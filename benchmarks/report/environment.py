@@ -16,6 +16,7 @@ import psutil  # type: ignore[import-untyped]
 
 from benchmarks.failures import CHECKOUT
 from benchmarks.report.results import Facts
+from inference.machine import cores, cpu_quota
 
 PACKAGES = (
     "stream-inference-server",
@@ -59,7 +60,7 @@ def versions() -> Facts:
 
 
 def commit(folder: Path) -> Facts:
-    """Give a checkout's commit, and whether tracked files have changed since; empty if it is no checkout."""
+    """Give a checkout's commit, and whether tracked files have changed since; empty outside a checkout."""
     if not (folder / ".git").exists():
         return {}
     try:
@@ -76,39 +77,9 @@ def _git(folder: Path, *args: str) -> str:
     return done.stdout.strip()
 
 
-def cores() -> int:
-    """Count the cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def quota(groups: str, root: Path) -> Facts:
-    """Give the CPU limit of a container in cores, the lowest of all its groups'; empty without a limit.
-
-    Source: the kernel's "Control Group v2", `cpu.max`: microseconds per period, or `max`.
-
-    Args:
-        groups: the text of ``/proc/self/cgroup``.
-        root: where the hierarchy is mounted.
-    """
-    found = re.search(r"^0::/(.*)$", groups, re.MULTILINE)
-    limits = []
-    place = root / found.group(1) if found else root
-    for folder in (place, *place.parents):
-        with suppress(OSError):
-            most, period = (folder / "cpu.max").read_text("ascii").split()
-            if most != "max":
-                limits.append(int(most) / int(period))
-        if folder == root:
-            break
-    return {"cores by quota": round(min(limits), 2)} if limits else {}
-
-
-def _limits() -> Facts:
-    with suppress(OSError):
-        return quota(Path("/proc/self/cgroup").read_text("utf-8"), Path("/sys/fs/cgroup"))
-    return {}
+def _quota() -> Facts:
+    quota = cpu_quota()
+    return {} if quota is None else {"cores by quota": round(quota, 2)}
 
 
 def _cpu_seconds() -> tuple[float, float]:
@@ -140,7 +111,7 @@ class Observation:
         return {
             "date": datetime.now(UTC).date().isoformat(),
             "cores": cores(),
-            **_limits(),
+            **_quota(),
             "processor": processor(),
             "architecture": platform.machine(),
             "GB of memory": round(psutil.virtual_memory().total / 1e9, 1),

@@ -18,9 +18,9 @@ from importlib import resources
 from pathlib import Path
 from typing import TypeAlias
 
-from benchmarks.report.formatting import FIGURE_HEADINGS, cell, count, figure_cells, numeric
 from benchmarks.report.plots import DARK, LIGHT, headlines, summary_plot, svg
 from benchmarks.report.results import (
+    FIGURE_HEADINGS,
     Facts,
     Figure,
     Grid,
@@ -28,7 +28,11 @@ from benchmarks.report.results import (
     Results,
     Section,
     Unreadable,
+    cell,
+    count,
+    figure_cells,
     merge,
+    numeric,
     read_json,
 )
 

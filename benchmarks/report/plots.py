@@ -22,8 +22,7 @@ from matplotlib.figure import Figure, FigureBase
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from benchmarks.report.formatting import written
-from benchmarks.report.results import Plot, Results, Series
+from benchmarks.report.results import Plot, Results, Series, written
 
 OURS = "stream-server"
 

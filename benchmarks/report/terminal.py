@@ -17,11 +17,26 @@ from rich.table import Table
 
 from benchmarks.failures import RunFailed, without_paths
 from benchmarks.report.environment import Observation
-from benchmarks.report.formatting import FIGURE_HEADINGS, cell, count, figure_cells, numeric, written
-from benchmarks.report.results import Facts, Figure, Grid, Plot, Results, Section, Series, Suite, as_json
+from benchmarks.report.results import (
+    FIGURE_HEADINGS,
+    Facts,
+    Figure,
+    Grid,
+    Plot,
+    Results,
+    Section,
+    Series,
+    Suite,
+    as_json,
+    cell,
+    count,
+    figure_cells,
+    numeric,
+    written,
+)
 
 PLAIN_WIDTH = 170
-"""Characters per line if the output is no terminal, so that a row is one line in a log."""
+"""Characters per line if the output is not a terminal, so that a row is one line in a log."""
 
 BARS = "▁▂▃▄▅▆▇█"
 SPARK_POINTS = 32

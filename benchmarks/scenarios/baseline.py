@@ -45,17 +45,11 @@ GRACE_S = 60.0
 
 
 class Bare(msgspec.Struct, frozen=True):
-    """What a bare loop measured.
+    """What a bare loop measured."""
 
-    Attributes:
-        items: how many it processed.
-        cpu_ms: CPU milliseconds per item.
-        times_ms: wall time of each call.
-    """
-
-    items: int
-    cpu_ms: float
-    times_ms: list[float]
+    items: int  # how many it processed
+    cpu_ms: float  # CPU milliseconds per item
+    times_ms: list[float]  # wall time of each call
 
 
 def bare(model: str, seconds: float, pace: float | None = None) -> Bare:
@@ -171,8 +165,7 @@ def faces_figures(measured: Sequence[FacesRound]) -> list[Figure]:
     """Compare the rounds of the model faces."""
     costs = [1e3 / one.server.per_cpu for one in measured]
     added = [
-        [age - statistics.median(one.paced.times_ms) for a in one.alone.streams for _, age, _ in a.answers]
-        for one in measured
+        [age - statistics.median(one.paced.times_ms) for _, age, _ in one.alone.answers] for one in measured
     ]
 
     def to(what: str, loops: Sequence[Bare], target: float) -> Figure:
@@ -232,7 +225,7 @@ def growth(say: Say, rounds: int, seconds: float) -> Section:
     """Measure the cost of a frame by the number of streams."""
     costs: dict[int, list[float]] = {streams: [] for streams in STREAMS}
     runs: list[Run] = []
-    with serving("echo", "--set", f"limits.max_streams_per_principal={max(STREAMS)}") as server:
+    with serving("echo", max_streams=max(STREAMS)) as server:
         for number in range(rounds):
             say(f"growth, round {number + 1} of {rounds}: {', '.join(map(str, STREAMS))} streams")
             for streams, into in costs.items():

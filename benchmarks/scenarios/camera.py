@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from benchmarks.failures import RunFailed
+from benchmarks.load.accounts import due_before
 from benchmarks.load.run import Run
 from benchmarks.report.results import Grid, Plot, Say, Section, Series, at_least, at_most, none
 from benchmarks.report.stats import jain
-from benchmarks.scenarios.options import DEFAULT, Options
+from benchmarks.scenarios.catalogue import DEFAULT, Options
 from benchmarks.scenarios.target import Target, target
 
 STREAMS = 24
@@ -20,30 +21,21 @@ WARM_UP_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Freshness:
-    """Freshness in a run of cameras.
+    """Freshness in a run of cameras."""
 
-    Attributes:
-        rate, fresh: answers per second, and those that are not stale, of all streams.
-        ages: milliseconds from capture to answer: p50, p90, p99, max.
-        dropped: share of the frames that the server dropped.
-        jain: fairness of the answers per stream.
-        least: fresh answers per second of the stream with the fewest.
-    """
-
-    rate: float
-    fresh: float
-    ages: tuple[float, ...]
-    dropped: float
-    jain: float
-    least: float
+    rate: float  # answers per second of all streams
+    fresh: float  # of those, the ones that are not stale
+    ages: tuple[float, ...]  # milliseconds from capture to answer: p50, p90, p99, max
+    dropped: float  # share of the frames that the server dropped
+    jain: float  # fairness of the answers per stream
+    least: float  # fresh answers per second of the stream with the fewest
 
 
 def freshness(run: Run, fresh_ms: float, until: float) -> Freshness:
     """Compute the freshness of the frames that were due before `until` (`Load.measured_s`)."""
-    ages = [
-        [age_ms for at, _, age_ms in account.answers if at - age_ms / 1e3 < until] for account in run.streams
-    ]
-    fresh = [sum(age_ms <= fresh_ms for age_ms in stream) / until for stream in ages]
+    waits = ([(at, age_ms) for at, _, age_ms in account.answers] for account in run.streams)
+    ages = [due_before(stream, until) for stream in waits]
+    fresh = [sum(age_ms <= fresh_ms for _, age_ms in stream) / until for stream in ages]
     return Freshness(
         sum(map(len, ages)) / until,
         sum(fresh),
@@ -68,7 +60,7 @@ def measure(say: Say, quick: bool, options: Options = DEFAULT) -> list[Section]:
     found = freshness(run, options.fresh_ms, run.measured_s)
     about = (
         f"{streams} cameras of {options.fps:g} frames per second sent {server.items} to {server.model} "
-        f"for {seconds:g} s, whatever was answered, with the policy `latest`. Age is the time from a frame's "
+        f"for {seconds:g} s, without waiting for answers, with the policy `latest`. Age is the time from a frame's "
         "capture, as scheduled, to its answer's arrival, by the client's clock. An answer older than "
         f"{options.fresh_ms:g} ms is stale. The last frame of each camera, which no newer one replaces, is not "
         f"measured. {server.sharing}"

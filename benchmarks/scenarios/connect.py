@@ -17,16 +17,15 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from benchmarks.failures import RunFailed
 from benchmarks.load.generator import Load
 from benchmarks.load.histograms import total
 from benchmarks.load.payloads import FRAME_BYTES
 from benchmarks.load.raw_clients import GOING_AWAY, NORMAL, Plan, RawClients, Report
-from benchmarks.load.run import Run, drive, first_void
-from benchmarks.load.server_memory import KIB, Held, address, allowed, serving_many, settled
-from benchmarks.load.servers import Program
+from benchmarks.load.run import Run, drive, first_void, unaccounted
+from benchmarks.load.servers import SPARE, Program, Usage, raise_descriptors, serving, settled
 from benchmarks.report.results import Figure, Grid, Plot, Say, Section, Series, at_most, none
 from benchmarks.report.stats import PERCENTS, percentile
 from benchmarks.report.terminal import run
@@ -37,7 +36,7 @@ HEARTBEATS, QUICK_HEARTBEATS = 3, 0
 """A client that the server forgot to ping would be cut off after two and a half periods."""
 
 HEARTBEAT_S = 20.0
-"""The server's default: it pings after so long a silence."""
+"""The server's default: the silence after which it pings."""
 
 LIVE_RATE = 50.0
 LIVE_SECONDS, QUICK_LIVE_SECONDS = 6.0, 2.0
@@ -53,8 +52,9 @@ collector last ran."""
 UNBOUNDED_S = 60.0
 """Time limit of a crowd of a given number of visits."""
 
+KIB = 1024.0
 WARM_VISITS = 5000
-"""After so many the server's memory no longer grows."""
+"""Visits after which the server's memory no longer grows."""
 
 KEPT_KIB = 1000.0
 """What may remain of a thousand streams: a kilobyte each. A leaked session or task is more, a connection twenty
@@ -69,34 +69,25 @@ def measure(say: Say, quick: bool) -> list[Section]:
     return [*measure_idle(say, IDLE, ROUNDS, HEARTBEATS), measure_churn(say, CHURN_SECONDS)]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Idle:
-    """What many idle connections showed.
+    """What many idle connections showed; lists are by round."""
 
-    Attributes:
-        count: how many there were.
-        opened: connections per second, of each round.
-        alone, beside: the live stream's runs without and with them, in turn.
-        before, full: what the server held before any, and with all of them, of each round.
-        core: share of a core used for heartbeats alone; None if not measured.
-        last: open connections, and lost ones by close code, just before the server was stopped.
-        unclosed: connections of all rounds that ended without the expected close code.
-    """
-
-    count: int
-    opened: list[float]
-    alone: list[Run]
-    beside: list[Run]
-    before: Held
-    full: list[Held]
-    core: float | None
-    last: Report
-    unclosed: int
+    count: int  # how many there were
+    before: Usage  # of the server, without any
+    opened: list[float] = field(default_factory=list)  # connections per second
+    alone: list[Run] = field(default_factory=list)  # the live stream without them
+    beside: list[Run] = field(default_factory=list)  # and with them
+    full: list[Usage] = field(default_factory=list)  # of the server, with all of them
+    core: float | None = None  # share of a core used for heartbeats alone; None if not measured
+    # open connections, and lost ones by close code, just before the server was stopped
+    last: Report = field(default_factory=Report)
+    unclosed: int = 0  # connections of all rounds that ended without the expected close code
 
     def kib(self, memory: str) -> list[float]:
         """Growth of the server's `rss` or `uss` per connection, of each round."""
         before = getattr(self.before, memory)
-        return [(getattr(held, memory) - before) / self.count / KIB for held in self.full]
+        return [(getattr(usage, memory) - before) / self.count / KIB for usage in self.full]
 
 
 def measure_idle(
@@ -108,7 +99,7 @@ def measure_idle(
         heartbeats: periods in which nothing else happens; 0 to leave that out.
         live_seconds: of the live stream in each round.
     """
-    count = allowed(wanted)
+    count = raise_descriptors(wanted)
     seen = _idle_rounds(say, count, rounds, heartbeats, live_seconds)
     fewer = f" This machine's limit of open files does not allow {wanted:,}." if count < wanted else ""
     idle = Section(
@@ -129,43 +120,41 @@ def measure_idle(
     return [idle, live]
 
 
+def _address(server: Program) -> str:
+    return f"{server.url}/v2/models/echo/stream?policy=queue"
+
+
 def _live(server: Program, seconds: float) -> Run:
     return drive(server, [Load(server.url, "echo", "frame", 1, seconds, "queue", rate=LIVE_RATE)])
 
 
 def _idle_rounds(say: Say, count: int, rounds: int, heartbeats: int, live_seconds: float) -> Idle:
-    opened: list[float] = []
-    alone: list[Run] = []
-    beside: list[Run] = []
-    full: list[Held] = []
-    unclosed = 0
     with ExitStack() as stack:
         # the last clients outlive the server
-        with serving_many(count) as server:
+        with serving("echo", max_streams=count + SPARE) as server:
             say("warming up")
             _live(server, live_seconds)
-            before = settled(server.process)
+            seen = Idle(count, settled(server.process))
             for number in range(1, rounds + 1):
                 say(f"round {number} of {rounds}: one live stream, alone")
-                alone.append(_live(server, live_seconds))
+                seen.alone.append(_live(server, live_seconds))
                 say(f"round {number} of {rounds}: {count:,} clients connect")
-                clients = stack.enter_context(RawClients(Plan(address(server), count)))
-                opened.append(count / clients.report().seconds)
-                full.append(settled(server.process))
+                clients = stack.enter_context(RawClients(Plan(_address(server), count)))
+                seen.opened.append(count / clients.report().seconds)
+                seen.full.append(settled(server.process))
                 say(f"round {number} of {rounds}: one live stream beside them")
-                beside.append(_live(server, live_seconds))
+                seen.beside.append(_live(server, live_seconds))
                 if number < rounds:
                     clients.tell("leave")
-                    unclosed += count - clients.report().codes.get(NORMAL, 0)
-            core = None
+                    seen.unclosed += count - clients.report().codes.get(NORMAL, 0)
             if heartbeats:
                 say(f"nothing but heartbeats, for {heartbeats * HEARTBEAT_S:.0f} s")
-                core = _core(server, heartbeats * HEARTBEAT_S)
+                seen.core = _core(server, heartbeats * HEARTBEAT_S)
             clients.tell("count")
-            last = clients.report()
+            seen.last = clients.report()
             say("the server is told to stop")
-        unclosed += count - clients.report().codes.get(GOING_AWAY, 0)
-    return Idle(count, opened, alone, beside, before, full, core, last, unclosed)
+        seen.unclosed += count - clients.report().codes.get(GOING_AWAY, 0)
+    return seen
 
 
 def _core(server: Program, seconds: float) -> float:
@@ -196,7 +185,6 @@ def _idle_figures(seen: Idle) -> tuple[Figure, ...]:
 
 def _live_figures(seen: Idle) -> tuple[Figure, ...]:
     alone, beside = ([run.latency.percentile(99) for run in runs] for runs in (seen.alone, seen.beside))
-    live = [*seen.alone, *seen.beside]
     return (
         at_most(
             "idle: a live stream's p99 beside them, to alone",
@@ -205,11 +193,7 @@ def _live_figures(seen: Idle) -> tuple[Figure, ...]:
             "x",
             f"{statistics.median(beside):.2f} ms to {statistics.median(alone):.2f} ms, from scheduled to answered",
         ),
-        none(
-            "idle: the live stream's items unaccounted for",
-            sum(run.unaccounted for run in live),
-            f"of {sum(run.sent for run in live):,}",
-        ),
+        unaccounted("idle: the live stream's items unaccounted for", (*seen.alone, *seen.beside)),
     )
 
 
@@ -237,22 +221,16 @@ def _live_plot(seen: Idle) -> Plot:
 
 @dataclass(frozen=True, slots=True)
 class Crowd:
-    """Visits of clients that came and went.
-
-    Attributes:
-        report: of the clients.
-        cpu: CPU seconds of the server's tree.
-        after: what the server held afterwards.
-    """
+    """Visits of clients that came and went."""
 
     report: Report
-    cpu: float
-    after: Held
+    cpu: float  # CPU seconds of the server's tree
+    after: Usage  # of the server
 
 
 def measure_churn(say: Say, seconds: float) -> Section:
     """Let clients come and go for a while, then repeat as many visits: they must leave nothing behind."""
-    with serving_many(CLIENTS) as server:
+    with serving("echo", max_streams=CLIENTS + SPARE) as server:
         say("warming up")
         _churn(server, UNBOUNDED_S, WARM_VISITS)
         say(f"{CLIENTS} clients that come and go, for {seconds:.0f} s")
@@ -273,7 +251,7 @@ def measure_churn(say: Say, seconds: float) -> Section:
 
 def _churn(server: Program, seconds: float, visits: int | None = None) -> Crowd:
     used = server.cpu()
-    with RawClients(Plan(address(server), CLIENTS, seconds, visits)) as clients:
+    with RawClients(Plan(_address(server), CLIENTS, seconds, visits)) as clients:
         report = clients.report()
     used = server.cpu() - used
     if not report.waits_ms:

@@ -18,6 +18,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias
 
+import msgspec
+
 from benchmarks.failures import RunFailed
 from benchmarks.load.payloads import FRAME_BYTES
 from benchmarks.load.run import Run, first_void
@@ -28,29 +30,28 @@ from benchmarks.peers.runner import (
     IDLE_FPS,
     IN_BATCHES,
     OURS,
-    Course,
-    Entrant,
     Record,
+    Server,
+    Workload,
     cameras,
-    contest,
     fastest,
     in_batches,
+    measure_in_turn,
     of_peer,
-    ours,
+    stream_server,
 )
 from benchmarks.peers.work import MAX_BATCH
-from benchmarks.report.results import Figure, Grid, Plot, Say, Section, Series, at_most, grid
+from benchmarks.report.results import Cell, Figure, Grid, Plot, Say, Section, Series, at_most, grid
 from benchmarks.report.stats import part, percentile
 from benchmarks.report.terminal import run
 
-ECHO = Course("echo", "frame", 8, rounds=3, closed_s=1.2, kept=True)
-MANY = replace(ECHO, streams=32)
-NATURAL = Course("faces-natural", "portrait", 4, rounds=3, closed_s=1.5, idle_s=4.0, overload_s=8.0)
-FACES = Course("faces-ours", "portrait", 4, rounds=3, closed_s=1.5, idle_s=4.0)
+ECHO = Workload("echo", "frame", 8, rounds=3, closed_s=1.2, kept=True)
+MANY_STREAMS = 32
+NATURAL = Workload("faces-natural", "portrait", 4, rounds=3, closed_s=1.5, idle_s=4.0, overload_s=8.0)
+FACES = Workload("faces-ours", "portrait", 4, rounds=3, closed_s=1.5, idle_s=4.0)
 
 QUICK_ECHO = replace(ECHO, rounds=1, closed_s=0.8)
-QUICK_MANY = replace(QUICK_ECHO, streams=32)
-QUICK_NATURAL = Course("faces-natural", "portrait", 4, rounds=1, closed_s=1.0, idle_s=1.0, overload_s=2.0)
+QUICK_NATURAL = replace(NATURAL, rounds=1, closed_s=1.0, idle_s=1.0, overload_s=2.0)
 
 TARGETS = (("mosec", 1.0), ("aiohttp + pool", 0.3), ("LitServe", 0.1))
 """Upper bounds of our CPU per frame, relative to a peer's; each server with or without batches, as is cheaper:
@@ -77,31 +78,38 @@ def measure(say: Say, quick: bool) -> list[Section]:
 
 def compare(peers: Sequence[Peer], say: Say, *, quick: bool) -> list[Section]:
     """Compare the stream server with these peers."""
-    environments = prepare(peers, say)
-    entrants: list[Entrant] = [ours()]
-    batching: list[Entrant] = [in_batches(ours())]
+    servers: list[Server] = [stream_server()]
+    batching: list[Server] = [in_batches(stream_server())]
     uninstalled: list[Record] = []
-    for peer, python in environments.items():
+    for peer, python in prepare(peers, say).items():
         if isinstance(python, RunFailed):
             uninstalled.append(Record(peer.name, str(python)))
         else:
-            entrants.append(of_peer(peer, python))
+            servers.append(of_peer(peer, python))
             if peer.batches:
-                batching.append(in_batches(entrants[-1]))
-    echoes = (QUICK_ECHO, QUICK_MANY) if quick else (ECHO, MANY)
-    bearing = QUICK_NATURAL if quick else NATURAL
-    few_echoes, many_echoes = (contest([*entrants, *batching], course, say) for course in echoes)
-    natural = contest(entrants, bearing, say)
-    faces = [] if quick else contest(entrants, FACES, say)
+                batching.append(in_batches(servers[-1]))
+    echo = QUICK_ECHO if quick else ECHO
+    echoes, many_echoes = (
+        measure_in_turn([*servers, *batching], replace(echo, streams=streams), say)
+        for streams in (echo.streams, MANY_STREAMS)
+    )
+    workload = QUICK_NATURAL if quick else NATURAL
+    natural = measure_in_turn(servers, workload, say)
+    faces = [] if quick else measure_in_turn(servers, FACES, say)
     few = ""
     if quick:
         few = f" A quick run compares with {len(peers)} of {len(PEERS)} peers, and with OpenCV's detector alone."
     return [
-        echo_section([*few_echoes, *uninstalled], few),
+        echo_section([*echoes, *uninstalled], few),
         many_section([*many_echoes, *uninstalled]),
         faces_section(natural, faces),
-        overload_section(natural, bearing.overload_s),
+        overload_section(natural, workload.overload_s),
     ]
+
+
+def cost(record: Record) -> float:
+    """Give the median CPU milliseconds per frame."""
+    return statistics.median(costs(record))
 
 
 def costs(record: Record) -> list[float]:
@@ -109,71 +117,76 @@ def costs(record: Record) -> list[float]:
     return [1e3 / run.per_cpu for run in record.closed]
 
 
-def bearable(record: Record) -> list[Run]:
+def rate(record: Record) -> float:
+    """Give the median frames per second."""
+    return statistics.median(run.rate for run in record.closed)
+
+
+def errors(record: Record) -> int:
+    """Count the errors in closed loops."""
+    return sum(run.errors for run in record.closed)
+
+
+def normal_runs(record: Record) -> list[Run]:
     """Give the runs without overload: closed loops, and the idle one."""
     return [*record.closed, *([record.idle] if record.idle else [])]
 
 
-def overloading(record: Record) -> list[Run]:
+def overload_runs(record: Record) -> list[Run]:
     """Give the run under overload, if there was one."""
     return [record.overload] if record.overload else []
 
 
-def measured(records: Sequence[Record]) -> list[Record]:
+def valid(records: Sequence[Record]) -> list[Record]:
     """Give those that completed all rounds without a void run."""
     rounds = max((len(record.closed) for record in records), default=0)
     return [
         record
         for record in records
-        if record.closed and len(record.closed) == rounds and not first_void(bearable(record))
+        if record.closed and len(record.closed) == rounds and not first_void(normal_runs(record))
     ]
 
 
-def overloaded(records: Sequence[Record]) -> list[tuple[Record, Run]]:
-    """Give those with a valid run under overload."""
-    return [(record, run) for record in records for run in overloading(record) if not run.void]
-
-
-Absent: TypeAlias = list[tuple[str, str]]
+Missing: TypeAlias = list[tuple[str, str]]
 """Servers missing in a section, and why."""
 
 
-def absent(
-    records: Iterable[Record], there: Sequence[Record], runs: Callable[[Record], Iterable[Run]] = bearable
-) -> Absent:
+def missing_in(
+    records: Iterable[Record],
+    shown: Sequence[Record],
+    runs: Callable[[Record], Iterable[Run]] = normal_runs,
+) -> Missing:
     """List the servers missing in a section that shows these `runs` of each."""
     return [
-        (record.name, first_void(runs(record)) or record.missing) for record in records if record not in there
+        (record.name, first_void(runs(record)) or record.missing) for record in records if record not in shown
     ]
 
 
-def left_out(missing: Absent) -> list[Grid]:
-    """Make a table of missing servers, if there are any."""
-    return [Grid("Left out", ("server", "why"), tuple(missing))] if missing else []
-
-
-def void_of(records: Iterable[Record], missing: Absent) -> str:
-    """Say why a section is void: without our server there is nothing to compare."""
+def with_missing(section: Section, records: Iterable[Record], missing: Missing) -> Section:
+    """Add a table of missing servers; the section is void without ours, which leaves nothing to compare."""
     if all(record.name != OURS for record in records):
-        return "the stream server did not take part"
-    return next((why for name, why in missing if name == OURS), "")
+        void = "the stream server did not take part"
+    else:
+        void = next((why for name, why in missing if name == OURS), "")
+    left_out = [Grid("Left out", ("server", "why"), tuple(missing))] if missing else []
+    return msgspec.structs.replace(section, grids=(*section.grids, *left_out), void=void)
 
 
 def bars(name: str, records: Sequence[Record], categories: Sequence[str]) -> Series:
     """Make bars of the median CPU time per frame, in the order of the categories."""
-    ordered = sorted(measured(records), key=lambda record: categories.index(record.name))
+    ordered = sorted(valid(records), key=lambda record: categories.index(record.name))
     return Series(
         name,
-        tuple((float(categories.index(record.name)), statistics.median(costs(record))) for record in ordered),
+        tuple((float(categories.index(record.name)), cost(record)) for record in ordered),
         tuple((min(costs(record)), max(costs(record))) for record in ordered),
     )
 
 
-def ratios(records: Sequence[Record], streams: int) -> list[Figure]:
+def ratios(records: Sequence[Record], streams: int) -> tuple[Figure, ...]:
     """Compare our cost of an echo with those of `TARGETS`, round by round."""
-    by_name = {record.name: costs(record) for record in measured(records)}
+    by_name = {record.name: costs(record) for record in valid(records)}
     pairs = [(cheaper(by_name, OURS), cheaper(by_name, name), target) for name, target in TARGETS]
-    return [
+    return tuple(
         at_most(
             f"echo, {streams} streams: CPU per frame of {us}, to {them}",
             (one / other for one, other in zip(by_name[us], by_name[them], strict=True)),
@@ -183,7 +196,7 @@ def ratios(records: Sequence[Record], streams: int) -> list[Figure]:
         )
         for us, them, target in pairs
         if us and them
-    ]
+    )
 
 
 def cheaper(by_name: Mapping[str, Sequence[float]], server: str) -> str | None:
@@ -194,70 +207,64 @@ def cheaper(by_name: Mapping[str, Sequence[float]], server: str) -> str | None:
 
 def echo_section(records: Sequence[Record], few: str = "") -> Section:
     """Show the cost of serving alone."""
-    there = measured(records)
-    names = tuple(record.name for record in there)
-    plot = Plot(
-        "What serving a frame costs",
-        "",
-        "CPU ms per frame",
-        (bars("CPU per frame", there, names),),
-        "bar",
-        names,
-        log=True,
-    )
+    shown = valid(records)
+    names = tuple(record.name for record in shown)
+    series = (bars("CPU per frame", shown, names),)
+    plot = Plot("What serving a frame costs", "", "CPU ms per frame", series, "bar", names, log=True)
     about = (
         f"The null model: each of {ECHO.streams} streams sends {FRAME_BYTES:,} bytes, gets their number back and "
         f"sends again. In batches, a server runs up to {MAX_BATCH} frames that wait in one call, as our model "
-        f"`echo` does when it is not told otherwise. {FAIR} Connections are kept; BentoML's two processes may "
+        f"`echo` does by default. {FAIR} Connections are kept; BentoML's two processes may "
         f"share them unevenly, which halves its frames/s at worst.{few}"
     )
-    missing = absent(records, there)
-    grids = (echoes_grid(there), pinned(), *left_out(missing))
-    return Section(
-        "echo", about, tuple(ratios(records, ECHO.streams)), grids, (plot,), void_of(records, missing)
+    section = Section(
+        "echo",
+        about,
+        ratios(records, ECHO.streams),
+        (grid("The null model", shown, ECHOES), pinned()),
+        (plot,),
     )
+    return with_missing(section, records, missing_in(records, shown))
 
 
 def many_section(records: Sequence[Record]) -> Section:
     """Show the cost of serving alone with many streams, where more frames wait at a time."""
     about = (
-        f"The same with {MANY.streams} streams: more frames wait at a time, and what a server can do to several at "
+        f"The same with {MANY_STREAMS} streams: more frames wait at a time, and what a server can do to several at "
         "once it does."
     )
-    there = measured(records)
-    missing = absent(records, there)
-    grids = (echoes_grid(there), *left_out(missing))
-    figures = tuple(ratios(records, MANY.streams))
-    return Section(f"echo, {MANY.streams} streams", about, figures, grids, (), void_of(records, missing))
+    shown = valid(records)
+    grids = (grid("The null model", shown, ECHOES),)
+    section = Section(f"echo, {MANY_STREAMS} streams", about, ratios(records, MANY_STREAMS), grids)
+    return with_missing(section, records, missing_in(records, shown))
 
 
-def echoes_grid(there: Sequence[Record]) -> Grid:
-    """Make the table of the null model."""
-    columns: dict[str, Callable[[Record], str | float]] = {
-        "server": lambda record: record.name,
-        "CPU ms a frame": lambda record: statistics.median(costs(record)),
-        "frames/s": lambda record: statistics.median(run.rate for run in record.closed),
-        "ready in s": lambda record: record.ready_s,
-        "memory MB": lambda record: record.memory / 1e6,
-        "errors": lambda record: sum(run.errors for run in record.closed),
-    }
-    return grid("The null model", there, columns)
+ECHOES: Mapping[str, Callable[[Record], Cell]] = {
+    "server": lambda record: record.name,
+    "CPU ms a frame": cost,
+    "frames/s": rate,
+    "ready in s": lambda record: record.ready_s,
+    "memory MB": lambda record: record.memory / 1e6,
+    "errors": errors,
+}
+"""The table of the null model."""
 
 
 def pinned() -> Grid:
     """List the peers, their versions and their transport."""
-    rows = tuple(
-        (peer.name, ", ".join(peer.pins()), "a websocket" if peer.websocket else "a POST per frame")
-        for peer in PEERS
-    )
-    return Grid("The peers", ("server", "requirements", "spoken to over"), rows)
+    columns: Mapping[str, Callable[[Peer], Cell]] = {
+        "server": lambda peer: peer.name,
+        "requirements": lambda peer: ", ".join(peer.pins()),
+        "transport": lambda peer: "a websocket" if peer.websocket else "a POST per frame",
+    }
+    return grid("The peers", PEERS, columns)
 
 
 def faces_section(natural: Sequence[Record], faces: Sequence[Record]) -> Section:
     """Show the cost of finding faces, with both detectors in each server."""
     both = {"OpenCV's": natural, "this project's": faces}
-    everybody, there = [*natural, *faces], [*measured(natural), *measured(faces)]
-    names = tuple(dict.fromkeys(record.name for record in there))
+    shown = [(model, record) for model, records in both.items() for record in valid(records)]
+    names = tuple(dict.fromkeys(record.name for _, record in shown))
     plot = Plot(
         "What finding faces in a frame costs, with either detector",
         "",
@@ -271,13 +278,12 @@ def faces_section(natural: Sequence[Record], faces: Sequence[Record]) -> Section
         (
             record.name,
             model,
-            statistics.median(costs(record)),
-            statistics.median(run.rate for run in record.closed),
+            cost(record),
+            rate(record),
             *(record.idle.latency.percentiles(50, 100) if record.idle else ("", "")),
-            float(sum(run.errors for run in record.closed)),
+            float(errors(record)),
         )
-        for model, records in both.items()
-        for record in measured(records)
+        for model, record in shown
     )
     about = (
         "YuNet on a JPEG of 640x480 with one face, as OpenCV's documentation runs it (cv2.imdecode and "
@@ -289,18 +295,19 @@ def faces_section(natural: Sequence[Record], faces: Sequence[Record]) -> Section
     missing = [
         (name, f"{model} detector: {why}")
         for model, records in both.items()
-        for name, why in absent(records, there)
+        for name, why in missing_in(records, valid(records))
     ]
-    grids = (Grid("Finding faces", headings, rows), *left_out(missing))
-    return Section("faces", about, (), grids, (plot,), void_of(everybody, missing))
+    section = Section("faces", about, grids=(Grid("Finding faces", headings, rows),), plots=(plot,))
+    return with_missing(section, [*natural, *faces], missing)
 
 
 def overload_section(records: Sequence[Record], seconds: float) -> Section:
     """Show the age of answers under overload."""
-    runs = overloaded(records)
-    series = tuple(
-        Series(record.name, tuple((moment.at, moment.p99) for moment in run.timeline if moment.at <= seconds))
-        for record, run in runs
+    shown = [record for record in records if record.overload and not record.overload.void]
+    runs = {record.name: run for record in shown for run in overload_runs(record)}
+    series = (
+        Series(name, tuple((moment.at, moment.p99) for moment in run.timeline if moment.at <= seconds))
+        for name, run in runs.items()
     )
     plot = Plot(
         "Age of answers when more frames come than can be answered",
@@ -319,25 +326,24 @@ def overload_section(records: Sequence[Record], seconds: float) -> Section:
         "refused or failed %",
         "never sent %",
     )
+    rows = tuple(overload_row(name, run, seconds) for name, run in runs.items())
     offered, most = cameras(records) * FPS, fastest(records)
     times = f" ({offered / most:.2g} times what the fastest server answers in a closed loop)" if most else ""
     about = (
-        f"{cameras(records)} cameras of {FPS:.0f} frames a second send for {seconds:.0f} s, whatever is "
-        f"answered: {offered:.0f} frames a second{times}. The model is OpenCV's detector in every server. Ages "
+        f"{cameras(records)} cameras of {FPS:.0f} frames a second send for {seconds:.0f} s, without "
+        f"waiting: {offered:.0f} frames a second{times}. The model is OpenCV's detector in every server. Ages "
         "count from when a frame was due, not from when it got out. The stream server drops frames that a "
         "newer one of the same camera overtakes; the others answer all of them, refuse some (mosec: 408 after "
         "3 s) or stop reading, so that frames are late or never sent. The plot shows answers that came while "
         "frames were sent; the table's ages cover those after it, too. A frame without an answer has no age."
     )
-    rows = tuple(overload_row(record.name, run, seconds) for record, run in runs)
-    missing = absent(records, [record for record, _ in runs], overloading)
-    grids = (Grid("Overload", headings, rows), *left_out(missing))
-    return Section("overload", about, (), grids, (plot,), void_of(records, missing))
+    section = Section("overload", about, grids=(Grid("Overload", headings, rows),), plots=(plot,))
+    return with_missing(section, records, missing_in(records, shown, overload_runs))
 
 
 def overload_row(name: str, run: Run, seconds: float) -> tuple[str | float, ...]:
     """Make a server's row of the overload table."""
-    ages = [(at, late) for account in run.streams for at, _, late in account.answers]
+    ages = [(at, late) for at, _, late in run.answers]
     last = part(ages, FIFTHS, FIFTHS - 1, seconds)
     every = [late for _, late in ages]
     due = run.sent + run.unsent

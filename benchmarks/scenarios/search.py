@@ -17,7 +17,7 @@ from benchmarks.failures import Refused, RunFailed
 from benchmarks.load.run import Run
 from benchmarks.report.results import Grid, Plot, Say, Section, Series, grid
 from benchmarks.scenarios.camera import Freshness, freshness
-from benchmarks.scenarios.options import DEFAULT, Options
+from benchmarks.scenarios.catalogue import DEFAULT, Options
 from benchmarks.scenarios.target import STREAMS_MOST, Target, target
 
 ANSWERS, QUICK_ANSWERS = 1000, 200
@@ -45,20 +45,13 @@ slowest stream, so a disturbance would look like a limit of the server."""
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One run of a number of cameras.
-
-    Attributes:
-        fails: why the number is not sustained; empty if it is.
-        found: None if the server refused a camera.
-        answers: number of results.
-        void: why the run does not count.
-    """
+    """One run of a number of cameras."""
 
     streams: int
-    fails: str
-    found: Freshness | None = None
-    answers: int = 0
-    void: str = ""
+    fails: str  # why the number is not sustained; empty if it is
+    found: Freshness | None = None  # None if the server refused a camera
+    answers: int = 0  # number of results
+    void: str = ""  # why the run does not count
 
 
 def largest(
@@ -188,7 +181,7 @@ def section(server: Target, steps: list[Step], bounds: tuple[int, int], options:
     return Section(
         "search",
         f"{_outcome(best, None if void or beyond > steps[-1].streams else beyond)}: cameras of {options.fps:g} "
-        f"frames per second that send {server.items} to {server.model}, whatever is answered, with "
+        f"frames per second that send {server.items} to {server.model}, without waiting for answers, with "
         f"the policy `latest`. Sustained means that 99 % of the answers are at most {options.fresh_ms:g} ms old, "
         f"from capture to arrival, that every camera gets at least {options.sustained_rate:g} of them per second, "
         "and that nothing fails or is refused. With more cameras, a server with `latest` answers fewer frames of "

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+
+from msgspec.structs import replace
 
 from benchmarks.failures import RunFailed
 from benchmarks.load.generator import Load
@@ -14,7 +16,7 @@ from benchmarks.load.run import Run, drive, drive_again_if_void
 from benchmarks.load.schedule import Arrivals
 from benchmarks.load.servers import Program, serving
 from benchmarks.report.results import Say
-from benchmarks.scenarios.options import Options
+from benchmarks.scenarios.catalogue import Options
 from stream_server.client.sync import connect_sync
 from stream_server.errors import ClientError
 from stream_server.server.config import named_model
@@ -34,19 +36,13 @@ STREAMS_MOST = 2000
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A server that a scenario runs against.
+    """A server that a scenario runs against."""
 
-    Attributes:
-        say: told when a run is repeated.
-        payload: a name in `PAYLOADS`.
-        program: the server; None if it was not started here.
-    """
-
-    say: Say
+    say: Say  # told when a run is repeated
     url: str
     model: str
-    payload: str
-    program: Program | None
+    payload: str  # a name in `PAYLOADS`
+    program: Program | None  # None if it was not started here
 
     @property
     def items(self) -> str:
@@ -74,18 +70,9 @@ class Target:
         arrivals: Arrivals = "steady",
     ) -> Run:
         """Run an open loop with `rate` items per second of each stream; once more if it is void."""
-        load = Load(
-            self.url,
-            self.model,
-            self.payload,
-            streams,
-            seconds,
-            policy,
-            rate,
-            arrivals=arrivals,
-            processes=generators(streams, streams * rate),
-        )
-        return drive_again_if_void(self.program, load, self.say)
+        load = Load(self.url, self.model, self.payload, streams, seconds, policy, rate, arrivals=arrivals)
+        shared = replace(load, processes=generators(streams, streams * rate))
+        return drive_again_if_void(self.program, shared, self.say)
 
     def cpu_ms(self, run: Run) -> float:
         """CPU milliseconds of the server's tree per result; NaN if unknown."""
@@ -98,12 +85,11 @@ def generators(streams: int, rate: float) -> int:
 
 
 @contextmanager
-def target(say: Say, options: Options, default: str, *args: str) -> Iterator[Target]:
+def target(say: Say, options: Options, default: str) -> Iterator[Target]:
     """Find or start the server.
 
     Args:
         default: the scenario's own model.
-        args: further arguments of ``stream-server serve``.
 
     Raises:
         RunFailed: there is no such server or model, or no payload for it.
@@ -112,14 +98,8 @@ def target(say: Say, options: Options, default: str, *args: str) -> Iterator[Tar
     if options.url:
         yield _target(say, options.url, model, None)
         return
-    with serving(model, "--workers", str(options.workers), *limits(), *args) as program:
+    with serving(model, "--workers", str(options.workers), max_streams=STREAMS_MOST) as program:
         yield _target(say, program.url, named_model(model).name, program)
-
-
-def limits() -> Sequence[str]:
-    """Give the arguments of a server that accepts all streams from one address."""
-    names = ("max_streams", "max_streams_per_principal")
-    return [part for name in names for part in ("--set", f"limits.{name}={STREAMS_MOST}")]
 
 
 def _target(say: Say, url: str, model: str, program: Program | None) -> Target:

@@ -1,8 +1,8 @@
 """Texts that arrive at random: latency against load, up to nearly the server's capacity.
 
 Closed loops find the capacity: the median of several rounds, from as many processes as the greatest load needs, so
-that the generator is not the bottleneck. Then texts arrive as a Poisson process at shares of that rate, whatever is
-answered; the clock of each runs from when it was due.
+that the generator is not the bottleneck. Then texts arrive as a Poisson process at shares of that rate, without
+waiting for answers; the clock of each runs from when it was due.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from benchmarks.failures import RunFailed
-from benchmarks.load.run import Run
+from benchmarks.load.run import Run, unaccounted
 from benchmarks.report.results import Grid, Plot, Say, Section, Series, grid, none
-from benchmarks.scenarios.options import DEFAULT, Options
+from benchmarks.scenarios.catalogue import DEFAULT, Options
 from benchmarks.scenarios.target import Target, generators, target
 
 STREAMS = 64
@@ -30,15 +30,10 @@ ROUNDS, QUICK_ROUNDS = 3, 1
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One load.
+    """One load."""
 
-    Attributes:
-        share: of the capacity.
-        offered: texts per second.
-    """
-
-    share: float
-    offered: float
+    share: float  # of the capacity
+    offered: float  # texts per second
     run: Run
 
 
@@ -81,11 +76,7 @@ def _section(server: Target, steps: list[Step], capacity: float, shape: tuple[in
         f"millisecond of which is the timer of the generator. {server.sharing}",
         (
             none("texts at random: errors", sum(step.run.errors for step in steps)),
-            none(
-                "texts at random: items unaccounted for",
-                sum(step.run.unaccounted for step in steps),
-                f"of {sum(step.run.sent for step in steps):,}",
-            ),
+            unaccounted("texts at random: items unaccounted for", (step.run for step in steps)),
         ),
         (_grid(server, steps),),
         (_plot(steps),),

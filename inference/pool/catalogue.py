@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import replace
 
 import msgspec
@@ -29,11 +29,13 @@ class Catalogue:
     Attributes:
         sources: the models, by name.
         reasons: why a model was unavailable when it was last tried.
+        permanent: the models of these whose code or options are wrong.
     """
 
     def __init__(self, sources: Sequence[ModelSource]) -> None:
         self.sources: dict[str, ModelSource] = {}
         self.reasons: dict[str, str] = {}
+        self.permanent: set[str] = set()
         self._setups: dict[str, messages.ModelSetup] = {}
         self._deaths: dict[str, int] = {}
         self._newest: dict[str, ModelCard] = {}
@@ -62,7 +64,7 @@ class Catalogue:
                     f"the options of {source.name} and of the models before it are too long together"
                 )
         except ModelError as exc:
-            self.failed(source.name, str(exc))
+            self.failed(source.name, str(exc), permanent=True)
         else:
             self._setups[source.name] = setup
 
@@ -73,15 +75,23 @@ class Catalogue:
             KeyError: there is none of that name.
         """
         del self.sources[name], self._deaths[name]
-        self.reasons.pop(name, None)
+        self.available(name)
         self._setups.pop(name, None)
         self._newest.pop(name, None)
         for held in [held for held in self._loads if held.name == name]:
             del self._loads[held], self._infer_ms[held]
 
-    def setup(self, options: WorkerOptions) -> tuple[dict[str, ModelSource], bytes]:
-        """Return what a new worker is to load, and the message that tells it."""
-        loadable = [model for name, model in self._setups.items() if self._deaths[name] < LOAD_DEATHS]
+    @property
+    def loadable(self) -> set[str]:
+        """The models that a new worker loads."""
+        return {name for name in self._setups if self._deaths[name] < LOAD_DEATHS}
+
+    def setup(
+        self, options: WorkerOptions, without: Set[str] = frozenset()
+    ) -> tuple[dict[str, ModelSource], bytes]:
+        """Return what a new worker is to load, some models left out, and the message that tells it."""
+        names = self.loadable - without
+        loadable = [model for name, model in self._setups.items() if name in names]
         message = messages.Setup(loadable, options.sandbox, options.memory_mb)
         return {model.name: self.sources[model.name] for model in loadable}, messages.encode(message)
 
@@ -94,7 +104,7 @@ class Catalogue:
                 source.settings.apply(card), description=card.description[: messages.MAX_DESCRIPTION]
             )
         except ModelError as exc:
-            self.failed(source.name, str(exc))
+            self.failed(source.name, str(exc), permanent=True)
             return None
         return card
 
@@ -113,17 +123,26 @@ class Catalogue:
         self._deaths[card.name] = 0
         return True
 
-    def failed(self, name: str, reason: str) -> None:
-        """A model cannot be used, and why."""
+    def failed(self, name: str, reason: str, *, permanent: bool = False) -> None:
+        """A model cannot be used, and why; permanent: its code or an option is wrong."""
         if name not in self.reasons:
             log.error("model %s is unavailable: %s", name, reason)
         self.reasons[name] = reason
+        (self.permanent.add if permanent else self.permanent.discard)(name)
 
-    def died_loading(self, name: str) -> bool:
-        """A worker ended while it loaded a model; whether the model is left out from now on."""
+    def available(self, name: str) -> bool:
+        """Forget why a model was unavailable; whether it was."""
+        self.permanent.discard(name)
+        return self.reasons.pop(name, None) is not None
+
+    def died_loading(self, name: str, *, late: bool) -> bool:
+        """A worker ended while it loaded a model; whether the model is left out from now on.
+
+        One that took too long is left out at once: to wait as long again would keep the others from serving.
+        """
         if name not in self._deaths:
             return False
-        self._deaths[name] += 1
+        self._deaths[name] = LOAD_DEATHS if late else self._deaths[name] + 1
         return self._deaths[name] >= LOAD_DEATHS
 
     def forgive(self) -> None:

@@ -17,7 +17,7 @@ class WorkerOptions:
 
     Attributes:
         sandbox: whether what a worker may do is restricted once it has loaded, and whether it must be.
-        memory_mb: cap on a worker's address space, models included, in MiB; 0 is none.
+        memory_mb: cap on a worker's private memory, models included, in MiB; 0 is none.
         spares: workers, of each group, that are ready and get no work, until one that has some is lost or they
             alone hold a model.
         recycle_mb: a worker is replaced, between batches, when its resident memory has grown by so many MiB

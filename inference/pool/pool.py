@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import Protocol
 
 from inference.items import Batch, Outcome
@@ -98,6 +98,7 @@ class Pool:
         self._retry: Timer | None = None
         self._retry_delay = FIRST_RETRY
         self._spares_wait = True
+        self._slow: set[str] = set()  # models that took long, until they are loaded
         self.slots = [
             Slot(self, number, serving=number < workers) for number in range(workers + options.spares)
         ]
@@ -165,7 +166,21 @@ class Pool:
             return "ready", None
         if name in self._models.reasons:
             return "unavailable", self._models.reasons[name]
-        return "loading", None
+        return "loading", self._progress(name)
+
+    def permanent(self, name: str) -> bool:
+        """Whether a model is unavailable because its code or an option is wrong."""
+        return name in self._models.permanent
+
+    def _progress(self, name: str) -> str | None:
+        """Say what a model's loading takes or waits for; None if no worker has begun to load any."""
+        workers = [slot.worker for slot in self.slots if slot.loading and slot.worker]
+        for worker in workers:
+            if worker.loading and worker.loading.name == name:
+                seconds = self.clock.now() - worker.loading_since
+                return f"for {seconds:.0f} s so far, of at most {worker.load_limit} s (`load_timeout_s`)"
+        others = [worker.loading.name for worker in workers if worker.loading]
+        return f"its worker is loading {others[0]} now" if others else None
 
     def cards(self, name: str) -> list[ModelCard]:
         """The card of every version of a model that live workers hold now, oldest loaded first."""
@@ -228,9 +243,31 @@ class Pool:
         """Let warm spares serve in the place of workers that cannot."""
         replacement.balance(self.slots, self._workers)
 
-    def setup(self) -> tuple[Mapping[str, ModelSource], bytes]:
+    def setup(self, without: Set[str] = frozenset()) -> tuple[Mapping[str, ModelSource], bytes]:
         """What a new worker is to load and within which limits, and the message that tells it."""
-        return self._models.setup(self.options)
+        return self._models.setup(self.options, without)
+
+    def still_loading(self, slot: Slot, source: ModelSource, seconds: float, limit: int) -> None:
+        """A worker has been loading a model for so long. If none is ready, a spare serves the others meanwhile."""
+        name = source.name
+        loads = [other for other in self.slots if other.loading and other.loading.name == name]
+        if slot is loads[0] and not self._held(name):
+            log.warning(
+                "model %s has been loading for %.0f s; it may take %d s (`load_timeout_s`)",
+                name,
+                seconds,
+                limit,
+            )
+        self._slow.add(name)
+        spare = next((spare for spare in self.slots if not spare.serving), None)
+        if spare is None or any(other.ready for other in self.slots) or self._slow >= self._models.loadable:
+            return
+        if spare.dormant:
+            spare.without = frozenset(self._slow)
+            spare.start()
+        elif spare.loading and spare.loading.name in self._slow:
+            spare.without = frozenset(self._slow)
+            spare.retire()
 
     def described(self, source: ModelSource, card: ModelCard) -> ModelCard | None:
         """See `Place.described`."""
@@ -244,19 +281,21 @@ class Pool:
         """A worker has loaded a model, and one inference takes so long; whether it is still one of the pool's."""
         if not self._models.loaded(source, card, infer_ms, generation):
             return False
-        if self._models.reasons.pop(card.name, None):
+        self._slow.discard(card.name)
+        if self._models.available(card.name):
             log.warning("model %s is available", card.name)
             self._retry_delay = FIRST_RETRY
         self.owner.models_changed()
         return True
 
-    def failed(self, source: ModelSource, reason: str) -> None:
+    def failed(self, source: ModelSource, reason: str, *, permanent: bool) -> None:
         """A worker could not load a model."""
         if self._models.sources.get(source.name) is source:
-            self._unavailable(source.name, reason)
+            self._unavailable(source.name, reason, permanent=permanent)
 
-    def _unavailable(self, name: str, reason: str) -> None:
-        self._models.failed(name, reason)
+    def _unavailable(self, name: str, reason: str, *, permanent: bool = False) -> None:
+        self._slow.discard(name)
+        self._models.failed(name, reason, permanent=permanent)
         self._retry_later()
         self.owner.models_changed()
 
@@ -275,7 +314,7 @@ class Pool:
         if self._spares_wait and all(slot.ready for slot in self.slots if slot.serving):
             self._spares_wait = False
             for spare in self.slots:
-                if not spare.serving:
+                if not spare.serving and spare.dormant:
                     spare.start()
         self.balance()
         self.renew()
@@ -301,10 +340,13 @@ class Pool:
         rested = self.clock.now() - other.since >= RECYCLE_PAUSE
         return rested and bool(newest & slot.models.keys() - other.models.keys())
 
-    def died_loading(self, source: ModelSource, status: int) -> None:
+    def died_loading(self, source: ModelSource, status: int, late: str) -> None:
         """A worker ended while it imported or loaded a model."""
-        if self._models.sources.get(source.name) is source and self._models.died_loading(source.name):
-            self._unavailable(source.name, f"its worker ended while loading it (exit status {status})")
+        name = source.name
+        if self._models.sources.get(name) is source and self._models.died_loading(name, late=bool(late)):
+            advice = f"{late}; if it needs longer, raise load_timeout_s in [models.{name}]"
+            ended = f"its worker ended while loading it (exit status {status})"
+            self._unavailable(name, advice if late else ended)
 
     def died_starting(self, times: int) -> None:
         """A slot's worker could not be started, or ended while it loaded no model, so many times in a row."""

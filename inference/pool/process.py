@@ -30,6 +30,10 @@ ENVIRONMENT = {
     "MALLOC_ARENA_MAX": "2",
     # ONNX Runtime would report what it runs to its makers, from a thread that the sandbox does not hold
     "ORT_DISABLE_TELEMETRY": "1",
+    # OpenCV reads both once, when any module first imports it. A fence behind the readers of images, the number of
+    # inference.worker.image_limits.MAX_PIXELS; and silence, as damaged images are answered and may fill no log
+    "OPENCV_IO_MAX_IMAGE_PIXELS": "25000000",
+    "OPENCV_LOG_LEVEL": "SILENT",
     # a worker's last words must not sit in a buffer when it is killed
     "PYTHONUNBUFFERED": "1",
 }

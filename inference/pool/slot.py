@@ -6,14 +6,14 @@ It chooses no work, and not when a worker is replaced that still lives; the pool
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import Protocol
 
 from inference.items import Batch, Failed, Outcome
 from inference.model import ModelCard, ModelId, ModelSource
 from inference.pool.launcher import Clock, Launcher, LaunchError, Timer
 from inference.pool.options import WorkerOptions
-from inference.pool.states import State
+from inference.pool.states import LOADS, State
 from inference.pool.worker import TIMEOUT, Worker
 from inference.token_bucket import TokenBucket
 
@@ -39,13 +39,16 @@ class SlotOwner(Protocol):
     generation: int
     stopping: bool
 
-    def setup(self) -> tuple[Mapping[str, ModelSource], bytes]:
-        """What a new worker is to load, and the message that tells it."""
+    def setup(self, without: Set[str]) -> tuple[Mapping[str, ModelSource], bytes]:
+        """What a new worker is to load, and the message that tells it; models left out by name."""
 
     def described(self, source: ModelSource, card: ModelCard) -> ModelCard | None:
         """See `Place`."""
 
-    def failed(self, source: ModelSource, reason: str) -> None:
+    def still_loading(self, slot: Slot, source: ModelSource, seconds: float, limit: int) -> None:
+        """See `Place`."""
+
+    def failed(self, source: ModelSource, reason: str, *, permanent: bool) -> None:
         """See `Place`."""
 
     def sealed(self, features: dict[str, str]) -> None:
@@ -63,8 +66,8 @@ class SlotOwner(Protocol):
     def became_idle(self, slot: Slot) -> None:
         """A slot's worker is free again; it may be stale."""
 
-    def died_loading(self, source: ModelSource, status: int) -> None:
-        """A worker ended while it imported or loaded a model."""
+    def died_loading(self, source: ModelSource, status: int, late: str) -> None:
+        """A worker ended while it imported or loaded a model; `late` says if that took too long, else empty."""
 
     def died_starting(self, times: int) -> None:
         """A worker could not be started, or ended while it loaded no model, so many times in a row."""
@@ -86,6 +89,7 @@ class Slot:
         number: for logs.
         serving: whether its worker gets work; the others are warm spares.
         worker: the one that it has now, None while it has none.
+        without: names of models that its next worker is not to load.
         deaths, recycled: workers that ended unasked, and those that were replaced.
     """
 
@@ -99,12 +103,23 @@ class Slot:
         self.number = number
         self.serving = serving
         self.worker: Worker | None = None
+        self.without: Set[str] = frozenset()
         self.deaths = self.recycled = 0
 
     @property
     def gone(self) -> bool:
         """Whether it has no worker."""
         return self.worker is None
+
+    @property
+    def dormant(self) -> bool:
+        """Whether it has no worker, and will not start one by itself."""
+        return self.worker is None and self._restart is None
+
+    @property
+    def loading(self) -> ModelSource | None:
+        """The model that its worker imports or loads now."""
+        return self.worker.loading if self.worker and self.worker.state in LOADS else None
 
     @property
     def ready(self) -> bool:
@@ -165,7 +180,8 @@ class Slot:
     def start(self) -> None:
         """Start a worker and tell it what to load."""
         self._restart = None
-        sources, setup = self._pool.setup()
+        without, self.without = self.without, frozenset()
+        sources, setup = self._pool.setup(without)
         worker = Worker(self, self._pool.clock, sources, self._pool.generation)
         self.worker = worker
         try:
@@ -178,7 +194,7 @@ class Slot:
             self._restart_later()
 
     def retire(self) -> None:
-        """Replace its worker, which is idle, by a new one."""
+        """Replace its worker, which is idle or loads, by a new one."""
         if self.worker:
             log.info("slot %d: worker %s is replaced", self.number, self.worker.name)
             self.worker.stop()
@@ -201,9 +217,13 @@ class Slot:
         """See `Place`."""
         return self._pool.described(source, card)
 
-    def failed(self, source: ModelSource, reason: str) -> None:
+    def still_loading(self, source: ModelSource, seconds: float, limit: int) -> None:
         """See `Place`."""
-        self._pool.failed(source, reason)
+        self._pool.still_loading(self, source, seconds, limit)
+
+    def failed(self, source: ModelSource, reason: str, *, permanent: bool) -> None:
+        """See `Place`."""
+        self._pool.failed(source, reason, permanent=permanent)
 
     def sealed(self, features: dict[str, str]) -> None:
         """See `Place`."""
@@ -273,7 +293,8 @@ class Slot:
             return
         if worker.loading:
             self._unexplained = 0
-            self._pool.died_loading(worker.loading, status)
+            late = worker.exit_reason if worker.timed_out else ""
+            self._pool.died_loading(worker.loading, status, late)
         else:
             self._unexplained += 1
             self._pool.died_starting(self._unexplained)

@@ -128,6 +128,9 @@ TRANSITIONS: dict[State, dict[Stimulus, State]] = {
 SERVING = frozenset({State.IDLE, State.BUSY, State.HUNG})
 """It has loaded what it could, and lives."""
 
+LOADS = frozenset({State.STARTING, State.LOADING})
+"""It imports or loads a model, or will."""
+
 DEAF = frozenset({State.STOPPING, State.KILLED, State.GONE})
 """What a worker still says in these states comes too late, and is dropped unread."""
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
 from inference.items import RESERVED, Batch, Failed, Outcome, Result
-from inference.model import ModelCard, ModelId, ModelSource
+from inference.model import DEFAULT_LOAD_TIMEOUT_S, ModelCard, ModelId, ModelSource
 from inference.pool.launcher import Clock, Launched, Launcher, Timer
 from inference.pool.states import DEAF, SERVING, TRANSITIONS, IllegalTransition, State, Stimulus, after
 from inference.wire import messages
@@ -20,8 +20,11 @@ from inference.wire.messages import BadMessage, FromWorker, ItemFailure
 log = logging.getLogger(__name__)
 
 START_TIMEOUT = 60.0
-"""Seconds to start, to import and describe one model, or to close the sandbox: imports take seconds, a hang takes
-for ever. How long a model may load is in its card."""
+"""Seconds to start, or to close the sandbox: this takes a second, a hang takes for ever. Each model has a clock of
+its own, see `ModelCard.load_timeout_s`."""
+
+FIRST_PROGRESS = 10.0
+"""Seconds that a model has been loading when this is first reported; then after twice as long each time."""
 
 STOP_GRACE = 1.0
 """Seconds a worker has to exit by itself when its transport closes, before it is killed."""
@@ -45,8 +48,11 @@ class Place(Protocol):
     def described(self, source: ModelSource, card: ModelCard) -> ModelCard | None:
         """A model is about to load. Return its card with the operator's settings; None if it is not to be used."""
 
-    def failed(self, source: ModelSource, reason: str) -> None:
-        """A model cannot be loaded."""
+    def still_loading(self, source: ModelSource, seconds: float, limit: int) -> None:
+        """A model has been loading for so many seconds, of at most `limit`; reported now and then."""
+
+    def failed(self, source: ModelSource, reason: str, *, permanent: bool) -> None:
+        """A model cannot be loaded; permanent: another try would fail as well."""
 
     def sealed(self, features: dict[str, str]) -> None:
         """The sandbox is closed as far as it could be."""
@@ -78,6 +84,9 @@ class Worker:
         state: what it is doing.
         models: the versions that it has loaded and may be given batches of.
         loading: the model that it imports or loads now, whose fault an exit would be; else None.
+        loading_since: when it began with that model, on the clock.
+        load_limit: how many seconds that model may take, its import included.
+        timed_out: whether it was ended because something took too long.
         was_ready: when it became ready, on the clock; None if it has not.
         worn: it is to be replaced when that costs nothing, though its generation is the pool's.
         resident_mb: its resident memory in MiB, as last reported.
@@ -96,12 +105,16 @@ class Worker:
         self.generation = generation
         self._launched: Launched | None = None
         self._timer: Timer | None = None
+        self._progress: Timer | None = None
         self._batch: Batch | None = None
         self._announced: set[str] = set()
         self._cards: dict[str, ModelCard | None] = {}  # described, and not yet loaded
         self.state = State.STARTING
         self.models: dict[ModelId, ModelCard] = {}
         self.loading: ModelSource | None = None
+        self.loading_since = 0.0
+        self.load_limit = DEFAULT_LOAD_TIMEOUT_S
+        self.timed_out = False
         self.was_ready: float | None = None
         self.worn = False
         self.resident_mb = self.resident_mb_before = self.batches = 0
@@ -251,17 +264,19 @@ class Worker:
     def _act(self, message: FromWorker) -> None:
         match message:
             case messages.Importing(model):
-                self.loading = self._sources[model]
+                source = self.loading = self._sources[model]
+                self.loading_since = self._clock.now()
                 self._announced.add(model)
-                self._arm(START_TIMEOUT, f"importing {model} took over {START_TIMEOUT:.0f} s")
+                self._limit_loading(source, source.settings.load_timeout_s or DEFAULT_LOAD_TIMEOUT_S)
             case messages.Described(card):
-                used = self._cards[card.name] = self._place.described(self._sources[card.name], card)
-                seconds = (used or card).load_timeout_s
-                self._arm(seconds, f"loading {card.name} took over {seconds} s")
-            case messages.ModelFailed(model, reason):
+                source = self._sources[card.name]
+                used = self._cards[card.name] = self._place.described(source, card)
+                self._limit_loading(source, (used or card).load_timeout_s)
+            case messages.ModelFailed(model, reason, permanent):
                 self.loading = None
                 if self._cards.pop(model, ...) is not None:  # else that it is not used was said already
-                    self._place.failed(self._sources[model], reason[: messages.MAX_REASON])
+                    source = self._sources[model]
+                    self._place.failed(source, reason[: messages.MAX_REASON], permanent=permanent)
             case messages.Sealing():
                 self.loading = None
                 self._arm(START_TIMEOUT, f"closing the sandbox took over {START_TIMEOUT:.0f} s")
@@ -274,6 +289,22 @@ class Worker:
                 self.was_ready = self._clock.now()
                 self.resident_mb = self.resident_mb_before = resident_mb
                 self._place.became_ready()
+
+    def _limit_loading(self, source: ModelSource, limit: int) -> None:
+        """Set a model's clock, which has run since its import began."""
+        elapsed = self._clock.now() - self.loading_since
+        self.load_limit = limit
+        self._arm(max(limit - elapsed, 0), f"loading {source.name} took over {limit} s")
+        self._report_at(source, FIRST_PROGRESS)
+
+    def _report_at(self, source: ModelSource, seconds: float) -> None:
+        delay = self.loading_since + seconds - self._clock.now()
+        if delay > 0:
+            self._progress = self._clock.call_later(delay, self._report, source, seconds)
+
+    def _report(self, source: ModelSource, seconds: float) -> None:
+        self._report_at(source, 2 * seconds)
+        self._place.still_loading(source, seconds, self.load_limit)
 
     def _loaded(self, source: ModelSource, card: ModelCard | None, infer_ms: float) -> None:
         if card:
@@ -341,14 +372,16 @@ class Worker:
         self._timer = self._clock.call_later(seconds, self._end, reason, Stimulus.TIMEOUT)
 
     def _disarm(self) -> None:
-        if self._timer:
-            self._timer.cancel()
-            self._timer = None
+        for timer in (self._timer, self._progress):
+            if timer:
+                timer.cancel()
+        self._timer = self._progress = None
 
     def _end(self, reason: str, stimulus: Stimulus = Stimulus.KILL) -> None:
         self._disarm()
         self.state = after(self.state, stimulus)
         self.exit_reason = reason
+        self.timed_out = stimulus is Stimulus.TIMEOUT
         if self._launched:
             self._launched.kill()
 

@@ -27,6 +27,7 @@ import heapq
 import math
 from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import replace
+from operator import attrgetter
 
 from inference.items import POISON, Batch, Dropped, DropReason, Failed, Item, Outcome, Result
 from inference.model import DEFAULT_GROUP, ModelId, Policy
@@ -386,14 +387,20 @@ class Scheduler:
         models = {known.id: known.statistics(now) for known in self._models.values()}
         return Statistics(models, dict(self._gone))
 
-    def stream_statistics(self, models: Iterable[ModelId]) -> list[StreamStatistics]:
+    def stream_statistics(self, models: Iterable[ModelId], most: int | None = None) -> list[StreamStatistics]:
         """One row for each open stream of these versions.
+
+        Args:
+            most: give so many at most, those with the most worker time first; None for all, in any order. Each of
+                the others costs about 0.2 us.
 
         Raises:
             KeyError: there is no such version.
         """
         streams = [one for model in models for one in self._models[model].streams.values() if one.open]
         used = sum(stream.worker_s for stream in streams) or 1.0
+        if most is not None:
+            streams = heapq.nlargest(most, streams, key=attrgetter("worker_s"))
         return [stream.statistics(used) for stream in streams]
 
     def _stream(self, number: int) -> Stream:

@@ -92,11 +92,18 @@ class Described(Struct, frozen=True, forbid_unknown_fields=True, tag_field="type
     card: ModelCard
 
 
-class ModelFailed(Struct, frozen=True, forbid_unknown_fields=True, tag_field="type", tag="failed"):
-    """A model cannot be imported, described or loaded."""
+class ModelFailed(
+    Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, tag_field="type", tag="failed"
+):
+    """A model cannot be imported, described or loaded.
+
+    Attributes:
+        permanent: it would fail again, because its code or an option is wrong.
+    """
 
     model: Name
     reason: str
+    permanent: bool = False
 
 
 class Sealing(Struct, frozen=True, forbid_unknown_fields=True, tag_field="type", tag="sealing"):

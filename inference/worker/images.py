@@ -1,268 +1,180 @@
 """Decodes a frame inside a worker, JPEG, PNG or WebP to pixels at a model's working size; it knows no model.
 
-The size that a header claims is read here, before any decoder sees the bytes, because decoders allocate
-what a header claims: 48 KB that claim 30000x30000 pixels cost a minute and gigabytes.
+The rule: a file that Chromium displays in full is taken, with the size and the orientation that Chromium shows; one
+with missing pixels is refused. Colours are those that are stored: profiles are not applied.
+
+Decoders allocate what a file claims, and do all the work that it asks for. So each format has a reader that checks
+the structure against the bytes that are there, bounds what decoding costs, and writes anew what the decoder gets.
 """
 
 from __future__ import annotations
 
-import os
-import re
-import struct
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 
+import cv2
 import numpy as np
 import simplejpeg
 
 from inference.image import Image, Pixels
 from inference.model import ItemError
-
-MAX_PIXELS = 25_000_000
-"""Largest frame: most cameras and phones take 24 megapixels in full, and decoding those takes 72 MB."""
-
-# OpenCV reads both once, when it is loaded. The first is a second fence behind the check of the header.
-# Without the other, damaged images write to standard error: they are answered, and no client may fill a log.
-os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(MAX_PIXELS))
-os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
-
-import cv2  # noqa: E402  # after its settings
-
-MAX_SCANS = 64
-"""Most scans of a progressive JPEG: encoders write about ten, and each costs a pass over the whole image."""
+from inference.worker import image_formats, jpeg, png, webp
+from inference.worker.exif import UPRIGHT
+from inference.worker.image_limits import bad
 
 MAX_DCT_SHRINK = 8
 """A JPEG's blocks are 8x8: an eighth of the size is their mean alone."""
 
-SOF_HUFFMAN = {0xC0, 0xC1, 0xC2}
-SOF_PROGRESSIVE = 0xC2
-SOF_OTHER = {0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF}
-SOS, EOI, APP1 = 0xDA, 0xD9, 0xE1
-STANDALONE = {0x01, 0xD0, 0xD1, 0xD2, 0xD3, 0xD4, 0xD5, 0xD6, 0xD7}
-AFTER_SCAN = re.compile(rb"\xff[^\x00\x01\xff\xd0-\xd7]")
-"""The marker of the segment after a scan, in whose data 0xFF precedes a zero or is one that stands alone."""
+STRIPE = 64
+"""Rows of CMYK that are converted at once: the whole would take four times the memory of its pixels."""
 
 LIBJPEG_NO_MEMORY = "Insufficient memory"
 """How libjpeg's message begins where it had no room (jerror.h): simplejpeg has one exception for all of them."""
 
-EXIF_ORIENTATION = 0x0112
+LIBJPEG_EXTRA_BYTES = "extraneous bytes before marker"
+LIBJPEG_EXTRA_BYTES_AT_END = f"{LIBJPEG_EXTRA_BYTES} 0x{jpeg.EOI:02x}"
+"""Parts of libjpeg's warning of bytes that no pixels need."""
+
 TRANSPOSED = 5
 """Orientations from this one on swap width and height."""
 FLIPS = {2: 1, 3: -1, 4: 0, 6: 1, 7: -1, 8: 0}
 """Orientation to the axis that `cv2.flip` takes, after transposing where the orientation asks for it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Header:
-    """What an image says of itself: its size in pixels as stored, and a JPEG's components and orientation."""
-
-    width: int
-    height: int
-    components: int = 3
-    orientation: int = 1
-
-
 def decode(payload: bytes | memoryview, long_side: int | None) -> Image:
     """Decode a JPEG, PNG or WebP, told apart by their first bytes.
 
-    A frame whose longer side exceeds ``long_side`` is scaled down to it; none is ever enlarged. Every kind
-    of colour becomes BGR of 8 bits: alpha is dropped, 16 bits lose the lower 8, and of an animation the
-    first picture is taken. EXIF orientation is applied. Bytes after the image's end are ignored.
+    A frame whose longer side exceeds ``long_side`` is scaled down to it; none is ever enlarged. Every kind of
+    colour becomes BGR of 8 bits: alpha is dropped, 16 bits lose the lower 8, and of an animation the first picture
+    is taken.
+    EXIF orientation is applied to JPEG and PNG, and not to WebP, as in Chromium and Firefox. What no pixel needs is
+    ignored: damaged metadata, bytes between a JPEG's segments or before its markers, bytes after the image's end.
 
     Args:
         payload: the encoded image, as sent.
         long_side: the working size in pixels; None decodes at full size.
 
     Raises:
-        ItemError: ``empty``; ``unsupported_image`` (another format, or a kind of JPEG that neither cameras
-            nor browsers write); ``too_large`` (more than `MAX_PIXELS` or `MAX_SCANS`); ``bad_image``
-            (damaged or cut short: no part of it is handed on).
+        ItemError: ``empty``; ``unsupported_image`` (another format, which the message names, or a kind of JPEG that
+            neither cameras nor browsers write); ``too_large`` (more than the limits in `image_limits`, or parts
+            without end); ``bad_image`` (damaged or cut short: no part of it is handed on).
         MemoryError: there is no room for its pixels. What a WebP needs besides them, OpenCV does not tell from
             damage.
     """
     data = bytes(payload)
     if not data:
         raise ItemError("empty", "the message is empty: send the bytes of a JPEG, PNG or WebP")
-    header = read_header(data)
-    if header.width * header.height > MAX_PIXELS:
-        raise ItemError(
-            "too_large",
-            f"the image has {header.width}x{header.height} pixels: send at most {MAX_PIXELS:,}",
-        )
-    if data.startswith(b"\xff\xd8"):
-        return _decode_jpeg(data, header, long_side)
-    pixels = _decode_opencv(data)
-    height, width = pixels.shape[:2]
-    return Image(_shrink(pixels, width, height, long_side), width, height)
+    found = image_formats.format_of(data)
+    if found == image_formats.JPEG:
+        return _decode_jpeg(data, long_side)
+    if found == image_formats.PNG:
+        return _decode_png(data, long_side)
+    if found == image_formats.WEBP:
+        return _decode_webp(data, long_side)
+    what = (
+        f"{found} is not read here: convert it" if found else "this is no known image: convert or encode it"
+    )
+    raise ItemError("unsupported_image", f"{what} to JPEG, PNG or WebP")
 
 
-def read_header(data: bytes) -> Header:
-    """Read the size of an image without decoding it.
-
-    Raises:
-        ItemError: ``unsupported_image``, ``bad_image``, or ``too_large`` for a JPEG of too many scans.
-    """
-    try:
-        if data.startswith(b"\xff\xd8\xff"):
-            return _jpeg_header(data)
-        if data.startswith(b"\x89PNG\r\n\x1a\n"):
-            return _png_header(data)
-        if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
-            return _webp_header(data)
-    except (IndexError, struct.error) as exc:
-        raise _bad("it is cut short") from exc
-    raise ItemError("unsupported_image", "this is no JPEG, PNG or WebP: send one of these")
-
-
-def _bad(reason: str) -> ItemError:
-    return ItemError("bad_image", f"the image cannot be decoded: {reason}")
-
-
-def _jpeg_header(data: bytes) -> Header:
-    """Read the segments up to the frame header (ITU-T T.81, annex B)."""
-    orientation = 1
-    for marker, at, size in _segments(data):
-        if marker == APP1 and data.startswith(b"Exif\0\0", at + 2):
-            orientation = _orientation(data[at + 8 : at + size])
-        elif marker in SOF_OTHER:
-            raise ItemError(
-                "unsupported_image", "lossless and arithmetic JPEGs are not read: send a baseline JPEG"
-            )
-        elif marker in SOF_HUFFMAN:
-            precision, height, width, components = struct.unpack_from(">BHHB", data, at + 2)
-            if precision != 8:
-                raise ItemError("unsupported_image", f"the JPEG has {precision} bits a sample: send 8")
-            if marker == SOF_PROGRESSIVE:
-                _count_scans(data, at + size)
-            return Header(width, height, components, orientation)
-    raise _bad("the JPEG has no frame header")
-
-
-def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
-    """Yield marker, offset and size of a JPEG's segments before its first scan.
-
-    It must read them as libjpeg does: were that to find another frame header, the cap would be passed by.
-    """
-    at = 2
-    while True:
-        if data[at] != 0xFF:
-            raise _bad("a JPEG segment has a wrong length")
-        while data[at] == 0xFF:
-            at += 1
-        marker = data[at]
-        at += 1
-        if marker == SOS:
-            return
-        if marker not in STANDALONE:
-            size = _u16(data, at)
-            yield marker, at, size
-            at += size
-
-
-def _count_scans(data: bytes, at: int) -> None:
-    """Follow a progressive JPEG's segments from its frame header to its end."""
-    scans = 0
-    while (found := AFTER_SCAN.search(data, at)) and data[found.end() - 1] != EOI:
-        at = found.end() + _u16(data, found.end())
-        scans += data[found.end() - 1] == SOS
-        if scans > MAX_SCANS:
-            raise ItemError("too_large", f"the JPEG has over {MAX_SCANS} scans: send a baseline JPEG")
-
-
-def _orientation(tiff: bytes) -> int:
-    """Read the orientation from EXIF's first directory (CIPA DC-008, 4.6.4); damaged data says nothing."""
-    order = ">" if tiff.startswith(b"MM") else "<"
-    try:
-        (start,) = struct.unpack_from(order + "I", tiff, 4)
-        (count,) = struct.unpack_from(order + "H", tiff, start)
-        for entry in range(start + 2, start + 2 + 12 * count, 12):
-            tag, _, _, value = struct.unpack_from(order + "HHIH", tiff, entry)
-            if tag == EXIF_ORIENTATION:
-                return value if 1 <= value <= 8 else 1
-    except struct.error:
-        pass
-    return 1
-
-
-def _png_header(data: bytes) -> Header:
-    """Read the first chunk (PNG specification, 11.2.2)."""
-    size, kind, width, height = struct.unpack_from(">I4sII", data, 8)
-    if (size, kind) != (13, b"IHDR"):
-        raise _bad("the PNG does not begin with its header")
-    return Header(width, height)
-
-
-def _webp_header(data: bytes) -> Header:
-    """Read the first chunk (RFC 9649, 2.5 to 2.7): lossy, lossless or extended."""
-    kind = data[12:16]
-    if kind == b"VP8X":
-        return Header(_u24(data, 24) + 1, _u24(data, 27) + 1)
-    if kind == b"VP8L":
-        (bits,) = struct.unpack_from("<I", data, 21)
-        return Header((bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1)
-    if kind == b"VP8 ":
-        width, height = struct.unpack_from("<HH", data, 26)
-        return Header(width & 0x3FFF, height & 0x3FFF)
-    raise _bad("the WebP does not begin with an image")
-
-
-def _u16(data: bytes, at: int) -> int:
-    return data[at] << 8 | data[at + 1]
-
-
-def _u24(data: bytes, at: int) -> int:
-    return data[at] | data[at + 1] << 8 | data[at + 2] << 16
-
-
-def _decode_jpeg(data: bytes, header: Header, long_side: int | None) -> Image:
+def _decode_jpeg(data: bytes, long_side: int | None) -> Image:
     """Decode with libjpeg-turbo, shrinking while still in the frequency domain.
 
     Only by 2, 4 and 8, for which it has vector code: 1920x1080 to 640x360 takes 4.2 ms of CPU by a half and
     a resize, 5.4 ms by three eighths, which is the nearest scale above.
     """
-    width, height = header.width, header.height
+    source = jpeg.read(data)
+    width, height = source.frame.width, source.frame.height
     shrink = 1
     if long_side is not None:
         while shrink < MAX_DCT_SHRINK and max(width, height) >= 2 * shrink * long_side:
             shrink *= 2
+    pixels = _decompress(source, width // shrink, height // shrink)
+    return _upright(_shrink(pixels, width, height, long_side), width, height, source.orientation)
+
+
+def _decompress(source: jpeg.Jpeg, min_width: int, min_height: int) -> Pixels:
+    """Decode a JPEG to a size not below this; bytes that are too many are fine, data that is missing is not.
+
+    simplejpeg decodes into the buffer before it raises an error for libjpeg's first warning.
+    """
+    size = {"min_width": min_width, "min_height": min_height}
     try:
-        pixels = simplejpeg.decode_jpeg(
-            data,
-            "CMYK" if header.components == 4 else "BGR",
-            min_width=width // shrink,
-            min_height=height // shrink,
-        )
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(source.data, **size)
     except ValueError as exc:
-        if str(exc).startswith(LIBJPEG_NO_MEMORY):
-            raise MemoryError(str(exc)) from exc
-        raise _bad(str(exc)) from exc
-    if header.components == 4:
-        pixels = _from_cmyk(pixels)
-    return _upright(_shrink(pixels, width, height, long_side), header)
+        raise bad(str(exc)) from exc
+    except KeyError as exc:  # simplejpeg's name for this number of components
+        raise ItemError("unsupported_image", "the JPEG's colours are of an unknown kind") from exc
+    cmyk = colours in ("CMYK", "YCCK")
+    pixels = np.empty((height, width, 4 if cmyk else 3), np.uint8)
+    try:
+        simplejpeg.decode_jpeg(source.data, "CMYK" if cmyk else "BGR", buffer=pixels, **size)
+    except ValueError as exc:
+        message = str(exc)
+        if message.startswith(LIBJPEG_NO_MEMORY):
+            raise MemoryError(message) from exc
+        if LIBJPEG_EXTRA_BYTES not in message:
+            raise bad(message) from exc
+        # without restarts nothing can be missing behind those before the end
+        if source.restart_interval or not message.endswith(LIBJPEG_EXTRA_BYTES_AT_END):
+            _check_intervals(source, message)
+    return _from_cmyk(pixels) if cmyk else pixels
+
+
+def _check_intervals(source: jpeg.Jpeg, message: str) -> None:
+    """Check that no restart interval misses data, where libjpeg told of bytes too many at the end of one."""
+    images = jpeg.intervals(source)
+    if images is None:
+        raise bad(message)
+    for image in images:
+        try:
+            simplejpeg.decode_jpeg(image, "GRAY", min_width=1, min_height=1)
+        except ValueError as exc:
+            if not str(exc).endswith(LIBJPEG_EXTRA_BYTES_AT_END):
+                raise bad(str(exc)) from exc
 
 
 def _from_cmyk(cmyk: Pixels) -> Pixels:
     """Convert inverted CMYK, as every program writes it since Adobe did, to BGR."""
-    black = cmyk[..., 3:].astype(np.uint16)
-    return (cmyk[..., 2::-1] * black // 255).astype(np.uint8)
+    pixels = np.empty((*cmyk.shape[:2], 3), np.uint8)
+    for top in range(0, len(cmyk), STRIPE):
+        stripe = cmyk[top : top + STRIPE]
+        pixels[top : top + STRIPE] = stripe[..., 2::-1] * stripe[..., 3:].astype(np.uint16) // 255
+    return pixels
 
 
-def _upright(pixels: Pixels, header: Header) -> Image:
-    """Turn the pixels as the EXIF orientation says (1 to 8: row 0 and column 0 are at which edges)."""
-    width, height = header.width, header.height
-    if header.orientation >= TRANSPOSED:
-        pixels = _opencv(cv2.transpose, pixels)
-        width, height = height, width
-    if header.orientation in FLIPS:
-        pixels = _opencv(cv2.flip, pixels, FLIPS[header.orientation])
-    return Image(pixels, width, height)
+def _decode_png(data: bytes, long_side: int | None) -> Image:
+    source = png.read(data)
+    pixels = _decode_opencv(png.stored(source))
+    return _upright(
+        _shrink(pixels, source.width, source.height, long_side),
+        source.width,
+        source.height,
+        source.orientation,
+    )
 
 
-def _decode_opencv(data: bytes) -> Pixels:
-    pixels: Pixels | None = _opencv(cv2.imdecode, np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+def _decode_webp(data: bytes, long_side: int | None) -> Image:
+    source = webp.read(data)
+    pixels = _decode_opencv(source.picture)
+    height, width = pixels.shape[:2]
+    if (width, height) != (
+        source.width,
+        source.height,
+    ):  # an animation's first picture leaves some of it free
+        canvas = np.zeros((source.height, source.width, 3), np.uint8)
+        canvas[source.top : source.top + height, source.left : source.left + width] = pixels
+        pixels = canvas
+    return _upright(
+        _shrink(pixels, source.width, source.height, long_side), source.width, source.height, UPRIGHT
+    )
+
+
+def _decode_opencv(data: bytes | bytearray) -> Pixels:
+    flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+    pixels: Pixels | None = _opencv(cv2.imdecode, np.frombuffer(data, np.uint8), flags)
     if pixels is None:
-        raise _bad("it is damaged")
+        raise bad("it is damaged")
     return pixels
 
 
@@ -273,7 +185,7 @@ def _opencv(function: Callable[..., Any], *args: Any, **options: Any) -> Any:
     except cv2.error as exc:
         if exc.code == cv2.Error.StsNoMem:
             raise MemoryError(exc.err) from exc
-        raise _bad(exc.err) from exc
+        raise bad(exc.err) from exc
 
 
 def _shrink(pixels: Pixels, width: int, height: int, long_side: int | None) -> Pixels:
@@ -287,3 +199,13 @@ def _shrink(pixels: Pixels, width: int, height: int, long_side: int | None) -> P
     interpolation = cv2.INTER_LINEAR if longest <= 2 * long_side else cv2.INTER_AREA
     shrunk: Pixels = _opencv(cv2.resize, pixels, size, interpolation=interpolation)
     return shrunk
+
+
+def _upright(pixels: Pixels, width: int, height: int, orientation: int) -> Image:
+    """Turn the pixels as the EXIF orientation says (1 to 8: row 0 and column 0 are at which edges)."""
+    if orientation >= TRANSPOSED:
+        pixels = _opencv(cv2.transpose, pixels)
+        width, height = height, width
+    if orientation in FLIPS:
+        pixels = _opencv(cv2.flip, pixels, FLIPS[orientation])
+    return Image(pixels, width, height)

@@ -9,52 +9,26 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
 
 from inference.model import (
-    MAX_STATE,
     InputKind,
     ItemError,
     Model,
     ModelCard,
+    ModelError,
     ModelSource,
     StatefulItem,
     describe,
 )
+from inference.worker.denials import denial
+from inference.worker.outputs import BadOutput, Output, Payload, answers_of, encode_output, read_state
 
 log = logging.getLogger("inference.worker.main")
 
-
-class Output(NamedTuple):
-    """The answer to an item as JSON, and the stream's new state; empty for None and for stateless models."""
-
-    text: bytes
-    state: bytes = b""
-
-
-Payload: TypeAlias = bytes | memoryview
-
 Answer: TypeAlias = Output | ItemError
 """One item's output, or why it has none."""
-
-JSON_STATE, RAW_STATE = b"j", b"b"
-"""First byte of an encoded state: what follows is JSON, or the bytes themselves."""
-
-
-def plain(value: Any) -> Any:
-    """Turn a numpy scalar or array into what JSON holds.
-
-    Raises:
-        TypeError: it is neither.
-    """
-    to_list = getattr(value, "tolist", None)
-    if to_list is None:
-        raise TypeError(f"a {type(value).__name__} is nothing JSON can hold")
-    return to_list()
-
-
-_json = json.JSONEncoder(allow_nan=False, default=plain)
 
 
 class LoadedModel:
@@ -64,17 +38,26 @@ class LoadedModel:
         card: its description.
         infer_ms: what its second inference took, without decoding: the first also pays for what happens once. 0
             where there is no sample to infer.
+        sandbox: what `sandbox.seal` returned, once it was called; a denial is then told from other errors.
     """
 
     def __init__(self, source: ModelSource) -> None:
         self._model: Model = source.build()
         self.card: ModelCard = describe(source.name, self._model)
         self._long_side: int | None = getattr(self._model, "long_side", None)
+        if self._long_side is not None and (type(self._long_side) is not int or self._long_side < 1):
+            raise ModelError(f"model {source.name}: `long_side` must be None or a number of pixels")
         self._decode: Callable[[Payload], Any] = bytes
         self.infer_ms = 0.0
+        self.sandbox: Mapping[str, str] = {}
 
     def load(self) -> None:
-        """Load the model and warm it up."""
+        """Load the model and warm it up.
+
+        Raises:
+            ModelError: what it answers to a sample is wrong for any item.
+            Exception: what its `load` raised.
+        """
         self._decode = decoder(self.card.input, self._long_side)
         self._model.load()
         if "cv2" in sys.modules:
@@ -89,109 +72,117 @@ class LoadedModel:
         Args:
             states: for a stateful model the encoded state of each item's stream, or none if nobody keeps them.
         """
+        sent = [(payload, states[i] if states else b"") for i, payload in enumerate(payloads)]
         answers: dict[int, Answer] = {}
         items: dict[int, Any] = {}
-        for i, payload in enumerate(payloads):
-            try:
-                value = self._decode(payload)
-                if self.card.stateful:
-                    value = StatefulItem(value, read_state(states[i]) if states else None)
+        for i, one in enumerate(sent):
+            value = self._read(*one)
+            if isinstance(value, ItemError):
+                answers[i] = value
+            else:
                 items[i] = value
-            except ItemError as exc:
-                answers[i] = exc
-            except MemoryError:
-                answers[i] = out_of_memory()
-            except Exception as exc:  # a decoder may raise what nobody has seen yet
-                log.warning("an item for model %s cannot be decoded", self.card.name, exc_info=True)
-                answers[i] = ItemError("bad_item", f"decoding the item failed with {type(exc).__name__}")
-        if items:
-            outputs = self._predict(list(items.values()))
-            answers.update(zip(items, map(self._encode, outputs), strict=True))
+        places = list(items)
+        if places:
+            outcome = self._predict(list(items.values()))
+            items.clear()  # gives their memory back to those that are tried again
+            if outcome is not None:
+                answers.update(zip(places, outcome, strict=True))
+            else:
+                answers.update((i, self._alone(*sent[i])) for i in places)
         return [answers[i] for i in range(len(payloads))]
 
-    def _predict(self, items: list[Any]) -> list[Any]:
+    def _read(self, payload: Payload, state: Payload) -> Any:
+        """Decode an item; an `ItemError` where that fails."""
         try:
-            outputs = list(self._model.predict(items))
-        except MemoryError:
-            if len(items) == 1:
-                return [out_of_memory()]
+            value = self._decode(payload)
+            return StatefulItem(value, read_state(state)) if self.card.stateful else value
         except ItemError as exc:
-            if len(items) == 1:
-                return [exc]
-        except Exception as exc:  # a user's code may raise anything, and it costs one item
-            if len(items) == 1:
-                log.warning("model %s failed on an item", self.card.name, exc_info=True)
-                return [ItemError("model_error", f"the model failed with {type(exc).__name__}")]
-        else:
-            if len(outputs) == len(items):
-                return outputs
-            log.warning("model %s: %d answers to %d items", self.card.name, len(outputs), len(items))
-            return [ItemError("bad_output", "the model's answers do not match its items")] * len(items)
-        # something in the batch is bad: one by one, so that it alone fails
-        return [output for item in items for output in self._predict([item])]
-
-    def _encode(self, output: Any) -> Answer:
-        state = None
-        if self.card.stateful and not isinstance(output, Exception):
-            if not (isinstance(output, tuple | list) and len(output) == 2):
-                log.warning("model %s answered without a state", self.card.name)
-                return ItemError("bad_output", "the model's answer is not a pair of an answer and a state")
-            output, state = output
-        if isinstance(output, Exception):
-            return returned(output)
-        try:
-            text, encoded = _json.encode(output).encode(), encode_state(state)
+            return exc
         except MemoryError:
             return out_of_memory()
-        except Exception:  # the encoder's are TypeError and ValueError, but `tolist` may raise anything
-            log.warning("model %s answered what JSON cannot hold", self.card.name, exc_info=True)
-            return ItemError("bad_output", "the model's answer is nothing JSON can hold")
-        if len(encoded) > MAX_STATE:
-            words = f"the model's state has {len(encoded):,} bytes; {MAX_STATE:,} is the most"
-            return ItemError("bad_output", words)
-        return Output(text, encoded)
+        except Exception as exc:  # a decoder may raise what nobody has seen yet
+            log.warning("an item for model %s cannot be decoded", self.card.name, exc_info=True)
+            return ItemError("bad_item", f"decoding the item failed with {type(exc).__name__}")
+
+    def _alone(self, payload: Payload, state: Payload) -> Answer:
+        """Answer an item of a batch that failed; decoded again, for `predict` may have changed what it had."""
+        value = self._read(payload, state)
+        if isinstance(value, ItemError):
+            return value
+        return (self._predict([value]) or [out_of_memory()])[0]
+
+    def _predict(self, items: list[Any]) -> list[Answer] | None:
+        """Answer items together; None where that failed, and each must be tried alone. `items` is the model's."""
+        count = len(items)
+        try:
+            outputs = answers_of(self._model.predict(items), count)
+        except Exception as exc:  # noqa: BLE001  # a user's code may raise anything, and it costs one item
+            return [self._error(exc)] if count == 1 else None
+        return [self._encode(output) for output in outputs]
+
+    def _encode(self, output: Any) -> Answer:
+        if isinstance(output, Exception):
+            return self._error(output, raised=False)
+        try:
+            return encode_output(output, stateful=self.card.stateful)
+        except Exception as exc:  # noqa: BLE001  # as above: `tolist` or `len` of a user's object
+            return self._error(exc)
+
+    def _error(self, exc: Exception, *, raised: bool = True) -> ItemError:
+        """Turn what a model raised, or returned for an item, into the item's error."""
+        if isinstance(exc, ItemError):
+            return exc
+        if isinstance(exc, MemoryError):
+            return out_of_memory()
+        if isinstance(exc, BadOutput):
+            log.warning("model %s: %s", self.card.name, exc, exc_info=exc.__cause__)
+            return ItemError("bad_output", str(exc))
+        reason = denial(exc, self.sandbox) or f"the model failed with {type(exc).__name__}"
+        if raised:
+            log.warning("model %s failed on an item: %s", self.card.name, reason, exc_info=exc)
+        return ItemError("model_error", reason)
 
     def _warm(self) -> float:
-        """Run twice, so that no client waits for what happens only the first time; what the second took."""
-        sample = sample_item(self.card.input, self._long_side)
-        if sample is None:
+        """Run twice, so that no client waits for what happens only the first time; what the second took.
+
+        A batch of two comes after: a model that answers it as a whole must not be ready.
+        """
+        if sample_item(self.card.input, self._long_side) is None:
             return 0.0
-        item = StatefulItem(sample) if self.card.stateful else sample
-        self._predict([item])
+        self._try_out(1)
         started = time.perf_counter()
-        self._predict([item])
-        return (time.perf_counter() - started) * 1e3
+        self._try_out(1)
+        seconds = time.perf_counter() - started
+        if self.card.max_batch > 1:
+            self._try_out(2)
+        return seconds * 1e3
 
+    def _try_out(self, count: int) -> None:
+        """Run on samples. What other items may cure is logged, and the model is served all the same.
 
-def returned(error: Exception) -> ItemError:
-    """Turn an exception that the model returned for an item into the item's error."""
-    if isinstance(error, ItemError):
-        return error
-    if isinstance(error, MemoryError):
-        return out_of_memory()
-    return ItemError("model_error", f"the model failed with {type(error).__name__}")
-
-
-def encode_state(state: Any) -> bytes:
-    """Encode a stream's state; empty for None.
-
-    Raises:
-        TypeError, ValueError: it is neither bytes nor what JSON can hold.
-    """
-    if state is None:
-        return b""
-    if isinstance(state, bytes | bytearray | memoryview):
-        return RAW_STATE + bytes(state)
-    return JSON_STATE + _json.encode(state).encode()
-
-
-def read_state(encoded: Payload) -> Any:
-    """Decode what `encode_state` gave."""
-    if not encoded:
-        return None
-    if bytes(encoded[:1]) == RAW_STATE:
-        return bytes(encoded[1:])
-    return json.loads(bytes(encoded[1:]))
+        Raises:
+            ModelError: what it returns is wrong for any item.
+            NameError, ImportError: so is its code.
+        """
+        name = self.card.name
+        items = [sample_item(self.card.input, self._long_side) for _ in range(count)]
+        try:
+            given = [StatefulItem(item) for item in items] if self.card.stateful else items
+            for answer in answers_of(self._model.predict(given), count):
+                if not isinstance(answer, Exception):
+                    encode_output(answer, stateful=self.card.stateful)
+        except BadOutput as exc:
+            if exc.certain:
+                raise ModelError(f"model {name}: {exc}") from exc.__cause__
+            log.warning("model %s answers the sample that warms it up wrongly: %s", name, exc)
+        except UnboundLocalError:  # depends on the way through the code, and so on the item
+            log.warning("model %s fails on the sample that warms it up", name, exc_info=True)
+        except (NameError, ImportError):
+            raise
+        except ItemError:  # it refuses the sample, as it may
+            pass
+        except Exception:  # the sample may be none of its items
+            log.warning("model %s fails on the sample that warms it up", name, exc_info=True)
 
 
 def out_of_memory() -> ItemError:

@@ -22,14 +22,15 @@ from pathlib import Path
 
 import msgspec
 
-from inference.model import MAX_OUTPUT, ItemError, ModelError, ModelId, ModelSource
+from inference.model import CODE_FAULTS, MAX_OUTPUT, ItemError, ModelError, ModelId, ModelSource, fault_of
 from inference.wire import messages
 from inference.wire.features import missing
 from inference.wire.framing import MAX_ANSWER
 from inference.wire.messages import MAX_CODE, MAX_MESSAGE, BatchHeader, ItemFailure
 from inference.wire.worker_channel import DUMP_SIGNAL, WorkerChannel
 from inference.worker import sandbox
-from inference.worker.loaded_model import Answer, LoadedModel, Output, out_of_memory
+from inference.worker.loaded_model import Answer, LoadedModel, out_of_memory
+from inference.worker.outputs import Output
 
 log = logging.getLogger("inference.worker.main")
 
@@ -66,12 +67,17 @@ class Memory:
     """Tells this process's resident memory, also once the sandbox is closed."""
 
     def __init__(self) -> None:
-        self._fd = os.open("/proc/self/statm", os.O_RDONLY) if sys.platform == "linux" else -1
+        self._fd = -1
+        if sys.platform == "linux":
+            try:
+                self._fd = os.open("/proc/self/statm", os.O_RDONLY)
+            except OSError as exc:  # a container without /proc
+                log.warning("resident memory is unknown, so no growth is noticed: %s", exc)
         self._looked = -LOOK_S
         self._resident_mb = 0
 
     def resident_mb(self) -> int:
-        """MiB that are resident, as of the last `LOOK_S`; 0 if this is not Linux. Source: proc_pid_statm(5)."""
+        """MiB that are resident, as of the last `LOOK_S`; 0 without Linux's /proc. Source: proc_pid_statm(5)."""
         now = time.monotonic()
         if self._fd >= 0 and now - self._looked >= LOOK_S:
             self._looked = now
@@ -92,26 +98,31 @@ def load(channel: WorkerChannel, sources: Sequence[ModelSource]) -> dict[ModelId
         try:
             model = LoadedModel(source)
         except Exception as exc:  # noqa: BLE001  # a user's code may raise anything; it is logged
-            send(channel, messages.ModelFailed(source.name, reason_of(source, exc)))
+            send(channel, failure(source, exc))
             continue
         description = messages.short(model.card.description, messages.MAX_DESCRIPTION)
         send(channel, messages.Described(replace(model.card, description=description)))
         try:
             model.load()
         except Exception as exc:  # noqa: BLE001  # as above
-            send(channel, messages.ModelFailed(source.name, reason_of(source, exc)))
+            send(channel, failure(source, exc))
         else:
             loaded[model.card.id] = model
     return loaded
 
 
-def reason_of(source: ModelSource, error: Exception) -> str:
+def failure(source: ModelSource, error: Exception) -> messages.ModelFailed:
     """Say why a model does not load, in words that clients may read."""
+    permanent = isinstance(error, (ModelError, *CODE_FAULTS))
     if isinstance(error, ModelError):
-        return messages.short(str(error), messages.MAX_REASON)
-    log.error("model %s does not load", source.name, exc_info=error)
-    # an exception's own words may hold paths
-    return f"loading it failed with {type(error).__name__}; the server's log has the traceback"
+        if error.__cause__ is not None:
+            log.error("model %s does not load", source.name, exc_info=error)
+        reason = str(error)
+    else:
+        log.error("model %s does not load", source.name, exc_info=error)
+        what = fault_of(error) if permanent else type(error).__name__
+        reason = f"loading it failed with {what}; the server's log has the traceback"
+    return messages.ModelFailed(source.name, messages.short(reason, messages.MAX_REASON), permanent)
 
 
 def code_of(sources: Sequence[ModelSource]) -> list[str]:
@@ -137,6 +148,8 @@ def begin(channel: WorkerChannel, setup: messages.Setup, memory: Memory) -> dict
     if setup.sandbox != "off":
         features = sandbox.seal(code_of(sources))
         send(channel, messages.Sandbox(features))
+        for loaded in models.values():
+            loaded.sandbox = features
         if setup.sandbox == "require" and (lacking := missing(features)):
             reason = f"its sandbox is not whole: {lacking}"
             for model in models:

@@ -51,8 +51,13 @@ PER_THREAD = ("network", "landlock", "capabilities")
 
 
 def limit_memory(megabytes: int) -> None:
-    """Cap the address space; beyond it an allocation raises MemoryError."""
-    _lower(resource.RLIMIT_AS, megabytes << 20)
+    """Cap the private memory; beyond it an allocation raises MemoryError.
+
+    The address space says little: a GPU's driver reserves more than the machine has. On Linux since 4.7,
+    RLIMIT_DATA counts private writable mappings (getrlimit(2)): 120 MiB with the shipped models, whose address
+    space is 375.
+    """
+    _lower(resource.RLIMIT_DATA if sys.platform == "linux" else resource.RLIMIT_AS, megabytes << 20)
 
 
 def separate() -> None:
@@ -61,8 +66,13 @@ def separate() -> None:
     It must be called before any thread exists (unshare(2)). Where it is not permitted, `seal` will report
     that there is no network namespace.
     """
-    if sys.platform != "linux" or _capable():
+    if sys.platform != "linux":
         return
+    try:
+        if _capable():
+            return
+    except OSError:  # a container may forbid to ask; to try does no harm
+        pass
     user, group = os.geteuid(), os.getegid()
     if libc.unshare(CLONE_NEWUSER):
         return
@@ -77,7 +87,8 @@ def separate() -> None:
                 file.write(line)
     found = re.match(r"(\d+)\.(\d+)", os.uname().release)
     if found and (int(found[1]), int(found[2])) >= THREADS_COUNTED:
-        _lower(resource.RLIMIT_NPROC, MAX_THREADS)
+        with suppress(OSError):  # a container may forbid it
+            _lower(resource.RLIMIT_NPROC, MAX_THREADS)
 
 
 def seal(readable: Iterable[str]) -> dict[str, str]:
@@ -89,7 +100,7 @@ def seal(readable: Iterable[str]) -> dict[str, str]:
     Returns:
         Each feature with "on", or with "partial: ", "unsupported: " or "denied: " and the reason.
     """
-    threads = len(os.listdir("/proc/self/task")) if sys.platform == "linux" else 1  # noqa: PTH208
+    threads = _others()
     parts: dict[str, Callable[[], None]] = {
         "core_dumps": lambda: _lower(resource.RLIMIT_CORE, 0),
         "network": _leave_network,
@@ -99,11 +110,22 @@ def seal(readable: Iterable[str]) -> dict[str, str]:
         "seccomp": filter_calls,
     }
     features = {name: _tried(part) for name, part in parts.items()}
-    if threads > 1:
+    if threads:
         for name in PER_THREAD:
             if features[name] == ON:
-                features[name] = f"partial: not for the threads that loading started ({threads - 1})"
+                features[name] = f"partial: not for the threads that loading started ({threads})"
     return features
+
+
+def _others() -> str:
+    """How many threads there are besides this one, as a number or in words; empty for none."""
+    if sys.platform != "linux":
+        return ""
+    try:
+        others = len(os.listdir("/proc/self/task")) - 1  # noqa: PTH208  # see the imports
+    except OSError:  # a container without /proc
+        return "if any: their number is unknown without /proc"
+    return str(others) if others else ""
 
 
 def installation() -> list[str]:

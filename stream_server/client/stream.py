@@ -18,6 +18,7 @@ from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
 from inference.model import Policy
+from inference.pictures import is_bytes, to_bytes
 from stream_server.client.connecting import (
     Backoff,
     open_connection,
@@ -97,18 +98,28 @@ class Stream:
         drops the older item; call `room` first to send only what gets a result.
 
         Args:
-            item: bytes for an image or bytes model, str for a text model, for a data model what JSON can hold.
+            item: bytes or a Path for an image or bytes model; for an image model also a numpy array (uint8, height
+                x width x 3 in blue green red as OpenCV has it, or height x width for grey) or a PIL image, which
+                are encoded as JPEG in a thread; str for a text model; for a data model what JSON can hold.
             id: your own name for it, which its answer carries.
             max_age_ms: drop it as expired if it waited longer, in milliseconds.
 
         Raises:
             TypeError, ValueError: not what the model takes, or what JSON cannot hold.
+            OSError: a file cannot be read.
+            ImportError: an array, and OpenCV is not installed.
             TooLarge: over the server's limit. Nothing was sent.
             StreamClosed: after `end`.
             ClientError: the stream is over, for the reason given.
         """
-        message = encode_item(item, self.ready, max_age_ms)
+        message: str | bytes | None = None
+        if is_bytes(item) or self.ready.input in ("text", "data"):
+            message = encode_item(item, self.ready, max_age_ms)
         async with self._sending:
+            if message is None:  # in here, so that none overtakes it
+                ready = self.ready
+                read = await asyncio.to_thread(to_bytes, item, ready.input, ready.model, ready.max_item_bytes)
+                message = encode_item(read, ready, max_age_ms)
             while True:
                 await self._until(
                     lambda: self._open_for(self.ready.window if self.ready.policy == "queue" else MAX_HELD)

@@ -14,13 +14,19 @@ from inference.worker.images import decode
 JPEG_QUALITY = 90
 """Good enough to look at."""
 
+LARGEST = 1e6
+"""Coordinates from here on cannot be drawn; no picture is as large."""
+
 BOX = (64, 220, 64)
 LANDMARK = (40, 90, 255)
 """Blue, green, red: apart from skin and, in lightness, from each other."""
 
 
 def looks_like_faces(outputs: Any) -> bool:
-    """Whether `draw` can draw a model's outputs: ``{"faces": [{"box": [x, y, w, h]}, ...]}``."""
+    """Whether `draw` can draw a model's outputs: ``{"faces": [{"box": [x, y, w, h]}, ...]}``.
+
+    Scores that are not numbers, and landmarks that are not points, are left out.
+    """
     match outputs:
         case {"faces": [*faces]}:
             return all(isinstance(face, dict) and _numbers(face.get("box"), 4) for face in faces)
@@ -29,7 +35,12 @@ def looks_like_faces(outputs: Any) -> bool:
 
 
 def _numbers(value: Any, count: int) -> bool:
-    return isinstance(value, list) and len(value) == count and all(isinstance(v, (int, float)) for v in value)
+    return isinstance(value, list) and len(value) == count and all(map(_number, value))
+
+
+def _number(value: Any) -> bool:
+    """Whether it is a number that OpenCV can take as a coordinate: it has 32 bits for one, and wraps around."""
+    return isinstance(value, (int, float)) and abs(value) < LARGEST  # not NaN, which no comparison holds for
 
 
 def draw(picture: bytes, outputs: dict[str, Any]) -> bytes:
@@ -50,9 +61,12 @@ def draw(picture: bytes, outputs: dict[str, Any]) -> bytes:
     for face in outputs["faces"]:
         x, y, width, height = (round(value) for value in face["box"])
         cv2.rectangle(pixels, (x, y), (x + width, y + height), BOX, thick, cv2.LINE_AA)
-        for point in face.get("landmarks", ()):
+        landmarks = face.get("landmarks")
+        for point in landmarks if isinstance(landmarks, list) else ():
+            if not _numbers(point, 2):
+                continue
             cv2.circle(pixels, (round(point[0]), round(point[1])), thick, LANDMARK, cv2.FILLED, cv2.LINE_AA)
-        if "score" in face:
+        if _number(face.get("score")):
             size = 0.4 * thick + 0.2
             above = max(y - 2 * thick, round(22 * size))  # inside the picture
             cv2.putText(

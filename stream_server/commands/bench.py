@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.failures import missing
-from benchmarks.scenarios.catalogue import SUITES, Entry
-from benchmarks.scenarios.options import DEFAULT, Options
+from benchmarks.scenarios.catalogue import DEFAULT, SUITES, Entry, Options
 from stream_server.errors import ConfigError
 
 EPILOG = """\

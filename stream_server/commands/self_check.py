@@ -13,6 +13,7 @@ from importlib import resources
 from pathlib import Path
 
 from stream_server.client.stream import connect
+from stream_server.commands.standard_streams import discard
 from stream_server.errors import ClientError
 from stream_server.protocol import client_side as answers
 
@@ -69,4 +70,10 @@ def entering() -> str | None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        exit_status = main()
+        sys.stdout.flush()
+    except OSError:  # the server's standard output is not read, or full
+        discard(sys.stdout)
+        exit_status = 1
+    sys.exit(exit_status)

@@ -8,8 +8,10 @@ import logging
 import os
 import subprocess
 import sys
+import threading
 import time
 import tomllib
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +19,13 @@ from inference.model import NAME
 from inference.naming import SHIPPED
 from stream_server.commands.flags import assign
 from stream_server.errors import ConfigError
+from stream_server.server.addresses import UNIX
 from stream_server.server.config import Settings
 from stream_server.server.config_file import read_settings
+from stream_server.server.log_writer import FLUSH_S, logging_to, write
 from stream_server.server.server import Server, serve
+
+log = logging.getLogger(__name__)
 
 EPILOG = """\
 examples:
@@ -38,11 +44,18 @@ after the other: it reloads models from disk without interrupting any stream.
 FLAGS = ("host", "port", "workers", "models", "allow_origin", "allow_host", "trusted_proxies", "sandbox")
 """Flags that are keys of [server]."""
 
+STDOUT, STDERR = 1, 2
+"""Written by their numbers: see `stream_server.server.log_writer`."""
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     add = parser.add_argument
-    add("--host", help="address to listen on (default 127.0.0.1; 0.0.0.0 for every interface)")
+    add(
+        "--host",
+        help="address to listen on (default 127.0.0.1; '*' for every interface, IPv4 and IPv6; unix:PATH for a "
+        "unix socket)",
+    )
     add("--port", type=int, help="port to listen on (default 8080; 0 takes a free one)")
     add("--workers", type=int, metavar="N", help="worker processes (default: one per core)")
     add(
@@ -76,7 +89,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         action="append",
         metavar="NET",
         dest="trusted_proxies",
-        help="believe the X-Forwarded-For header of proxies at this address or network; may be repeated",
+        help="believe the X-Forwarded-... and Forwarded headers of proxies at this address or network, or unix: "
+        "for those that connect to a unix socket; may be repeated",
     )
     add(
         "--sandbox",
@@ -92,23 +106,45 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Serve until told to stop."""
     settings = read_settings(document(args))
-    logging.basicConfig(
-        level=logging.INFO if args.verbose else logging.WARNING,
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-    )
+    announcing: list[threading.Thread] = []
 
     def on_ready(server: Server) -> None:
-        announce(server, settings, time.monotonic() - args.started)
-        if args.self_check:
-            check(server.url)
+        text = announcement(server, settings, time.monotonic() - args.started)
+        url = server.url if args.self_check else None
+        thread = threading.Thread(target=announce, args=(text, url), daemon=True)
+        try:
+            thread.start()
+        except (
+            RuntimeError
+        ) as exc:  # the workers have taken the last processes; the server serves all the same
+            log.warning("standard output is not written: %s", exc)
+        else:
+            announcing.append(thread)
 
-    with asyncio.Runner(loop_factory=new_event_loop) as runner:
-        runner.run(serve(settings, on_ready))
+    level = logging.INFO if args.verbose else logging.WARNING
+    with (
+        logging_to(STDERR, level) as handler,
+        asyncio.Runner(loop_factory=new_event_loop) as runner,
+    ):
+        runner.run(serve(settings, on_ready, handler.dropped))
+    for thread in announcing:
+        thread.join(FLUSH_S)
     return 0
+
+
+def announce(text: str, check_url: str | None) -> None:
+    """Print what runs, then start the self-check if it has a URL; in a thread, as standard output may block."""
+    with suppress(OSError):  # it is closed, or its disk is full: the server serves all the same
+        write(STDOUT, text)
+    if check_url:
+        check(check_url)
 
 
 def check(url: str) -> None:
     """Run the self-check in a process of its own: the server's has no client in it, and must not wait for one."""
+    if url.startswith(UNIX):
+        log.warning("the self-check is skipped: it needs a TCP address")
+        return
     # -P and PYTHONPATH: a folder `inference` where the server was started must not be taken for ours
     root = str(Path(__file__).parents[2])
     search = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
@@ -125,7 +161,7 @@ def new_event_loop() -> asyncio.AbstractEventLoop:
     return make()
 
 
-def announce(server: Server, settings: Settings, seconds: float) -> None:
+def announcement(server: Server, settings: Settings, seconds: float) -> str:
     """Say what runs and where."""
     groups = settings.all_groups
     workers, spares = sum(group.workers for group in groups), settings.spares * len(groups)
@@ -134,11 +170,18 @@ def announce(server: Server, settings: Settings, seconds: float) -> None:
         for count, word in ((workers, "worker"), (spares, "spare"))
         if count
     )
-    print(f"stream-server is ready at {server.url} after {seconds:.1f} s, {processes}")
-    for status in server.models():
+    statuses = server.models()
+    lacking = [status.name for status in statuses if status.state != "ready"]
+    state = "partly ready" if len(lacking) < len(statuses) else "not ready"
+    lines = [
+        f"stream-server is {state if lacking else 'ready'} at {server.url} after {seconds:.1f} s, {processes}"
+        + (f"; unavailable: {', '.join(lacking)}" if lacking else "")
+    ]
+    for status in statuses:
         version = f"@{status.card.version}" if status.card else ""
-        print(f"  {status.name}{version}: {status.reason or status.state}")
-    sys.stdout.flush()
+        reason = f": {status.reason}; it is tried again" if status.reason else ""
+        lines.append(f"  {status.name}{version}: {status.state}{reason}")
+    return "".join(f"{line}\n" for line in lines)
 
 
 def document(args: argparse.Namespace) -> dict[str, Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import os
 import sys
 from pathlib import Path
 from typing import IO
@@ -52,9 +51,7 @@ def run(args: argparse.Namespace) -> int:
                 args.draw.mkdir(parents=True, exist_ok=True)
             report = Report(output, args.draw, Console(stderr=True, quiet=args.quiet))
             return asyncio.run(stream_source(args, report))
-    except BrokenPipeError:
-        # the reader of the answers has gone; Python would fail again when it flushes at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+    except BrokenPipeError:  # whoever read the answers has exited: the command line ends quietly
+        raise
     except OSError as exc:
         raise ConfigError(f"cannot write the answers: {exc}") from exc

@@ -8,6 +8,7 @@ make the same bytes.
 
 from __future__ import annotations
 
+import errno
 import json
 import zipfile
 from dataclasses import asdict, dataclass
@@ -103,6 +104,8 @@ class Writer:
     """
 
     def __init__(self, path: Path) -> None:
+        if path.exists() and not path.is_file():  # it would be replaced at the end, be it a device
+            raise FileExistsError(errno.EEXIST, "it exists and is not a regular file", str(path))
         self._path = path
         self._part = path.with_name(f"{path.name}.part")
         self._zip = zipfile.ZipFile(self._part, "w", allowZip64=False)

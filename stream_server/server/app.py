@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from importlib import resources
 from typing import cast
 
@@ -14,6 +15,7 @@ from inference.intake import StreamRequest
 from stream_server.errors import Draining, StreamServerError, TooManyStreams
 from stream_server.protocol.server_side import SUBPROTOCOL, read_options
 from stream_server.server import http_api, origins
+from stream_server.server.callers import Caller, identify
 from stream_server.server.config import Settings
 from stream_server.server.connection import Connection, Connections, refuse
 from stream_server.server.http_api import (
@@ -22,14 +24,15 @@ from stream_server.server.http_api import (
     LAG,
     METRICS,
     SETTINGS,
+    SNAPSHOTS,
     TRUSTED_PROXIES,
 )
 from stream_server.server.http_connection import HEADERS, HttpConnection
 from stream_server.server.loop_lag import LoopLag
 from stream_server.server.metrics import Metrics
 from stream_server.server.paced_reader import PacedReader
-from stream_server.server.principals import principal_of
 from stream_server.server.session import max_message_bytes
+from stream_server.server.snapshots import Snapshots
 
 CONTENT_TYPES = {
     ".css": "text/css; charset=utf-8",
@@ -40,8 +43,8 @@ CONTENT_TYPES = {
 }
 """The kinds of files that make up the page; others in its folders are not served."""
 
-HOST = web.RequestKey("host", str)
-"""The host by which the client knows the server, checked."""
+CALLER = web.RequestKey("caller", Caller)
+"""Who asks, and for which host, checked."""
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -54,8 +57,9 @@ def make_app(settings: Settings, engine: Engine) -> web.Application:
     app[LAG] = LoopLag()
     metrics = app[METRICS] = Metrics(engine.statistics, engine.workers, app[LAG].recent)
     engine.observe = metrics.observe
+    app[SNAPSHOTS] = Snapshots()
     app[CONNECTIONS] = Connections()
-    app[TRUSTED_PROXIES] = settings.trusted_networks()
+    app[TRUSTED_PROXIES] = settings.trusted()
     app.add_routes(http_api.routes)
     app.router.add_get("/v2/models/{model}/stream", stream)
     app.router.add_get("/v2/models/{model}/versions/{version}/stream", stream)
@@ -99,10 +103,9 @@ async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
     settings = request.app[SETTINGS]
     _connection(request).request_started()
     try:
-        host = origins.check_target(request.raw_path, _header(request, "Host"), settings.allow_host)
-        request[HOST] = host
+        request[CALLER] = identify_caller(request)
         if request.match_info.handler is not stream:  # a websocket hears of its origin in its own words
-            origins.check_origin(_header(request, "Origin"), host, settings.allow_origin)
+            origins.check_origin(_header(request, "Origin"), request[CALLER], settings.allow_origin)
         return await handler(request)
     except StreamServerError as exc:
         return http_api.json_error(exc)
@@ -114,6 +117,20 @@ async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
 
 def _connection(request: web.Request) -> HttpConnection:
     return cast(HttpConnection, request.protocol)
+
+
+def identify_caller(request: web.Request) -> Caller:
+    """Tell who asks, and for which host.
+
+    Raises:
+        Forbidden: it is not this server's.
+    """
+    _header(request, "Host")
+    caller = identify(
+        request.remote or "", lambda name: request.headers.getall(name, []), request.app[TRUSTED_PROXIES]
+    )
+    allowed = request.app[SETTINGS].allow_host
+    return replace(caller, host=origins.check_target(request.raw_path, caller.host, allowed))
 
 
 def _header(request: web.Request, name: str) -> str | None:
@@ -168,11 +185,10 @@ def read_request(request: web.Request) -> StreamRequest:
         StreamServerError: it is invalid, or the model cannot serve it.
     """
     settings = request.app[SETTINGS]
-    origins.check_origin(_header(request, "Origin"), request[HOST], settings.allow_origin)
+    origins.check_origin(_header(request, "Origin"), request[CALLER], settings.allow_origin)
     parts = request.match_info
     name, version = parts["model"], parts.get("version")
     card = http_api.find_card(request.app[ENGINE], name, version)
-    trusted = request.app[TRUSTED_PROXIES]
     options = read_options(request.query.items(), settings.limits.max_weight)
     return StreamRequest(
         name,
@@ -181,7 +197,7 @@ def read_request(request: web.Request) -> StreamRequest:
         options.window,
         options.max_age_ms,
         options.weight or min(1.0, settings.limits.max_weight),
-        principal_of(request.remote, request.headers.getall("X-Forwarded-For", []), trusted),
+        request[CALLER].principal,
         max_message_bytes(card, settings.limits),
     )
 

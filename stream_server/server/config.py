@@ -6,22 +6,28 @@
 from __future__ import annotations
 
 import ipaddress
-import os
 import re
 from typing import Annotated, Literal, TypeAlias
 
 import msgspec
 from msgspec import Meta, Struct
 
+from inference.machine import cores
 from inference.model import ModelError, ModelSource
 from inference.naming import SHIPPED, named_source
 from inference.pool.groups import Group, resolve_groups
 from stream_server.errors import ConfigError
 from stream_server.protocol.server_side import MIN_WEIGHT
-from stream_server.server.principals import Network
+from stream_server.server.callers import UNIX, Network, TrustedProxies
 
 ORIGIN = re.compile(r"https?://[a-z0-9.:\[\]_-]+")
 """An origin as browsers write it (RFC 6454 section 6.2): lower case, and nothing after the port."""
+
+MEMORY_SHARE = 0.8
+"""The part that all workers together may take of the machine's memory: the server and the system need the rest."""
+
+MIN_WORKER_MB = 1024
+"""Least default cap of a worker: the shipped models take 120 MiB, and importing a large framework some 500."""
 
 MAX_WORKERS = 1024
 """Most workers of a group: far above the cores of any machine."""
@@ -87,30 +93,29 @@ def shipped_models() -> tuple[ModelSource, ...]:
     return tuple(ModelSource(name, reference) for name, reference in SHIPPED.items())
 
 
-def cores() -> int:
-    """How many cores this process may use: a container or taskset may leave fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     """Everything the server is started with.
 
     Attributes:
-        host, port: where it listens; port 0 takes a free one.
-        workers: how many worker processes; every one holds all models that are in no group.
+        host, port: where it listens; port 0 takes a free one. Host "*" is every interface of both families, and
+            "unix:" with a path a unix socket. Sockets that systemd hands over take precedence.
+        workers: how many worker processes; every one holds all models that are in no group. By default as many as
+            there are cores, or as the quota of a container's cgroup allows.
         allow_host: host names, besides addresses and localhost, under which browsers may reach it.
         allow_origin: origins, besides its own, whose pages may use it: ``https://example.org``.
         models: what it serves.
         sandbox: what workers may do once they have loaded: "auto" takes from them what this machine can,
             "require" serves only if that is everything, "off" takes nothing.
-        worker_memory_mb: cap on a worker's address space, models included, in MiB; 0 is none.
+        worker_memory_mb: cap on a worker's private memory, models included, in MiB; 0 is none. None, the default,
+            is an equal share of `MEMORY_SHARE` of the machine's memory, at least `MIN_WORKER_MB`.
         spares: workers, of each group, that are kept ready and idle to take a lost one's place.
         recycle_mb: a worker is replaced when its memory has grown by so many MiB since it was ready; 0 is never.
             A model that keeps more than the default for good reason needs a larger one.
         recycle_batches: a worker is replaced after so many batches; 0 is never.
         groups: models that have workers of their own.
         fair_by: who gets equal shares: every "stream", or every "principal", however many streams it has.
-        trusted_proxies: addresses or networks of proxies whose X-Forwarded-For header names the client.
+        trusted_proxies: addresses or networks of proxies whose X-Forwarded-For, -Host and -Proto or Forwarded
+            headers are believed; "unix:" stands for those that connect to a unix socket.
     """
 
     host: str = "127.0.0.1"
@@ -122,7 +127,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     allow_origin: tuple[str, ...] = ()
     models: tuple[ModelSource, ...] = msgspec.field(default_factory=shipped_models)
     sandbox: Literal["auto", "require", "off"] = "auto"
-    worker_memory_mb: Annotated[int, Meta(ge=0, le=1 << 30, description="MiB, 0 is no cap")] = 0
+    worker_memory_mb: Annotated[int, Meta(ge=0, le=1 << 30, description="MiB, 0 is no cap")] | None = None
     spares: Annotated[
         int, Meta(ge=0, le=16, description="one is enough, unless workers are lost in series")
     ] = 1
@@ -136,13 +141,13 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
 
     def __post_init__(self) -> None:
         if not self.host:
-            raise ConfigError("host is empty; use 127.0.0.1, or 0.0.0.0 for every interface")
+            raise ConfigError("host is empty; use 127.0.0.1, or * for every interface")
         for origin in self.allow_origin:
             if not ORIGIN.fullmatch(origin):
                 raise ConfigError(
                     f"{origin!r} is not an origin; write it as browsers do: https://example.org"
                 )
-        self.trusted_networks()
+        self.trusted()
         try:
             resolve_groups(self.models, self.workers, self.groups)
         except ModelError as exc:
@@ -153,13 +158,27 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
         """The groups, and before them that of the models which are in none, if there are any."""
         return resolve_groups(self.models, self.workers, self.groups)
 
-    def trusted_networks(self) -> tuple[Network, ...]:
+    def worker_memory(self, available: int | None) -> int:
+        """Give the cap on a worker's memory, in MiB; 0 is none.
+
+        Args:
+            available: bytes of memory that may be used; None if that is not known.
+        """
+        if self.worker_memory_mb is not None:
+            return self.worker_memory_mb
+        if available is None:
+            return 0
+        processes = sum(group.workers + self.spares for group in self.all_groups)
+        return max(MIN_WORKER_MB, int(MEMORY_SHARE * available / processes) >> 20)
+
+    def trusted(self) -> TrustedProxies:
         """Read `trusted_proxies`; an address is a network of one.
 
         Raises:
             ConfigError: one is neither an address nor a network.
         """
-        return tuple(map(_network, self.trusted_proxies))
+        networks = tuple(_network(text) for text in self.trusted_proxies if text != UNIX)
+        return TrustedProxies(networks, UNIX in self.trusted_proxies)
 
 
 def _network(text: str) -> Network:
@@ -169,7 +188,7 @@ def _network(text: str) -> Network:
         try:  # an address with a prefix, such as 10.0.0.1/8
             hint = f"write {ipaddress.ip_network(text, strict=False)}"
         except ValueError:
-            hint = 'write addresses or networks: "10.0.0.0/8", "::1"'
+            hint = 'write addresses, networks or unix: "10.0.0.0/8", "::1", "unix:"'
         raise ConfigError(f"trusted_proxies has {text!r}, which is not a network; {hint}") from exc
 
 

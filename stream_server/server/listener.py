@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
 import resource
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from stream_server.server.connection_table import ConnectionTable
 from stream_server.server.http_connection import HttpConnection, busy_response
 
 log = logging.getLogger(__name__)
-
-BACKLOG = 1024
-"""Connections the kernel holds until we accept them: a thousand clients may come back at once."""
 
 ACCEPTED_AT_ONCE = 16
 """Connections that are accepted before the loop sees to others."""
@@ -60,36 +55,19 @@ class Listener:
         self._sockets: list[socket.socket] = []
         self._short = False  # of descriptors
 
-    async def start(self, host: str, port: int) -> str:
-        """Listen; return the first address as a URL.
-
-        Raises:
-            OSError: an address cannot be used.
-        """
-        loop = asyncio.get_running_loop()
-        found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        missing: OSError | None = None
-        for family, address in dict.fromkeys((info[0], info[4]) for info in found):
-            try:
-                self._sockets.append(_listen(family, address))
-            except OSError as exc:  # "localhost" has an IPv6 address on machines that have none
-                if exc.errno not in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
-                    raise
-                missing = exc
-        if missing and not self._sockets:
-            raise missing
-        for sock in self._sockets:
+    def start(self, sockets: Sequence[socket.socket]) -> None:
+        """Accept connections from sockets that listen; whoever opened them closes them."""
+        self._sockets = list(sockets)
+        for sock in sockets:
+            sock.setblocking(False)
             self._resume(sock)
-        self._closing_overdue = loop.create_task(self._close_overdue())
-        name, number = self._sockets[0].getsockname()[:2]
-        return f"http://[{name}]:{number}" if ":" in name else f"http://{name}:{number}"
+        self._closing_overdue = asyncio.get_running_loop().create_task(self._close_overdue())
 
     def stop_accepting(self) -> None:
-        """Free the addresses; connections stay."""
-        sockets, self._sockets = self._sockets, []
-        for sock in sockets:
+        """Accept nothing more; connections stay, and so do the sockets."""
+        for sock in self._sockets:
             asyncio.get_running_loop().remove_reader(sock)
-            sock.close()
+        self._sockets.clear()
 
     def stop(self) -> None:
         """Stop accepting, and looking at deadlines."""
@@ -161,21 +139,6 @@ class Listener:
             if now - due <= self._interval:
                 for connection in self._table.overdue(now):
                     connection.check_deadline()
-
-
-def _listen(family: int, address: Any) -> socket.socket:
-    sock = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        sock.setblocking(False)
-        sock.bind(address)
-        sock.listen(BACKLOG)
-    except OSError:
-        sock.close()
-        raise
-    return sock
 
 
 def raise_descriptor_limit(wanted: int) -> None:

@@ -73,6 +73,9 @@ class Metrics(Collector):
     Args:
         statistics, workers: give the engine's snapshots.
         lag: gives how late the event loop was lately.
+
+    Attributes:
+        log_dropped: records that are not in the log, by reason.
     """
 
     def __init__(
@@ -89,6 +92,7 @@ class Metrics(Collector):
         self._times: dict[ModelId, _ModelTimes] = {}
         self._codes: dict[ModelId, Counter[str]] = {}
         self._refused: Counter[str] = Counter()
+        self.log_dropped: Mapping[str, int] = {}
 
     def observe(self, model: ModelId, outcome: Outcome, now: float) -> None:
         """Note the times of a result and the code of an error."""
@@ -129,6 +133,10 @@ class Metrics(Collector):
             refused.add_metric([code], count)
         yield refused
         yield from _workers(self._workers())
+        log = CounterMetricFamily("stream_log_dropped", "Records left out of the log", labels=["reason"])
+        for reason, count in self.log_dropped.items():
+            log.add_metric([reason], count)
+        yield log
         lag = self._lag()
         text = "How late the event loop was, of the last 30 to 60 s"
         yield GaugeMetricFamily("stream_loop_lag_p99_seconds", text, value=lag.quantile(0.99))

@@ -12,6 +12,7 @@ import re
 from collections.abc import Collection, Sequence
 
 from stream_server.errors import Forbidden
+from stream_server.server.callers import Caller
 
 HOST = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:[0-9]{1,5})?", re.ASCII | re.IGNORECASE)
 """A Host header as browsers write it (RFC 9110 section 7.2). A URL's parser would take much more for one."""
@@ -31,7 +32,7 @@ def only(name: str, values: Sequence[str]) -> str | None:
     return values[0] if values else None
 
 
-def check_target(target: str, host: str | None, allowed: Collection[str]) -> str:
+def check_target(target: str, host: str, allowed: Collection[str]) -> str:
     """Check whom a request is for; the request's target, if it names a host, counts as much as its Host header.
 
     Returns:
@@ -40,42 +41,50 @@ def check_target(target: str, host: str | None, allowed: Collection[str]) -> str
     Raises:
         Forbidden: one of them is not this server.
     """
-    host = check_host(host, allowed)
+    check_host(host, allowed)
     if target.startswith("/") or target == "*":
         return host
     found = AUTHORITY.match(target)
-    return check_host(found and found[1], allowed)
+    named = found[1] if found else ""
+    check_host(named, allowed)
+    return named
 
 
-def check_host(host: str | None, allowed: Collection[str]) -> str:
-    """Give the Host header back if it is an address, localhost or an allowed name, with any port.
+def check_host(host: str, allowed: Collection[str]) -> None:
+    """Check that a host is an address, localhost or an allowed name, with any port.
 
     Raises:
-        Forbidden: it is something else, or missing.
+        Forbidden: it is something else, or empty.
     """
-    host = host or ""
     found = HOST.fullmatch(host)
     name = found[1].strip("[]").lower() if found else ""
     if not (name == "localhost" or _is_address(name) or name in map(str.lower, allowed)):
-        raise Forbidden(f"this server does not answer to {host[:64]!r}; allow it with --allow-host")
-    return host
+        raise Forbidden(
+            f"this server does not answer to the Host header {host[:64]!r}; allow the name with --allow-host "
+            "(allow_host in [server])"
+        )
 
 
-def check_origin(origin: str | None, host: str, allowed: Collection[str]) -> None:
+def check_origin(origin: str | None, caller: Caller, allowed: Collection[str]) -> None:
     """Accept non-browsers, the server's own pages and allowed origins, compared exactly.
 
     Args:
         origin: the Origin header (RFC 6454), None without one: browsers always send it with a websocket.
-        host: the Host header, checked.
+        caller: the host that was asked for, checked, and the scheme if a trusted proxy told it.
 
     Raises:
         Forbidden: it is another site's page, or one that hides its origin ("null").
     """
     if origin is None or origin in allowed:
         return
-    # a proxy may speak https for us, so that the scheme cannot be ours to compare
-    if origin.lower() not in (f"http://{host}".lower(), f"https://{host}".lower()):
-        raise Forbidden(f"pages of {origin[:64]!r} may not use this server; allow them with --allow-origin")
+    # a proxy may speak https for us: unless it is trusted to say so, the scheme is not known
+    schemes = (caller.scheme,) if caller.scheme else ("http", "https")
+    if origin.lower() not in [f"{scheme}://{caller.host}".lower() for scheme in schemes]:
+        raise Forbidden(
+            f"pages of {origin[:64]!r} may not use this server, which was asked for as {caller.host[:64]!r}; allow "
+            "them with --allow-origin. A proxy must pass the Host header on, or send X-Forwarded-Host and "
+            "be named with --trusted-proxy"
+        )
 
 
 def _is_address(name: str) -> bool:

@@ -6,18 +6,20 @@ import asyncio
 import gc
 import logging
 import signal
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 
 from aiohttp import web
 
 from inference.engine import Engine, ModelStatus
+from inference.machine import cpu_quota, memory_bytes
 from inference.pool.pool import WorkerOptions
 from inference.wire.features import missing
 from stream_server.errors import ConfigError
+from stream_server.server.addresses import Addresses, listen, notify
 from stream_server.server.app import make_app
 from stream_server.server.config import Settings
 from stream_server.server.connection_table import ConnectionTable
-from stream_server.server.http_api import CONNECTIONS, LAG
+from stream_server.server.http_api import CONNECTIONS, LAG, METRICS
 from stream_server.server.http_connection import HttpConnection
 from stream_server.server.listener import INTERVALS, Listener, connection_capacity
 
@@ -37,17 +39,25 @@ class Server:
     """One server: an engine, an application and a listening socket.
 
     Attributes:
-        url: where it listens, once started.
+        url: where it listens, once started: the first of its addresses.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, log_dropped: Mapping[str, int] | None = None) -> None:
         self._settings = settings
+        memory_mb = settings.worker_memory(memory_bytes())
+        quota = cpu_quota()
+        log.info(
+            "%d workers, at most %s MiB of private memory each; the CPU quota of the cgroup is %s",
+            settings.workers,
+            memory_mb or "unlimited",
+            "not set" if quota is None else f"{quota:g} cores",
+        )
         self._engine = Engine(
             settings.models,
             settings.workers,
             WorkerOptions(
                 settings.sandbox,
-                settings.worker_memory_mb,
+                memory_mb,
                 settings.spares,
                 settings.recycle_mb,
                 settings.recycle_batches,
@@ -57,7 +67,9 @@ class Server:
             max_unanswered_bytes=settings.limits.max_unanswered_bytes,
         )
         self._app = make_app(settings, self._engine)
+        self._app[METRICS].log_dropped = log_dropped or {}
         self._runner = web.AppRunner(self._app, access_log=None, shutdown_timeout=1.0)
+        self._addresses: Addresses | None = None
         self._listener: Listener | None = None
         self.url = ""
 
@@ -72,20 +84,20 @@ class Server:
         (`Unavailable`). What has failed to start must be stopped as well.
 
         Raises:
-            ConfigError: the address cannot be used, or the sandbox that was required is not whole.
+            ConfigError: the address cannot be used, the sandbox that was required is not whole, or a model's code
+                or an option is wrong, so that it would not load at another try.
         """
         await self._runner.setup()
-        host, port = self._settings.host, self._settings.port
+        self._addresses = listen(self._settings.host, self._settings.port)
+        self.url = self._addresses.url
         self._listener = self._make_listener()
-        try:
-            self.url = await self._listener.start(host, port)
-        except OSError as exc:
-            raise ConfigError(
-                f"cannot listen on {host} port {port}: {exc.strerror}; choose another with --port"
-            ) from exc
+        self._listener.start(self._addresses.sockets)
         self._app[LAG].start()
         self._engine.start()
-        await self._engine.warm()
+        await self._engine.warm(until_permanent=True)
+        if wrong := [status for status in self._engine.models() if status.permanent]:
+            reasons = "; ".join(f"model {status.name} cannot be served: {status.reason}" for status in wrong)
+            raise ConfigError(reasons)
         lacking = missing(self._engine.workers().sandbox)
         if self._settings.sandbox == "require" and lacking:
             raise ConfigError(f"the sandbox is not whole: {lacking}; serve without with --sandbox auto")
@@ -98,8 +110,9 @@ class Server:
     async def drain(self) -> None:
         """Refuse what is new and answer what was accepted, for at most ``drain_s`` seconds."""
         connections = self._app[CONNECTIONS]
-        if self._listener:
+        if self._listener and self._addresses:
             self._listener.stop_accepting()
+            self._addresses.close()
         grace = self._settings.timeouts.drain_s
         log.info("draining: %d streams, at most %.0f s", len(connections), grace)
         connections.drain(round(grace * 1000), RETRY_AFTER_MS)
@@ -117,6 +130,8 @@ class Server:
         if not await connections.closed(self._settings.timeouts.close_s):
             connections.abort()
         await self._runner.cleanup()
+        if self._addresses:
+            self._addresses.close()
 
     def _make_listener(self) -> Listener:
         server, settings = self._runner.server, self._settings
@@ -129,10 +144,18 @@ class Server:
         )
 
 
-async def serve(settings: Settings, on_ready: Callable[[Server], None]) -> None:
+async def serve(
+    settings: Settings,
+    on_ready: Callable[[Server], None],
+    log_dropped: Mapping[str, int] | None = None,
+) -> None:
     """Serve until SIGTERM or Ctrl-C, then drain; a second signal cuts the drain short.
 
     SIGHUP renews the workers.
+
+    Args:
+        on_ready: called on the event loop; it must not block.
+        log_dropped: records that are not in the log, by reason, for the metrics.
     """
     loop = asyncio.get_running_loop()
     stopping, forced = asyncio.Event(), asyncio.Event()
@@ -140,7 +163,7 @@ async def serve(settings: Settings, on_ready: Callable[[Server], None]) -> None:
     def stop() -> None:
         (forced if stopping.is_set() else stopping).set()
 
-    server = Server(settings)
+    server = Server(settings, log_dropped)
     handlers = {signal.SIGTERM: stop, signal.SIGINT: stop}
     if hasattr(signal, "SIGHUP"):
         handlers[signal.SIGHUP] = server.renew
@@ -150,7 +173,9 @@ async def serve(settings: Settings, on_ready: Callable[[Server], None]) -> None:
         if await run_until(stopping, server.start()):
             tune_gc()
             on_ready(server)
+            notify("READY=1")
             await stopping.wait()
+            notify("STOPPING=1")
             await run_until(forced, server.drain())
     finally:
         await server.stop()

@@ -1,4 +1,4 @@
-"""Results as a whole run makes them, with everything in them that a report must show. None of it was measured."""
+"""Made-up results that contain everything a report shows."""
 
 from __future__ import annotations
 

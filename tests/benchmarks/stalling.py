@@ -1,4 +1,4 @@
-"""A real server for the load generator's tests, which stalls, refuses or does not read, as its path says."""
+"""A server for the tests of the load generator, which stalls, refuses or does not read, depending on the path."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from aiohttp import WSMsgType, web
 from benchmarks.load.servers import Program, running
 
 STALL_AT = 20
-"""The item at which the loop of the server stands still."""
+"""The item at which the event loop is blocked."""
 
 COUNTS = web.AppKey("counts", Counter)
 
 
 def _stall(request: web.Request, seconds: float) -> None:
-    """Stand still at one of the items, for everybody, as a long collection of garbage does."""
+    """Block the event loop at one of the items, as a long garbage collection does."""
     counts = request.app[COUNTS]
     counts[request.path] += 1
     if counts[request.path] == STALL_AT:
@@ -52,7 +52,7 @@ async def stream(request: web.Request) -> web.WebSocketResponse:
 
 
 async def late(request: web.Request) -> web.WebSocketResponse:
-    """From the first item on read nothing for so long, then everything."""
+    """After the first item stop reading for some seconds, then read everything."""
     ws = web.WebSocketResponse()
     await ws.prepare(request)
     first = await ws.receive()  # a load that has connected may begin much later
@@ -66,7 +66,7 @@ async def late(request: web.Request) -> web.WebSocketResponse:
 
 
 async def unread(request: web.Request) -> web.WebSocketResponse:
-    """From the first item on read nothing for so long, then leave."""
+    """After the first item stop reading for some seconds, then disconnect."""
     ws = web.WebSocketResponse(autoping=False)
     await ws.prepare(request)
     await ws.receive()
@@ -77,7 +77,7 @@ async def unread(request: web.Request) -> web.WebSocketResponse:
 
 
 async def posted(request: web.Request) -> web.Response:
-    """Tell how many items were posted."""
+    """Return how many items were posted."""
     return web.json_response(request.app[COUNTS]["/post"])
 
 

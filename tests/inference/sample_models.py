@@ -184,17 +184,122 @@ class Hasty(Twin):
 
 
 class WrongCount(Length):
-    """Answers one item too few."""
+    """Answers one item too few, unless it is warmed up."""
 
     def predict(self, items: Sequence[bytes], /) -> Sequence[Any]:
-        return [0] * (len(items) - 1)
+        return [0] * (len(items) - (items[0] != b"\0"))
 
 
 class NoSequence(Length):
-    """Answers with nothing that has a length."""
+    """Answers with nothing that has a length, unless it is warmed up."""
 
     def predict(self, items: Sequence[bytes], /) -> Any:
-        return None
+        return [0] * len(items) if items[0] == b"\0" else None
+
+
+class Changes(Length):
+    """Changes the list that it was given, and then answers the lengths of its items."""
+
+    def __init__(self, *, how: str) -> None:
+        self.how = how
+
+    def predict(self, items: list[bytes], /) -> Sequence[Any]:
+        lengths = [len(item) for item in items]
+        if self.how == "pop":
+            while items:
+                items.pop()
+        elif self.how == "clear":
+            items.clear()
+        elif self.how == "pad":
+            items += [b""] * (8 - len(items))
+        else:
+            items[:] = [b"nothing"]
+        return lengths
+
+
+class Returns(Length):
+    """Returns what a test sets, as it is."""
+
+    made: Any = None
+    max_batch = 4
+
+    def predict(self, items: list[Any], /) -> Any:
+        return self.made(items) if self.made else [0] * len(items)
+
+
+class Spoils(Returns):
+    """Changes each item, and fails on one of several."""
+
+    input = "data"
+
+    def predict(self, items: list[Any], /) -> Any:
+        taken = [item.pop("n") for item in items]
+        if len(items) > 1:
+            raise ValueError("not these")
+        return taken
+
+
+class AsyncPredict(Length):
+    """Has a coroutine for a method."""
+
+    async def predict(self, items: Sequence[bytes], /) -> Any:  # type: ignore[override]
+        return [0] * len(items)
+
+
+class AsyncLoad(Length):
+    """Has a coroutine for a method."""
+
+    async def load(self) -> None:  # type: ignore[override]
+        pass
+
+
+class Yields(Length):
+    """Is a generator."""
+
+    def predict(self, items: Sequence[bytes], /) -> Any:
+        yield from items
+
+
+class OneItem(Length):
+    """Takes more than one argument."""
+
+    def predict(self, item: bytes, size: int, /) -> Any:  # type: ignore[override]
+        return [size]
+
+
+class LoadTakes(Length):
+    """Cannot be loaded without a path."""
+
+    def load(self, path: str) -> None:  # type: ignore[override]
+        pass
+
+
+class WholeBatch(Length):
+    """Answers a batch with one answer, as if it were one item."""
+
+    def predict(self, items: Sequence[bytes], /) -> Any:
+        return [sum(map(len, items))]
+
+
+class Misspelt(Length):
+    """Has a mistake that shows when it is called."""
+
+    def predict(self, items: Sequence[bytes], /) -> Any:
+        return [length(item) for item in items]  # type: ignore[name-defined]  # noqa: F821
+
+
+class RefusesOption(Length):
+    """Refuses the value of its option."""
+
+    def __init__(self, *, factor: int) -> None:
+        raise ValueError(f"factor must be odd, not {factor}")
+
+
+class NeedsLibrary(Length):
+    """Imports what is not there when it loads."""
+
+    def load(self) -> None:
+        import no_such_library  # type: ignore[import-not-found]  # noqa: F401
 
 
 class Outputs(Length):

@@ -389,7 +389,17 @@ class TestItemFaults:
         for _ in range(5):
             stream.send("x")
         codes = {o.code for o in await stream.answered() if isinstance(o, Failed)}
-        assert codes == {"bad_output"} if model == "WrongCount" else {"model_error"}
+        assert codes == {"bad_output"}
+        assert engine.workers().deaths == 0
+
+    @pytest.mark.parametrize("how", ["pop", "clear", "pad", "replace"])
+    async def test_what_predict_does_to_its_list_costs_nothing(self, start: Start, how: str) -> None:
+        engine = await start(source("Changes", how=how))
+        stream = Stream(engine, "changes")
+        for n in range(1, 9):
+            stream.send("x" * n)
+        answers = await stream.answered()
+        assert [json.loads(o.outputs) for o in answers if isinstance(o, Result)] == list(range(1, 9))
         assert engine.workers().deaths == 0
 
     async def test_outputs_are_json_or_a_bad_output(self, start: Start) -> None:

@@ -378,6 +378,13 @@ async def test_text_is_classified_as_it_is_typed(server: RunningServer, chromium
         await expect(label).to_have_text("ham")
 
 
+async def test_odd_outputs_of_a_model_cause_no_error(chromium: str, start_server: StartServer) -> None:
+    server = start_server("--workers", "1", "--model", "odd=tests.web_client.models:Odd")
+    async with open_page(chromium, server.url) as page:
+        await page.get_by_role("button", name="Sample").click()
+        await count_above(page, "results", 30)  # each shape several times
+
+
 async def test_markup_from_model_is_shown_as_text(start_server: StartServer, chromium: str) -> None:
     server = start_server("--workers", "1", "--model", "markup=tests.web_client.models:Markup")
     async with open_page(chromium, f"{server.url}/#text") as page:

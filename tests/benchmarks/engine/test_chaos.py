@@ -1,4 +1,4 @@
-"""The killing of workers: every kill is counted, and a run with hardly any is no proof."""
+"""Killing workers: actual kills are counted, and too few of them miss the target."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Worker:
 
 
 class Server:
-    """Has its worker at every second look, as if it were being started again at the others."""
+    """Has a worker at every second look only, as during restarts."""
 
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
@@ -32,7 +32,7 @@ class Server:
 
 
 class Load:
-    """A run that is over after so many moments."""
+    """A run that ends after a number of polls."""
 
     def __init__(self, moments: int) -> None:
         self._left = moments
@@ -42,13 +42,13 @@ class Load:
         return self._left < 0
 
 
-def test_only_what_was_killed_counts_as_a_kill() -> None:
+def test_only_actual_kills_are_counted() -> None:
     worker = Worker()
     assert kill_workers(Server(worker), Load(7)) == worker.killed == 4  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("kills", "reached"), [(chaos.LEAST_KILLS - 1, False), (chaos.LEAST_KILLS, True)])
-def test_a_run_with_hardly_any_kill_shows_nothing(kills: int, reached: bool) -> None:
+def test_too_few_kills_miss_target(kills: int, reached: bool) -> None:
     killed, *others = accounted(WHOLE, kills, 10.0)
     assert (killed.measured, killed.reached) == (kills, reached)
     assert all(figure.reached for figure in others)

@@ -1,4 +1,4 @@
-"""What the engine's overload comes to, on runs made up for it."""
+"""The engine's overload section, on made-up runs."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ def rounds(overload: Run) -> list[Round]:
     return [Round((run(4.0, 20.0), run(4.0, 20.0)), overload, flood)]
 
 
-def test_an_answer_is_as_old_as_it_is_for_its_client() -> None:
+def test_age_is_measured_by_client() -> None:
     age, *_ = section(run(IDLE_SECONDS, 20.0), rounds(run(SECONDS, 500.0))).figures
     assert age.measured == 500
     assert not age.reached
     assert "by the server's age_ms 10 ms" in age.note
 
 
-def test_a_void_run_makes_it_void() -> None:
+def test_void_run_voids_section() -> None:
     idle = run(IDLE_SECONDS, 20.0)
     assert section(idle, rounds(run(SECONDS, 20.0))).void == ""
     assert section(idle, rounds(run(SECONDS, 20.0, void="late"))).void == "late"

@@ -1,4 +1,4 @@
-"""A client's account of its stream: whatever a server did wrong shows up in it, and nothing else does."""
+"""A client's account of its stream: each fault of a server is counted, and nothing else."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ def settled(*messages: dict[str, Any], **more: Any) -> Account:
     return settle(DUE, [(1.0 + i, json.dumps(m)) for i, m in enumerate(messages)], **more)
 
 
-def test_a_stream_without_fault_has_clean_books() -> None:
+def test_complete_stream_is_accounted_for() -> None:
     account = settled(result(1), dropped(2), error(3), result(4), end(4, 2, 1, 1))
     assert (account.sent, account.results, account.dropped, account.errors) == (4, 2, 1, {"worker_lost": 1})
     assert account.unaccounted == account.disordered == account.wrong == 0
 
 
-def test_a_result_keeps_its_moment_its_age_and_how_long_it_took() -> None:
+def test_result_has_arrival_age_and_wait() -> None:
     account = settled(dropped(1), result(2), dropped(3), dropped(4), end(4, 1, 3, 0))
     assert account.answers == [(2.0, 5.0, pytest.approx(1900))]
 
@@ -71,7 +71,7 @@ def test_a_result_keeps_its_moment_its_age_and_how_long_it_took() -> None:
         ),
     ],
 )
-def test_a_fault_is_found(messages: list[dict[str, Any]], what: dict[str, int]) -> None:
+def test_faults_are_counted(messages: list[dict[str, Any]], what: dict[str, int]) -> None:
     account = settled(*messages)
     found = {
         name: getattr(account, name) for name in ("lost", "duplicated", "disordered", "strays", "miscounted")
@@ -80,7 +80,7 @@ def test_a_fault_is_found(messages: list[dict[str, Any]], what: dict[str, int]) 
     assert account.unaccounted == sum(count for name, count in what.items() if name != "disordered")
 
 
-def test_an_answer_to_another_item_is_wrong() -> None:
+def test_unexpected_output_is_wrong() -> None:
     expected = [{"bytes": 1}, {"bytes": 2}]
     account = settled(
         result(1),
@@ -93,17 +93,17 @@ def test_an_answer_to_another_item_is_wrong() -> None:
     assert account.wrong == 1
 
 
-def test_without_expectations_no_answer_is_wrong() -> None:
+def test_any_output_is_accepted_by_default() -> None:
     assert settled(*map(result, (1, 2, 3, 4)), end(4, 4, 0, 0)).wrong == 0
 
 
-def test_what_has_no_answer_is_missing_since_it_was_due_and_so_is_what_never_got_out() -> None:
+def test_lost_and_unsent_items_are_missing() -> None:
     account = settled(result(1), result(4), end(4, 2, 0, 0), unsent=[0.4, 0.5])
     assert account.missing == [0.1, 0.2, 0.4, 0.5]
     assert (account.lost, account.unsent) == (2, 2)
 
 
-def test_whatever_became_of_an_item_but_a_drop_it_has_waited() -> None:
+def test_all_but_dropped_items_have_waits() -> None:
     account = settled(result(1), error(2), dropped(3), end(4, 1, 1, 1), unsent=[0.4])
     assert account.waits(5.0) == [
         (1.0, pytest.approx(1000)),
@@ -114,18 +114,18 @@ def test_whatever_became_of_an_item_but_a_drop_it_has_waited() -> None:
     assert [at for at, _ in account.waits(5.0, until=0.25)] == [1.0, 2.0]
 
 
-def test_a_plain_servers_errors_have_waited_too() -> None:
+def test_plain_errors_have_waits() -> None:
     account = settle_plain(DUE, [(1, 1.0, "408"), (2, 1.5, ""), (3, 1.6, "")])
     assert [waited_ms for _, waited_ms in account.waits(3.0)] == pytest.approx([1400, 1400, 1000, 2700])
 
 
-def test_a_plain_servers_answers_are_told_apart_by_their_code() -> None:
+def test_plain_answers_count_by_code() -> None:
     account = settle_plain(DUE, [(2, 1.1, ""), (1, 1.2, "429"), (3, 1.3, "429")], unsent=[0.4])
     assert (account.sent, account.results, account.errors) == (4, 1, {"429": 2})
     assert account.answers == [(1.1, pytest.approx(1000), pytest.approx(1000))]
     assert (account.lost, account.unsent, account.missing) == (1, 1, [0.3, 0.4])
 
 
-def test_a_plain_server_that_answers_more_than_it_got_is_found_out() -> None:
+def test_surplus_plain_answer_is_stray() -> None:
     account = settle_plain(DUE, [(number, 1.0, "") for number in range(1, 6)])
     assert (account.results, account.strays, account.unaccounted) == (4, 1, 1)

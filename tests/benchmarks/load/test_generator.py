@@ -1,4 +1,4 @@
-"""A load's division among processes, and its process, of which a real one is held up."""
+"""A load's division among processes, and its process, which is stopped and killed."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def posted(server: Program) -> int:
 
 
 @pytest.mark.parametrize("processes", [1, 2, 3, 7, 9])
-def test_every_stream_is_in_one_share_and_keeps_its_number(processes: int) -> None:
+def test_shares_divide_streams_and_keep_numbers(processes: int) -> None:
     shares = replace(LOAD, processes=processes).shares()
     numbers = [share.first + number for share in shares for number in range(share.streams)]
     assert numbers == list(range(7))
@@ -47,19 +47,19 @@ def test_every_stream_is_in_one_share_and_keeps_its_number(processes: int) -> No
     assert {share.processes for share in shares} == {1}
 
 
-def test_only_a_cameras_last_frame_is_not_measured() -> None:
+def test_only_last_camera_frame_is_not_measured() -> None:
     assert replace(LOAD, policy="latest").measured_s == pytest.approx(0.98)
     assert LOAD.measured_s == 1.0
     assert replace(LOAD, policy="latest", rate=None).measured_s == 1.0
 
 
-def test_a_plain_endpoint_is_taken_as_it_is() -> None:
+def test_plain_address_is_not_changed() -> None:
     assert replace(LOAD, transport="http").address == "http://127.0.0.1:1"
     assert LOAD.address == "http://127.0.0.1:1/v2/models/echo/stream?policy=queue"
     assert replace(LOAD, rate=None, window=4).address.endswith("?policy=queue&window=4")
 
 
-def test_an_outcome_survives_the_way_to_the_other_process() -> None:
+def test_outcome_round_trips() -> None:
     account = Account(3, 1, 1, {"timeout": 1}, answers=[(0.5, 12.0, 13.0)], missing=[0.7])
     sent = Outcome(
         [account], Latencies([0.01]), Latencies([0.002]), Latencies([0.003]), {2: Latencies([0.01])}
@@ -72,12 +72,12 @@ def test_an_outcome_survives_the_way_to_the_other_process() -> None:
     assert (list(got.slots), got.slots[2].count) == ([2], 1)
 
 
-def test_no_server_is_said_in_its_own_words() -> None:
+def test_connection_error_is_reported() -> None:
     with Generator(LOAD) as generator, pytest.raises(RunFailed, match="Cannot connect to host"):
         generator.connect()
 
 
-def test_a_generator_that_has_ended_before_its_run_is_a_failure(server: Program) -> None:
+def test_killed_generator_fails_run(server: Program) -> None:
     with Generator(replace(LOAD, url=f"{server.url}/post", transport="http")) as generator:
         generator.connect()
         os.kill(generator.pid, signal.SIGKILL)
@@ -89,16 +89,16 @@ def test_a_generator_that_has_ended_before_its_run_is_a_failure(server: Program)
             generator.outcome()
 
 
-def test_an_outcome_is_not_waited_for_for_ever(server: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_waiting_for_outcome_is_limited(server: Program, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(generator_module, "OUTCOME_S", 0.01)
     with Generator(replace(LOAD, url=f"{server.url}/post", transport="http")) as generator:
         generator.connect()
         with pytest.raises(RunFailed, match="has not given its outcome"):
-            generator.outcome()  # before the run there is none
+            generator.outcome()  # there is no outcome before the run
 
 
 class Closing:
-    """A stream that closes when all of them do, or never."""
+    """A stream that closes together with the others, or never."""
 
     def __init__(self, together: asyncio.Barrier | None) -> None:
         self.together = together
@@ -112,7 +112,7 @@ class Closing:
         self.closed = True
 
 
-async def test_streams_are_closed_at_once_and_one_that_is_not_closed_is_left(
+async def test_streams_close_concurrently_with_time_limit(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     together = asyncio.Barrier(3)
@@ -124,30 +124,30 @@ async def test_streams_are_closed_at_once_and_one_that_is_not_closed_is_left(
     assert all(stream.closed for stream in streams)
 
 
-def test_a_generator_that_was_held_up_says_so(server: Program) -> None:
-    # long enough that it still sends when it is stopped, however late this process sees its first item
+def test_stopped_generator_reports_its_lag(server: Program) -> None:
+    # long enough that it is still sending when it is stopped
     load = replace(LOAD, url=f"{server.url}/post", transport="http", streams=2, seconds=5.0)
     with Generator(load) as generator:
         generator.connect()
         generator.go()
         while not posted(server):
-            time.sleep(0.005)  # its clock runs once it has read its word
+            time.sleep(0.005)  # its clock has started
         os.kill(generator.pid, signal.SIGSTOP)
-        time.sleep(0.5)  # the fault itself: a tenth of the schedule goes by
+        time.sleep(0.5)  # the fault itself, a tenth of the schedule
         os.kill(generator.pid, signal.SIGCONT)
         generator.finish()
         outcome = generator.outcome()
     assert sum(account.results for account in outcome.accounts) == 500
     assert lateness(outcome).startswith("the generator did not keep its schedule: items went out up to ")
     assert outcome.latency.percentile(99) > 100  # an item's clock runs from when it was due
-    assert outcome.loop.percentile(99) > 100  # its event loop was stopped, too, and knows
+    assert outcome.loop.percentile(99) > 100  # its event loop was stopped, too
 
 
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [({"strems": 1}, "unknown field `strems`"), ({"rate": "fast"}, r"got `str` - at `\$\.rate`")],
 )
-def test_a_load_that_does_not_fit_is_refused_by_its_key(change: dict[str, object], sentence: str) -> None:
+def test_invalid_load_names_key(change: dict[str, object], sentence: str) -> None:
     document = {**json.loads(msgspec.json.encode(LOAD)), **change}
     with pytest.raises(msgspec.ValidationError, match=sentence):
         msgspec.json.decode(json.dumps(document), type=Load)

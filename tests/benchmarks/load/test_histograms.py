@@ -1,4 +1,4 @@
-"""Histograms of times, beside the percentiles of the times themselves."""
+"""Histograms of times, compared with the percentiles of the times themselves."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ def times(count: int, seed: int = 1) -> list[float]:
 
 @pytest.mark.parametrize("count", [1, 2, 50, 101, 149, 170, 1000, 12_345])
 @pytest.mark.parametrize("percent", PERCENTS)
-def test_a_percentile_is_the_nearest_rank_to_three_digits(count: int, percent: float) -> None:
+def test_percentile_is_nearest_rank_to_three_digits(count: int, percent: float) -> None:
     exact = percentile(times(count), percent) * 1e3
     assert Latencies(times(count)).percentile(percent) == pytest.approx(exact, rel=1e-3, abs=1e-3)
 
 
-def test_histograms_of_parts_add_up_to_that_of_the_whole() -> None:
+def test_histograms_add_up() -> None:
     parts = [times(500, seed) for seed in range(4)]
     whole = Latencies(time for part in parts for time in part)
     added = total(Latencies.decode(Latencies(part).encode()) for part in parts)
@@ -33,26 +33,26 @@ def test_histograms_of_parts_add_up_to_that_of_the_whole() -> None:
     assert added.percentiles(*PERCENTS) == whole.percentiles(*PERCENTS)
 
 
-def test_what_is_sent_to_another_process_arrives() -> None:
+def test_histogram_round_trips() -> None:
     sent = Latencies(times(1000))
     assert Latencies.decode(sent.encode()).percentiles(*PERCENTS) == sent.percentiles(*PERCENTS)
     assert Latencies.decode(Latencies().encode()).count == 0
 
 
-def test_no_time_is_lost_for_being_too_long_or_below_nothing() -> None:
+def test_times_are_clamped_to_range() -> None:
     latencies = Latencies([-1.0, 2 * LONGEST_S])
     assert latencies.count == 2
     assert latencies.percentile(0) == 0
     assert latencies.percentile(100) == pytest.approx(LONGEST_S * 1e3, rel=1e-3)
 
 
-def test_nothing_has_no_percentile() -> None:
+def test_empty_has_no_percentile() -> None:
     with pytest.raises(ValueError, match="no times"):
         Latencies().percentile(50)
     assert all(map(math.isnan, Latencies().percentiles(50, 99)))
 
 
-def test_a_timeline_has_the_answers_of_every_part_where_they_came() -> None:
+def test_timeline_adds_slots_of_all_parts() -> None:
     one = slots([(0.1, 0.2), (SLOT_S + 0.05, 0.1)])
     other = slots([(0.2, 0.4), (5.0, 0.3)])
     moments = timeline([one, other])

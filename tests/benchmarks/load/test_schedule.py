@@ -1,4 +1,4 @@
-"""Schedules are made beforehand and repeatable, and a late item is charged to whoever delayed it."""
+"""Schedules are fixed and repeatable, and lag is charged to the generator or to the server."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def gaps(due: list[float]) -> list[float]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_schedule_ascends_within_its_time(kind: Arrivals) -> None:
+def test_schedule_is_sorted_and_in_range(kind: Arrivals) -> None:
     due = made(kind, 50, 4)
     assert due == sorted(due)
     assert due[0] >= 0
@@ -31,18 +31,18 @@ def test_a_schedule_ascends_within_its_time(kind: Arrivals) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_same_seed_makes_the_same_schedule_and_another_one_does_not(kind: Arrivals) -> None:
+def test_seed_determines_schedule(kind: Arrivals) -> None:
     assert made(kind, 15, 10) == made(kind, 15, 10)
     assert made(kind, 15, 10) != made(kind, 15, 10, seed=2)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_streams_are_not_in_step(kind: Arrivals) -> None:
+def test_streams_have_different_phases(kind: Arrivals) -> None:
     firsts = {made(kind, 15, 10, stream)[0] for stream in range(24)}
     assert len(firsts) == 24
 
 
-def test_a_camera_keeps_its_interval_to_the_end() -> None:
+def test_camera_interval_does_not_drift() -> None:
     due = made("steady", 15, 600)
     assert len(due) == 9000
     assert due[-1] - due[0] == pytest.approx(8999 / 15, abs=1e-9)
@@ -50,7 +50,7 @@ def test_a_camera_keeps_its_interval_to_the_end() -> None:
 
 
 @pytest.mark.parametrize("seconds", [0.01, 0.05])
-def test_less_than_an_interval_has_one_frame_or_none(seconds: float) -> None:
+def test_less_than_an_interval_has_at_most_one_frame(seconds: float) -> None:
     counts = {len(made("steady", 10, seconds, stream)) for stream in range(50)}
     assert counts == {0, 1}
 
@@ -64,7 +64,7 @@ def test_random_arrivals_have_exponential_intervals() -> None:
     assert sum(gap > 1 / 200 for gap in between) / len(between) == pytest.approx(0.368, abs=0.02)
 
 
-def test_many_random_streams_are_one_random_stream_of_their_sum() -> None:
+def test_sum_of_poisson_streams_is_poisson() -> None:
     merged = sorted(at for stream in range(20) for at in made("poisson", 10, 100, stream))
     between = gaps(merged)
     assert len(merged) / 100 == pytest.approx(200, rel=0.05)
@@ -94,14 +94,14 @@ async def send(pace: Pace, clock: Hand, seconds: float, *, waits: bool) -> None:
     pace.sent(handle)
 
 
-async def test_an_item_that_goes_out_when_it_is_due_has_no_lag() -> None:
+async def test_punctual_item_has_no_lag() -> None:
     clock, lags = Hand(), list[float]()
     pace = Pace(clock, lags)
     await pace.until(1.0)
     assert (clock.now(), lags) == (1.0, [0.0])
 
 
-async def test_time_in_which_the_server_does_not_read_is_not_the_generators() -> None:
+async def test_blocked_send_is_not_generator_lag() -> None:
     clock, lags = Hand(), list[float]()
     pace = Pace(clock, lags)
     await pace.until(1.0)
@@ -112,7 +112,7 @@ async def test_time_in_which_the_server_does_not_read_is_not_the_generators() ->
     assert not pace.delayed(4.5)
 
 
-async def test_what_it_takes_longer_after_the_server_has_read_is() -> None:
+async def test_delay_after_blocked_send_is_generator_lag() -> None:
     clock, lags = Hand(), list[float]()
     pace = Pace(clock, lags)
     await pace.until(1.0)
@@ -122,7 +122,7 @@ async def test_what_it_takes_longer_after_the_server_has_read_is() -> None:
     assert lags == [0.0, 0.5]
 
 
-async def test_a_send_that_is_slow_by_itself_makes_the_next_one_late() -> None:
+async def test_slow_send_is_generator_lag() -> None:
     clock, lags = Hand(), list[float]()
     pace = Pace(clock, lags)
     await pace.until(1.0)
@@ -132,7 +132,7 @@ async def test_a_send_that_is_slow_by_itself_makes_the_next_one_late() -> None:
     assert not pace.delayed(2.0)
 
 
-async def test_a_pause_of_the_loop_counts_for_every_tick_that_it_swallows() -> None:
+async def test_loop_pause_counts_for_every_tick() -> None:
     class Paused(Hand):
         async def until(self, at: float) -> None:
             await super().until(at)

@@ -1,4 +1,4 @@
-"""Process trees: their CPU time is complete, and a paused one stands still, whatever starts and ends meanwhile."""
+"""Process trees: CPU time is complete, and pausing stops every process."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ sys.stdin.readline()
 
 @pytest.fixture
 def recycling() -> Iterator[subprocess.Popen[str]]:
-    """A server that has a worker for a while, between two lines."""
+    """A server that runs a worker between two lines of input."""
     command = [sys.executable, "-c", RECYCLING]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         yield process
         process.kill()
 
 
-def test_what_a_worker_used_is_not_forgotten_when_it_has_ended(recycling: subprocess.Popen[str]) -> None:
+def test_cpu_includes_ended_workers(recycling: subprocess.Popen[str]) -> None:
     program = Program(psutil.Process(recycling.pid), "", 0.0)
     before = program.cpu()
     assert recycling.stdin
@@ -45,7 +45,7 @@ def test_what_a_worker_used_is_not_forgotten_when_it_has_ended(recycling: subpro
     assert program.cpu() - before > 0.4
 
 
-def test_a_server_that_has_ended_has_no_cpu_time_and_no_workers(recycling: subprocess.Popen[str]) -> None:
+def test_ended_server_has_no_cpu_and_no_workers(recycling: subprocess.Popen[str]) -> None:
     program = Program(psutil.Process(recycling.pid), "", 0.0)
     recycling.kill()
     recycling.wait()
@@ -58,11 +58,11 @@ def test_a_server_that_has_ended_has_no_cpu_time_and_no_workers(recycling: subpr
 
 @dataclass(eq=False)
 class Faked:
-    """A process that is only said to be one.
+    """A stand-in for a process.
 
     Attributes:
-        starts: the processes that it has started by the time it is stopped.
-        ended: whether it has ended when it is to be stopped.
+        starts: processes that it starts before it is stopped.
+        ended: whether it ends before it is stopped.
     """
 
     starts: list[Any] = field(default_factory=list)
@@ -85,7 +85,7 @@ class Faked:
         return [*self.below, *(one for child in self.below for one in child.children(recursive=recursive))]
 
 
-def test_workers_that_start_while_their_server_is_stopped_are_stopped_too() -> None:
+def test_pause_stops_workers_started_meanwhile() -> None:
     last = Faked()
     second = Faked([last])
     server = Faked([second], below=[Faked()])
@@ -93,13 +93,13 @@ def test_workers_that_start_while_their_server_is_stopped_are_stopped_too() -> N
     assert all(process.stopped for process in (server, *server.below, second, last))
 
 
-def test_a_worker_that_ends_while_its_server_is_stopped_is_no_failure() -> None:
+def test_pause_ignores_worker_that_ends_meanwhile() -> None:
     server = Faked(below=[Faked(ended=True), Faked()])
     Program(server, "", 0.0).pause()
     assert server.below[1].stopped
 
 
-def test_a_server_that_does_not_start_is_told_by_its_command_without_any_place() -> None:
+def test_failed_start_names_command_without_paths() -> None:
     command = (*POLITELY, sys.executable, "-c", "print('not yet')")
     with pytest.raises(RunFailed) as failed, running(*command):
         pass

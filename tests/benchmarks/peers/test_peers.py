@@ -1,4 +1,4 @@
-"""The peers: what they are made of, how they are started, and one of them at its real work."""
+"""The peers: requirements, environments, starting, and the aiohttp peer under load."""
 
 from __future__ import annotations
 
@@ -18,10 +18,9 @@ from benchmarks.load.generator import Load
 from benchmarks.load.payloads import FRAME_BYTES, portrait, texts
 from benchmarks.load.run import drive
 from benchmarks.load.servers import Program
-from benchmarks.peers import environments, probe
+from benchmarks.peers import environments, launcher
 from benchmarks.peers.catalogue import AIOHTTP, DETECTOR, HERE, PEERS, Peer
-from benchmarks.peers.launcher import free_port, serving_peer
-from benchmarks.peers.probe import SAMPLE_FACE, NotYet, ask, wrong
+from benchmarks.peers.launcher import SAMPLE_FACE, NotYet, ask, free_port, serving_peer, wrong
 from benchmarks.peers.work import MODELS
 
 PIN = re.compile(r"[A-Za-z0-9._-]+(\[[a-z,]+\])?==[0-9][0-9A-Za-z.]*")
@@ -34,7 +33,7 @@ def test_a_peer_has_a_module_and_pinned_requirements(peer: Peer) -> None:
     assert [pin for pin in peer.pins() if not PIN.fullmatch(pin)] == []
 
 
-def test_what_the_models_need_is_pinned_and_is_what_the_project_is_tested_with() -> None:
+def test_model_requirements_match_constraints() -> None:
     pins = [line for line in DETECTOR.read_text("utf-8").splitlines() if not line.startswith("#")]
     tested = (Path(__file__).parents[3] / "constraints.txt").read_text("utf-8").splitlines()
     assert pins
@@ -45,12 +44,12 @@ def test_every_file_of_requirements_belongs_to_a_peer() -> None:
     assert {file.stem for file in HERE.glob("*.txt")} == {peer.module for peer in PEERS} | {"detector"}
 
 
-def test_no_module_hides_the_package_that_it_serves_with() -> None:
+def test_no_module_shadows_its_package() -> None:
     packages = {re.split(r"[=\[]", pin)[0] for peer in PEERS for pin in peer.pins()}
     assert not {file.stem for file in HERE.glob("*.py")} & packages
 
 
-def test_an_environment_is_another_one_when_requirements_or_python_change() -> None:
+def test_fingerprint_depends_on_requirements_and_python() -> None:
     names = [
         environments.fingerprint(["a==1", "b==2"], "3.11.7"),
         environments.fingerprint(["a==1", "b==3"], "3.11.7"),
@@ -61,26 +60,24 @@ def test_an_environment_is_another_one_when_requirements_or_python_change() -> N
     assert names[0] == environments.fingerprint(["a==1", "b==2"], "3.11.7")
 
 
-def test_environments_lie_in_the_checkout_each_under_its_peers_name() -> None:
+def test_environments_are_in_the_checkout() -> None:
     places = [environments.folder(peer) for peer in PEERS]
     assert len(set(places)) == len(PEERS)
     assert {place.parent for place in places} == {Path(__file__).parents[3] / ".venv-peers"}
 
 
-def test_a_peer_whose_installation_fails_is_left_out_with_the_reason(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_failed_installation_leaves_peer_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(environments, "CACHE", tmp_path / "peers")
     monkeypatch.setattr(environments, "INSTALL_S", 0.0)
     said: list[str] = []
     found = environments.prepare([AIOHTTP], said.append)
     assert isinstance(found[AIOHTTP], RunFailed)
-    assert "given up" in said[-1]
+    assert "stopped after" in said[-1]
 
 
-def test_a_finished_environment_is_used_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_complete_environment_is_reused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(environments, "CACHE", tmp_path)
-    monkeypatch.setattr(environments, "_run", lambda *command: pytest.fail("it was made again"))
+    monkeypatch.setattr(environments, "_run", lambda *command: pytest.fail("it was rebuilt"))
     place = environments.folder(AIOHTTP)
     place.mkdir()
     (place / environments.DONE).touch()
@@ -88,7 +85,7 @@ def test_a_finished_environment_is_used_again(tmp_path: Path, monkeypatch: pytes
 
 
 @pytest.mark.parametrize("model", ["faces-natural", "faces-ours"])
-def test_both_detectors_find_the_face_of_the_sample(model: str) -> None:
+def test_both_detectors_find_sample_face(model: str) -> None:
     assert wrong(model, MODELS[model]()(portrait()[0])) == ""
 
 
@@ -110,14 +107,14 @@ def test_both_detectors_find_the_face_of_the_sample(model: str) -> None:
         ("spam", None),
     ],
 )
-def test_a_wrong_answer_is_seen(model: str, answer: object) -> None:
+def test_wrong_answer_is_detected(model: str, answer: object) -> None:
     assert wrong(model, answer)
 
 
 @pytest.fixture(autouse=True)
-def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    # a machine that has something else to do may take longer than a benchmark would wait
-    monkeypatch.setattr(probe, "ANSWER_S", 60.0)
+def long_answer_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    # a busy machine may take longer than a benchmark waits
+    monkeypatch.setattr(launcher, "ANSWER_S", 60.0)
 
 
 @pytest.fixture(scope="module")
@@ -126,15 +123,15 @@ def aiohttp() -> Program:
         yield program
 
 
-def test_the_aiohttp_peer_answers_every_message_in_turn(aiohttp: Program) -> None:
-    # so many that they take some of the kernel's ticks
+def test_aiohttp_peer_answers_every_message(aiohttp: Program) -> None:
+    # enough items to use several ticks of CPU time
     run = drive(aiohttp, [Load(aiohttp.url, "", "frame", 3, 60.0, count=500, transport=aiohttp.transport)])
     assert (run.results, run.errors, run.unaccounted) == (1500, 0, 0)
     assert run.cpu > 0
     assert ask(AIOHTTP, aiohttp.url, "echo") == {"bytes": FRAME_BYTES}
 
 
-def test_a_paused_server_does_nothing_until_it_is_resumed(aiohttp: Program) -> None:
+def test_paused_server_is_stopped_until_resumed(aiohttp: Program) -> None:
     aiohttp.pause()
     states = {process.status() for process in (aiohttp.process, *aiohttp.workers)}
     aiohttp.resume()
@@ -142,18 +139,18 @@ def test_a_paused_server_does_nothing_until_it_is_resumed(aiohttp: Program) -> N
     assert ask(AIOHTTP, aiohttp.url, "echo") == {"bytes": FRAME_BYTES}
 
 
-def test_a_peer_leaves_no_process_behind_even_if_it_is_killed() -> None:
+def test_killed_peer_leaves_no_process() -> None:
     with serving_peer(AIOHTTP, "echo") as program:
         workers = program.workers
         assert len(workers) == 2
-        program.process.suspend()  # so that its end cannot be an orderly one
+        program.process.suspend()  # so that it cannot end its workers
         program.process.send_signal(signal.SIGTERM)
         program.process.kill()
     gone, alive = psutil.wait_procs(workers, timeout=60)
     assert (len(gone), alive) == (2, [])
 
 
-def test_a_text_goes_to_the_spam_model() -> None:
+def test_texts_reach_spam_model() -> None:
     with serving_peer(AIOHTTP, "spam") as program:
         load = Load(program.url, "", "texts", 1, 30.0, count=len(texts()), transport=program.transport)
         assert drive(program, [load]).results == len(texts())
@@ -167,7 +164,7 @@ class Broken(Peer):
         return python, "-c", "raise SystemExit('no such framework\\n')"
 
 
-def test_a_peer_that_ends_says_why() -> None:
+def test_ended_peer_reports_last_log_line() -> None:
     with (
         pytest.raises(RunFailed, match="broken ended: no such framework"),
         serving_peer(Broken("broken", "aiohttp_pool", websocket=True), "echo"),
@@ -176,13 +173,13 @@ def test_a_peer_that_ends_says_why() -> None:
 
 
 @pytest.mark.parametrize("websocket", [True, False])
-def test_nobody_answers_where_nobody_listens(websocket: bool) -> None:
-    peer = Peer("nobody", "aiohttp_pool", websocket)
+def test_ask_fails_on_unused_port(websocket: bool) -> None:
+    peer = Peer("stopped", "aiohttp_pool", websocket)
     with pytest.raises(NotYet):
         ask(peer, peer.url(free_port()), "echo")
 
 
-def test_peers_take_a_port_and_a_model_and_refuse_others() -> None:
+def test_peers_refuse_unknown_model() -> None:
     done = subprocess.run(
         AIOHTTP.command(sys.executable, 1, "no-such-model"), capture_output=True, text=True, check=False
     )

@@ -1,4 +1,4 @@
-"""The page: that it is whole, needs nothing, and takes nothing in the results for markup."""
+"""The HTML page: complete, self-contained and escaped."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def document() -> str:
 
 
 class Reader(HTMLParser):
-    """Collects the tags and the text, and fails where a tag is not closed by its own."""
+    """Collects the tags and the text, and fails if a tag is not closed properly."""
 
     def __init__(self, document: str) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ class Reader(HTMLParser):
             self.text.append(data.strip())
 
 
-def test_everything_measured_is_on_the_page(document: str) -> None:
+def test_page_shows_all_results(document: str) -> None:
     text = Reader(document).text
     for said in (
         "2 of 3 targets reached; void: camera",
@@ -76,7 +76,7 @@ def test_everything_measured_is_on_the_page(document: str) -> None:
         assert said in text
 
 
-def test_the_headlines_come_before_the_sections(document: str) -> None:
+def test_headline_plots_come_first(document: str) -> None:
     first = document.index("<section")
     assert document[:first].count("<svg") == 3
     assert document[first:].count("<svg") == 3
@@ -85,7 +85,7 @@ def test_the_headlines_come_before_the_sections(document: str) -> None:
 MARKUP = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'&amp;"
 
 
-def test_nothing_in_the_results_becomes_markup() -> None:
+def test_results_are_escaped() -> None:
     plot = Plot(MARKUP, MARKUP, MARKUP, (Series(MARKUP, ((0.0, 1.0),)),), "bar", (MARKUP,), 1.0, MARKUP)
     section = Section(
         MARKUP,
@@ -102,7 +102,7 @@ def test_nothing_in_the_results_becomes_markup() -> None:
     assert sum(MARKUP in text for text in read.text) >= 15
 
 
-def test_the_page_loads_nothing(document: str) -> None:
+def test_page_loads_no_resources(document: str) -> None:
     read = Reader(document)
     assert not {"script", "link", "img", "iframe"} & set(read.tags)
     for name in ("src", "href", "xlink:href"):
@@ -110,7 +110,7 @@ def test_the_page_loads_nothing(document: str) -> None:
     assert not re.search(r"@import|url\((?!#)", document)
 
 
-def test_every_colour_of_a_plot_is_defined_for_light_and_dark(document: str) -> None:
+def test_plot_colours_are_defined_for_light_and_dark(document: str) -> None:
     used = set(re.findall(r"var\(--([\w-]+)\)", document))
     light, dark = document.split("@media (prefers-color-scheme: dark)", 1)
     for part in (light, dark):
@@ -119,11 +119,11 @@ def test_every_colour_of_a_plot_is_defined_for_light_and_dark(document: str) -> 
         )
 
 
-def test_results_without_anything_make_a_page() -> None:
+def test_empty_results_make_a_page() -> None:
     Reader(page(Results()))
 
 
-def test_a_page_and_a_picture_are_made_again_from_json(document: str, tmp_path: Path) -> None:
+def test_page_and_picture_are_rendered_from_json(document: str, tmp_path: Path) -> None:
     halves = RESULTS.sections[:1], RESULTS.sections[1:]
     for name, half in zip("ab", halves, strict=True):
         (tmp_path / f"{name}.json").write_text(as_json(Results(RESULTS.facts, half)), "utf-8")
@@ -132,7 +132,7 @@ def test_a_page_and_a_picture_are_made_again_from_json(document: str, tmp_path: 
     assert (tmp_path / "summary.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_file_that_holds_no_results_is_named(tmp_path: Path) -> None:
+def test_unreadable_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text('{"sections": 1}')
     done = run(tmp_path, "a.json", "--html", "page.html", status=2)
     assert "a.json: Expected `array`, got `int` - at `$.sections`" in done.stderr
@@ -145,7 +145,7 @@ def run(folder: Path, *args: str, status: int = 0) -> subprocess.CompletedProces
     return done
 
 
-def test_nothing_sticks_out_of_a_screen(document: str, tmp_path: Path) -> None:
+def test_page_does_not_scroll_sideways(document: str, tmp_path: Path) -> None:
     from playwright.sync_api import sync_playwright
 
     chromium = find()

@@ -1,4 +1,4 @@
-"""The pictures: what is in them, in whose colours, and that they are drawn at all from whatever was measured."""
+"""The plots: contents, colours, and extreme values."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def words(document: str) -> list[str]:
 
 
 @PLOTS
-def test_a_plot_is_an_element_with_the_pages_own_colours_only(plot: Plot) -> None:
+def test_svg_uses_only_page_colours(plot: Plot) -> None:
     document = svg(plot)
     assert document.startswith("<svg")
     ElementTree.fromstring(document)
@@ -39,7 +39,7 @@ def test_a_plot_is_an_element_with_the_pages_own_colours_only(plot: Plot) -> Non
 
 
 @PLOTS
-def test_a_plot_has_no_size_no_font_and_no_date_of_its_own(plot: Plot) -> None:
+def test_svg_has_no_size_font_or_date(plot: Plot) -> None:
     head, _, rest = svg(plot).partition(">")
     assert " width=" not in head
     assert " height=" not in head
@@ -49,11 +49,11 @@ def test_a_plot_has_no_size_no_font_and_no_date_of_its_own(plot: Plot) -> None:
 
 
 @PLOTS
-def test_the_same_plot_makes_the_same_bytes(plot: Plot) -> None:
+def test_svg_is_deterministic(plot: Plot) -> None:
     assert svg(plot) == svg(plot)
 
 
-def test_two_plots_of_a_page_share_no_id() -> None:
+def test_svg_ids_are_unique_on_a_page() -> None:
     ids = [
         re.findall(r' id="([^"]*)"', svg(plot)) for plot in (AGE, COST, LATENCY, replace(AGE, title="again"))
     ]
@@ -62,14 +62,14 @@ def test_two_plots_of_a_page_share_no_id() -> None:
     assert len(everything) == len(set(everything))
 
 
-def test_what_a_plot_refers_to_is_in_it() -> None:
+def test_svg_references_resolve() -> None:
     document = svg(LATENCY)
     referred = set(re.findall(r'(?:url\(|href=")#(\w+)', document))
     assert referred
     assert referred <= set(re.findall(r' id="([^"]*)"', document))
 
 
-def test_lines_are_named_with_their_limit_and_plain_numbers() -> None:
+def test_lines_have_names_limit_and_plain_numbers() -> None:
     said = words(svg(AGE))
     assert {
         "stream-server",
@@ -81,14 +81,14 @@ def test_lines_are_named_with_their_limit_and_plain_numbers() -> None:
     assert {"100", "1,000", "10,000"} <= set(said)
 
 
-def test_bars_have_their_values_and_their_names() -> None:
+def test_bars_have_values_and_names() -> None:
     said = words(svg(COST))
     assert {"0.11", "0.5", "2.25", "stream-server", "another peer", "CPU ms per frame"} <= set(said)
     assert "echo" not in said  # one series needs no legend
 
 
 @pytest.mark.parametrize("log", [False, True])
-def test_a_bar_begins_at_zero_and_where_there_is_none_it_is_a_dot(log: bool) -> None:
+def test_bar_starts_at_zero_or_is_a_dot(log: bool) -> None:
     panel = Figure()
     draw(replace(COST, log=log), panel, LIGHT)
     (axes,) = panel.axes
@@ -102,7 +102,7 @@ def test_a_bar_begins_at_zero_and_where_there_is_none_it_is_a_dot(log: bool) -> 
 @pytest.mark.parametrize(
     "plot", [replace(LATENCY, limit=500.0), replace(AGE, limit=1e6), replace(AGE, limit=1.0)]
 )
-def test_a_limit_is_seen_however_far_from_it_the_values_are(plot: Plot) -> None:
+def test_limit_is_always_visible(plot: Plot) -> None:
     panel = Figure()
     draw(plot, panel, LIGHT)
     low, high = panel.axes[0].get_ylim()
@@ -110,17 +110,17 @@ def test_a_limit_is_seen_however_far_from_it_the_values_are(plot: Plot) -> None:
     assert low < plot.limit < high
 
 
-def test_a_dollar_is_a_dollar() -> None:
+def test_dollar_signs_are_text() -> None:
     assert "$5 and $x_1$" in words(svg(replace(AGE, y="$5 and $x_1$")))
 
 
-def test_ours_is_the_same_strong_colour_and_only_ours() -> None:
+def test_only_our_series_has_our_colour() -> None:
     assert svg(COST).count("fill: var(--ours)") == 1
     assert "stroke: var(--ours); stroke-width: 3" in svg(AGE)
     assert "--ours" not in svg(replace(AGE, series=AGE.series[1:]))
 
 
-def test_the_spread_over_the_rounds_is_drawn() -> None:
+def test_spread_is_drawn() -> None:
     for plot in (COST, LATENCY):
         bare = replace(plot, series=tuple(replace(series, spread=()) for series in plot.series))
         assert svg(plot) != svg(bare)
@@ -129,16 +129,14 @@ def test_the_spread_over_the_rounds_is_drawn() -> None:
 @pytest.mark.parametrize("kind", ["line", "bar"])
 @pytest.mark.parametrize("log", [False, True])
 @pytest.mark.parametrize("points", [(), ((0.0, 0.0),), ((0.0, 0.0), (1.0, 5.0)), ((0.0, 3.0), (1.0, 3e6))])
-def test_anything_measured_can_be_drawn(
-    kind: str, log: bool, points: tuple[tuple[float, float], ...]
-) -> None:
+def test_extreme_values_can_be_drawn(kind: str, log: bool, points: tuple[tuple[float, float], ...]) -> None:
     plot = Plot(
         "t", "x", "y", (Series("a", points), Series("b", ())), kind, ("a", "b"), 1.0, "at most 1", log
     )  # type: ignore[arg-type]
     ElementTree.fromstring(svg(plot))
 
 
-def test_the_headlines_are_the_first_of_their_kind_that_count() -> None:
+def test_headlines_are_first_valid_of_their_kind() -> None:
     assert headlines(RESULTS) == [AGE, COST, LATENCY]
     again = replace(AGE, title="another run")
     engine, void = Section("overload", ""), Section("overload", "", plots=(again,), void="late")
@@ -149,7 +147,7 @@ def test_the_headlines_are_the_first_of_their_kind_that_count() -> None:
     assert headlines(Results({}, (camera,))) == [again]
 
 
-def test_the_summary_is_a_light_picture_of_its_size_with_our_colour_in_it() -> None:
+def test_summary_has_size_white_ground_and_our_colour() -> None:
     image = cv2.imdecode(np.frombuffer(summary_plot(RESULTS), np.uint8), cv2.IMREAD_COLOR)
     assert image.shape == (600, 1600, 3)
     assert (image == 255).all(axis=2).mean() > 0.5
@@ -161,7 +159,7 @@ def test_the_summary_is_a_light_picture_of_its_size_with_our_colour_in_it() -> N
     )  # latency is there
 
 
-def test_a_summary_without_a_plot_says_what_it_looks_for() -> None:
+def test_summary_without_plots_names_what_is_needed() -> None:
     with pytest.raises(
         ValueError, match="a line plot in overload or camera, a bar plot in echo, a line plot in text"
     ):

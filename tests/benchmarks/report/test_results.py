@@ -1,4 +1,4 @@
-"""Results as JSON: nothing is lost, and anything else is refused."""
+"""Results as JSON: they round-trip, and anything else is refused."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from benchmarks.report.results import Figure, Results, Section, Unreadable, as_j
 from tests.benchmarks.results_sample import RESULTS
 
 
-def test_what_is_written_is_read_as_it_was() -> None:
+def test_results_round_trip() -> None:
     assert read_json(as_json(RESULTS)) == RESULTS
 
 
-def test_nothing_measured_is_results_too() -> None:
+def test_empty_results_round_trip() -> None:
     assert read_json(as_json(Results())) == Results()
 
 
-def test_a_program_finds_the_verdict_without_knowing_how_it_is_made() -> None:
+def test_json_contains_measured_and_verdict() -> None:
     document = json.loads(as_json(RESULTS))
     figure = document["sections"][0]["figures"][0]
     assert (figure["measured"], figure["verdict"], figure["rounds"]) == (0.75, "reached", [0.7, 0.8, 0.75])
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_a_number_that_is_none_is_not_written(value: float) -> None:
+def test_non_finite_number_is_not_written(value: float) -> None:
     with pytest.raises(ValueError, match="got `null`"):
         as_json(Results({}, (Section("x", "", (Figure("y", (value,), "", "<=", 1.0),)),)))
 
@@ -68,7 +68,7 @@ def plot_of(document: Any) -> Any:
         (lambda d: d["sections"].append([]), r"Expected `object`, got `array` - at `\$.sections\[4\]`"),
     ],
 )
-def test_what_does_not_fit_is_named(damage: Callable[[Any], object], sentence: str) -> None:
+def test_invalid_document_names_place(damage: Callable[[Any], object], sentence: str) -> None:
     document = json.loads(as_json(RESULTS))
     damage(document)
     with pytest.raises(Unreadable, match=sentence):
@@ -76,12 +76,12 @@ def test_what_does_not_fit_is_named(damage: Callable[[Any], object], sentence: s
 
 
 @pytest.mark.parametrize("text", ["", "{", "[1, 2"])
-def test_what_is_no_json_is_said_to_be_none(text: str) -> None:
+def test_invalid_json_is_refused(text: str) -> None:
     with pytest.raises(Unreadable, match=r"JSON is malformed|truncated|Expected `object`"):
         read_json(text)
 
 
-def test_runs_merge_in_their_order_with_facts_that_differ_side_by_side() -> None:
+def test_merge_keeps_order_and_differing_facts() -> None:
     first = Results({"cores": 2, "date": "2026-01-02"}, (Section("a", "", (none("x", 0),)),))
     second = Results(
         {"cores": 2, "date": "2026-01-03", "uvloop": "0.21"}, (Section("b", ""), Section("a", ""))

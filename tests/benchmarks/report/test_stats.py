@@ -1,4 +1,4 @@
-"""The arithmetic of the figures, on numbers whose answers are known."""
+"""Percentiles, fairness and parts of a run, on numbers with known answers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def test_a_percentile_is_the_nearest_rank() -> None:
     assert [percentile(values, p) for p in (5, 30, 40, 50, 100)] == [15, 20, 20, 35, 50]
 
 
-def test_of_a_hundred_values_the_99th_percentile_leaves_one_above() -> None:
+def test_99th_percentile_of_hundred_values() -> None:
     values = [float(v) for v in range(1, 101)]
     random.Random(1).shuffle(values)
     assert percentile(values, 99) == 99
@@ -26,7 +26,7 @@ def test_one_value_is_every_percentile() -> None:
     assert percentile([7.0], 1) == percentile([7.0], 99) == 7
 
 
-def test_nothing_has_no_percentile() -> None:
+def test_empty_has_no_percentile() -> None:
     with pytest.raises(ValueError, match="no values"):
         percentile([], 99)
 
@@ -35,7 +35,7 @@ def test_equal_shares_are_fair() -> None:
     assert jain([3.0] * 24) == pytest.approx(1)
 
 
-def test_one_who_has_all_is_as_unfair_as_it_gets() -> None:
+def test_single_holder_is_least_fair() -> None:
     assert jain([10.0, 0, 0, 0]) == pytest.approx(1 / 4)
 
 
@@ -44,11 +44,11 @@ def test_fairness_does_not_depend_on_the_unit() -> None:
     assert jain([1000.0, 2000, 3000]) == pytest.approx(36 / 42)
 
 
-def test_nobody_having_anything_is_fair() -> None:
+def test_all_zero_shares_are_fair() -> None:
     assert jain([0.0, 0.0]) == 1
 
 
-def test_parts_of_a_run_share_its_moments_out() -> None:
+def test_parts_divide_moments() -> None:
     moments = [(0.0, 1.0), (3.9, 2.0), (4.0, 3.0), (19.9, 4.0), (20.1, 5.0)]
     assert part(moments, 5, 0, 20.0) == [1, 2]
     assert part(moments, 5, 1, 20.0) == [3]

@@ -1,4 +1,4 @@
-"""Running suites, what comes of one that fails, and what is shown on the terminal."""
+"""Running suites, failures of suites, and the output on the terminal."""
 
 from __future__ import annotations
 
@@ -15,8 +15,18 @@ import pytest
 from rich.console import Console
 
 from benchmarks.failures import RunFailed
-from benchmarks.report.formatting import count, figure_cells, written
-from benchmarks.report.results import Figure, Results, Say, Section, Series, none, read_json
+from benchmarks.report.results import (
+    Figure,
+    Results,
+    Say,
+    Section,
+    Series,
+    count,
+    figure_cells,
+    none,
+    read_json,
+    written,
+)
 from benchmarks.report.terminal import NOT_MEASURED, figures_table, renderables, run, spark
 from tests.benchmarks.results_sample import RESULTS
 
@@ -52,7 +62,7 @@ def endless(say: Say, quick: bool) -> list[Section]:
     return [Section("endless", "", (Figure("x", (float("inf"),), "", "<=", 1.0),))]
 
 
-def test_the_median_of_the_rounds_counts() -> None:
+def test_measured_value_is_median_of_rounds() -> None:
     figure = Figure("age", (9.0, 1.0, 3.0), "ms", "<=", 3.0)
     assert figure.measured == 3
     assert figure.reached
@@ -70,7 +80,7 @@ def test_the_median_of_the_rounds_counts() -> None:
         (">=", 2.1, "reached"),
     ],
 )
-def test_a_target_is_reached_from_the_right_side(sense: str, measured: float, verdict: str) -> None:
+def test_verdict_follows_sense(sense: str, measured: float, verdict: str) -> None:
     assert Figure("x", (measured,), "", sense, 2.0).verdict == verdict  # type: ignore[arg-type]
 
 
@@ -78,7 +88,7 @@ def test_one_round_has_no_spread() -> None:
     assert figure_cells(Figure("age", (9.0,), "ms", "<=", 3.0))[2] == ""
 
 
-def test_what_shall_not_be_is_missed_from_the_first_on() -> None:
+def test_none_figure_is_missed_by_one() -> None:
     assert none("lost", 0).reached
     assert not none("lost", 1).reached
 
@@ -87,7 +97,7 @@ def test_what_shall_not_be_is_missed_from_the_first_on() -> None:
     ("value", "text"),
     [(0.0, "0"), (0.2536, "0.254"), (12.34, "12.3"), (7.0, "7"), (123.4, "123"), (50000.0, "50,000")],
 )
-def test_numbers_are_written_with_what_counts(value: float, text: str) -> None:
+def test_numbers_have_three_significant_digits(value: float, text: str) -> None:
     assert written(value) == text
 
 
@@ -96,7 +106,7 @@ def test_void_sections_do_not_count() -> None:
     assert count(Results()) == ""
 
 
-def test_the_table_has_a_row_per_figure_with_target_and_verdict() -> None:
+def test_table_has_row_per_figure() -> None:
     text = shown(
         Figure("dispatch", (0.2, 0.3, 0.25), "ms", "<=", 0.3, "42,000 bytes"), none("frames lost", 2)
     )
@@ -113,7 +123,7 @@ def test_the_table_has_a_row_per_figure_with_target_and_verdict() -> None:
     assert "missed" in lost
 
 
-def test_everything_measured_is_on_the_terminal() -> None:
+def test_terminal_shows_all_results() -> None:
     text = whole(RESULTS)
     for said in (
         "Frames to the null model.",
@@ -130,7 +140,7 @@ def test_everything_measured_is_on_the_terminal() -> None:
     assert [cell.strip() for cell in ours.split("│")[3:-1]] == ["70", "71", "72"]
 
 
-def test_a_curve_shows_its_course_on_the_scale_of_all() -> None:
+def test_sparks_share_a_scale() -> None:
     rising = Series("x", tuple((float(x), float(x)) for x in range(8)))
     assert spark(rising, 0.0, 7.0, log=False) == "▁▂▃▄▅▆▇█"
     assert spark(rising, 0.0, 70.0, log=False) == "▁▁▁▁▁▁▂▂"
@@ -139,7 +149,7 @@ def test_a_curve_shows_its_course_on_the_scale_of_all() -> None:
     assert spark(Series("x", ((0.0, 5.0),)), 5.0, 5.0, log=True) == "▁"
 
 
-def test_a_long_curve_loses_length_but_no_peak() -> None:
+def test_long_spark_keeps_peaks() -> None:
     ys = [1.0] * 1000
     ys[501] = 9.0
     curve = spark(Series("x", tuple(enumerate(ys))), 1.0, 9.0, log=False)
@@ -147,7 +157,7 @@ def test_a_long_curve_loses_length_but_no_peak() -> None:
     assert curve.count("█") == 1
 
 
-def test_a_run_is_shown_and_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_run_shows_and_writes_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output, html = tmp_path / "r.json", tmp_path / "r.html"
     assert run({"good": good}, quick=True, output=output, html=html) == 0
     said = capsys.readouterr().out
@@ -169,7 +179,7 @@ def test_a_run_is_shown_and_written(tmp_path: Path, capsys: pytest.CaptureFixtur
         ),
     ],
 )
-def test_what_fails_is_void_and_the_rest_goes_on(
+def test_failed_suite_is_void_and_others_run(
     suite: object, void: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = tmp_path / "r.json"
@@ -181,7 +191,7 @@ def test_what_fails_is_void_and_the_rest_goes_on(
     assert f"void: {void}" in capsys.readouterr().out
 
 
-def test_each_suites_results_are_written_before_the_next_begins(tmp_path: Path) -> None:
+def test_results_are_written_after_each_suite(tmp_path: Path) -> None:
     output = tmp_path / "r.json"
     seen: list[Results] = []
 
@@ -215,45 +225,45 @@ def ended(say, quick):
         signal.pause()
     finally:
         os.kill(os.getpid(), signal.SIGTERM)  # a second one, while servers are ended
-        print("put right")
+        print("cleaned up")
 
 run({"good": good, "ended": ended}, output=Path(sys.argv[1]))
 """
 
 
-def test_sigterm_ends_what_runs_and_keeps_what_was_measured(tmp_path: Path) -> None:
+def test_sigterm_cleans_up_and_keeps_results(tmp_path: Path) -> None:
     output = tmp_path / "r.json"
     done = subprocess.run(
         [sys.executable, "-c", TERMINATED, str(output)], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert done.returncode == 128 + signal.SIGTERM
-    assert "put right" in done.stdout
+    assert "cleaned up" in done.stdout
     kept, ended = read_json(output.read_text("utf-8")).sections
     assert (kept.void, ended.void) == ("", NOT_MEASURED)
 
 
-def test_sigterm_is_afterwards_what_it_was() -> None:
+def test_sigterm_handler_is_restored() -> None:
     before = signal.getsignal(signal.SIGTERM)
     run({"good": good})
     assert signal.getsignal(signal.SIGTERM) is before
 
 
 @pytest.mark.parametrize(("lost", "check", "status"), [(0, True, 0), (1, True, 1), (1, False, 0)])
-def test_a_missed_target_counts_where_it_is_asked_for(lost: int, check: bool, status: int) -> None:
+def test_missed_target_fails_only_with_check(lost: int, check: bool, status: int) -> None:
     def suite(say: Say, quick: bool) -> list[Section]:
         return [Section("it", "", (none("lost", lost),))]
 
     assert run({"it": suite}, check=check) == status
 
 
-def test_what_was_asked_for_is_in_the_facts(tmp_path: Path) -> None:
+def test_command_is_in_facts(tmp_path: Path) -> None:
     output = tmp_path / "r.json"
     run({"good": good}, quick=True, output=output, told={"command": "bench good"})
     facts = read_json(output.read_text("utf-8")).facts
     assert (facts["command"], facts["quick"]) == ("bench good", "yes")
 
 
-def test_the_facts_name_the_machine_but_not_whose_it_is(tmp_path: Path) -> None:
+def test_facts_describe_machine_without_names_and_paths(tmp_path: Path) -> None:
     output = tmp_path / "r.json"
     run({"good": good}, output=output)
     facts = read_json(output.read_text("utf-8")).facts

@@ -1,4 +1,4 @@
-"""What serving adds: the arithmetic of the comparison with bare loops, and the loops themselves."""
+"""What serving adds: the comparison with bare loops, and the loops themselves."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def faces_round(cpu_ms: float, natural_ms: float, ours_ms: float) -> FacesRound:
     )
 
 
-def test_rounds_are_compared_each_with_its_own_loops() -> None:
+def test_rounds_are_compared_with_their_own_loops() -> None:
     natural, ours, p50, p99 = faces_figures([faces_round(9.0, 18.0, 10.0), faces_round(4.0, 16.0, 2.0)])
     assert natural.rounds == pytest.approx((0.5, 0.25))
     assert ours.rounds == pytest.approx((0.9, 2.0))
@@ -54,7 +54,7 @@ def test_rounds_are_compared_each_with_its_own_loops() -> None:
     ],
     ids=["faces", "spam", "stall"],
 )
-def test_a_load_that_was_not_what_it_should_be_makes_a_part_void(
+def test_void_run_voids_its_section(
     part: Callable[[], Section], lasts: str, closed: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loops: list[bool] = []
@@ -72,44 +72,44 @@ def test_a_load_that_was_not_what_it_should_be_makes_a_part_void(
     assert part().void == (lasts if closed in loops else "")
 
 
-def test_a_bare_loop_counts_items_and_not_its_first_calls() -> None:
+def test_bare_loop_excludes_warm_up() -> None:
     calls = []
     found = loop(lambda: calls.append(1), 5, 0.1, None)
     assert found.items == 5 * (len(calls) - 3)
     assert len(found.times_ms) == len(calls) - 3
 
 
-def test_a_paced_loop_keeps_its_schedule() -> None:
+def test_paced_loop_keeps_schedule() -> None:
     found = loop(lambda: None, 1, 0.2, 50.0)
     assert 1 <= found.items <= 11
 
 
-def test_a_bare_loop_finds_the_face_without_a_server() -> None:
+def test_bare_loop_runs_model() -> None:
     found = bare("faces-ours", 0.2)
     assert found.items == len(found.times_ms) >= 1
     assert found.cpu_ms > 0
 
 
-def test_a_server_tells_how_late_its_event_loop_was() -> None:
+def test_loop_lag_is_read_from_server() -> None:
     with serving("echo") as server:
         before = loop_lag(server, "p99")  # each is read by itself, and meanwhile the largest can only grow
         assert loop_lag(server, "max") >= before * 0.98 >= 0
 
 
-def test_a_paced_loop_counts_every_call() -> None:
+def test_paced_loop_counts_every_call() -> None:
     found = bare("faces-ours", 0.4, pace=10.0)
     assert found.items == len(found.times_ms) > 0
     assert found.cpu_ms > 0
 
 
-def test_a_loop_that_fails_says_its_last_word_and_no_list() -> None:
+def test_failed_loop_reports_last_line() -> None:
     with pytest.raises(
         RunFailed, match=r"^the bare loop of nothing: it failed: \S.* invalid choice: 'nothing'"
     ):
         bare("nothing", 0.1)
 
 
-def test_a_loop_that_does_not_end_is_a_failure_as_any_other(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_endless_loop_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(baseline, "GRACE_S", 0.01)
     with pytest.raises(RunFailed, match="the bare loop of faces-ours: it did not end"):
         bare("faces-ours", 0.0)

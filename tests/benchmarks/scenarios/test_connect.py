@@ -1,4 +1,4 @@
-"""The benchmark of connections, small: what it measures is there, and what goes wrong is in its figures."""
+"""The benchmark of connections: small runs, and its figures on made-up ones."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import psutil
 import pytest
 
 from benchmarks.failures import RunFailed
-from benchmarks.load import server_memory
+from benchmarks.load import servers
 from benchmarks.load.histograms import Latencies
 from benchmarks.load.raw_clients import Report
 from benchmarks.load.run import Run
-from benchmarks.load.server_memory import Held
+from benchmarks.load.servers import Usage
 from benchmarks.report.results import Figure, Section
 from benchmarks.scenarios import connect
 from benchmarks.scenarios.connect import Crowd, Idle
@@ -28,10 +28,10 @@ def figures(section: Section) -> dict[str, Figure]:
     return {figure.name.partition(": ")[2].partition(" (")[0]: figure for figure in section.figures}
 
 
-def test_connections_come_and_go_and_leave_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_churn_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connect, "WARM_VISITS", 50)
     monkeypatch.setattr(connect, "CROWDS", 2)
-    monkeypatch.setattr(server_memory, "SETTLED_S", 0.05)
+    monkeypatch.setattr(servers, "SETTLED_S", 0.05)
     section = connect.measure_churn(lambda _: None, 0.3)
     found = figures(section)
     assert found["visits that failed"].measured == 0
@@ -41,9 +41,9 @@ def test_connections_come_and_go_and_leave_nothing(monkeypatch: pytest.MonkeyPat
     assert len(grid.rows) == 2
 
 
-def test_idle_connections_are_held_and_told_goodbye(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_idle_connections_stay_open_and_are_closed_with_code(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connect, "HEARTBEAT_S", 0.1)
-    monkeypatch.setattr(server_memory, "SETTLED_S", 0.05)
+    monkeypatch.setattr(servers, "SETTLED_S", 0.05)
     quiet, live = connect.measure_idle(lambda _: None, 40, 2, 1, 0.5)
     found = figures(quiet)
     assert found["connections lost"].measured == 0
@@ -64,8 +64,8 @@ def seen() -> Idle:
         opened=[500.0, 700.0],
         alone=[run(2.0), run(4.0)],
         beside=[run(4.0), run(12.0)],
-        before=Held(50 * MIB, 40 * MIB, 20),
-        full=[Held(100 * MIB, 80 * MIB, 1020)],
+        before=Usage(50 * MIB, 40 * MIB, 20),
+        full=[Usage(100 * MIB, 80 * MIB, 1020)],
         core=0.05,
         last=Report(open=990, codes={4408: 10}),
         unclosed=11,
@@ -73,12 +73,12 @@ def seen() -> Idle:
 
 
 def idling(monkeypatch: pytest.MonkeyPatch, seen: Idle, wanted: int = 1000) -> list[Section]:
-    monkeypatch.setattr(connect, "allowed", lambda _: 1000)
+    monkeypatch.setattr(connect, "raise_descriptors", lambda _: 1000)
     monkeypatch.setattr(connect, "_idle_rounds", lambda *_: seen)
     return connect.measure_idle(lambda _: None, wanted, 2, 1, 0.5)
 
 
-def test_what_idle_connections_cost_is_per_connection(monkeypatch: pytest.MonkeyPatch, seen: Idle) -> None:
+def test_idle_cost_is_per_connection(monkeypatch: pytest.MonkeyPatch, seen: Idle) -> None:
     quiet, live = idling(monkeypatch, seen)
     found = figures(quiet) | figures(live)
     assert found["server's memory per connection"].measured == pytest.approx(51.2)
@@ -92,21 +92,19 @@ def test_what_idle_connections_cost_is_per_connection(monkeypatch: pytest.Monkey
     assert "limit of open files" not in quiet.about
 
 
-def test_a_late_generator_makes_the_live_stream_void_and_nothing_else(
-    monkeypatch: pytest.MonkeyPatch, seen: Idle
-) -> None:
+def test_late_generator_voids_only_live_stream(monkeypatch: pytest.MonkeyPatch, seen: Idle) -> None:
     late = dataclasses.replace(seen, beside=[run(4.0), run(12.0, void="it was late")])
     quiet, live = idling(monkeypatch, late)
     assert (quiet.void, live.void) == ("", "it was late")
 
 
-def test_fewer_connections_than_asked_for_are_no_secret(monkeypatch: pytest.MonkeyPatch, seen: Idle) -> None:
+def test_reduced_connection_count_is_stated(monkeypatch: pytest.MonkeyPatch, seen: Idle) -> None:
     quiet, _ = idling(monkeypatch, seen, wanted=10_000)
     assert "1,000 streams" in quiet.about
     assert "limit of open files does not allow 10,000" in quiet.about
 
 
-def test_as_many_connections_as_descriptors_allow(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_descriptor_limit_bounds_connections(monkeypatch: pytest.MonkeyPatch) -> None:
     raised = []
     limits = SimpleNamespace(
         RLIMIT_NOFILE=7,
@@ -114,16 +112,16 @@ def test_as_many_connections_as_descriptors_allow(monkeypatch: pytest.MonkeyPatc
         getrlimit=lambda _: (1024, 4096),
         setrlimit=lambda _, both: raised.append(both),
     )
-    monkeypatch.setattr(server_memory, "resource", limits)
-    assert server_memory.allowed(10_000) == 4096 - server_memory.SPARE
-    assert server_memory.allowed(100) == 100
+    monkeypatch.setattr(servers, "resource", limits)
+    assert servers.raise_descriptors(10_000) == 4096 - servers.SPARE
+    assert servers.raise_descriptors(100) == 100
     assert raised == [(4096, 4096)] * 2
 
 
-def test_a_leak_is_short_of_the_target_and_a_single_step_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_leak_misses_target_but_single_step_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
     def measured(*mibs: int) -> Figure:
         report = Report(seconds=1.0, visits=1000, waits_ms=[1.0] * 1000)
-        crowds = iter(Crowd(report, 1.0, Held(mib * MIB, 0, 20)) for mib in (50, *mibs))
+        crowds = iter(Crowd(report, 1.0, Usage(mib * MIB, 0, 20)) for mib in (50, *mibs))
         monkeypatch.setattr(connect, "_churn", lambda *_: next(crowds))
         return figures(connect.measure_churn(lambda _: None, 1.0))["memory kept of 1,000 connections"]
 
@@ -132,17 +130,17 @@ def test_a_leak_is_short_of_the_target_and_a_single_step_is_none(monkeypatch: py
     assert (leaking.measured, leaking.reached) == (22 * 1024, False)
 
 
-def test_a_crowd_of_whom_nobody_got_in_gives_no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_churn_without_any_ready_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     report = Report(seconds=1.0, visits=9, failed=9)
     monkeypatch.setattr(connect, "RawClients", lambda _: nullcontext(SimpleNamespace(report=lambda: report)))
     monkeypatch.setattr(
-        connect, "serving_many", lambda _: nullcontext(SimpleNamespace(url="", cpu=lambda: 0.0))
+        connect, "serving", lambda *_, **__: nullcontext(SimpleNamespace(url="", cpu=lambda: 0.0))
     )
     with pytest.raises(RunFailed, match="in none of 9 visits was the server ready"):
         connect.measure_churn(lambda _: None, 1.0)
 
 
-def test_what_a_process_holds_is_read_once_it_has_settled() -> None:
-    held = server_memory.settled(psutil.Process(os.getpid()))
-    assert held.rss >= held.uss > MIB
-    assert held.descriptors > 2
+def test_settled_usage_of_a_process() -> None:
+    usage = servers.settled(psutil.Process(os.getpid()))
+    assert usage.rss >= usage.uss > MIB
+    assert usage.descriptors > 2

@@ -1,4 +1,4 @@
-"""MLPerf's LoadGen: what its summary is read as, and a short run of the real one against the real server."""
+"""MLPerf's LoadGen: reading its summary, and short real runs."""
 
 from __future__ import annotations
 
@@ -14,8 +14,18 @@ import pytest
 from msgspec.structs import replace
 
 from benchmarks.failures import RunFailed
-from benchmarks.scenarios.mlperf import KEPT, Outcome, metric, parse, run, section
-from benchmarks.scenarios.mlperf_client import Counted, Scenario, Trial, photographs
+from benchmarks.scenarios.mlperf import (
+    KEPT,
+    Counted,
+    Outcome,
+    Scenario,
+    Trial,
+    metric,
+    parse,
+    photographs,
+    run,
+    section,
+)
 from tests.conftest import RunningServer
 
 RULE = "=" * 48
@@ -94,13 +104,13 @@ def outcome(scenario: Scenario, text: str, counted: Counted | None = None) -> Ou
     return Outcome(scenario, parse(text), counted or Counted(9, 9, 0, 9, 9))
 
 
-def test_a_valid_run_needs_no_reasons() -> None:
+def test_valid_run_has_no_reasons() -> None:
     summary = parse(SINGLE)
     assert (summary.verdict, summary.reasons) == ("VALID", ())
     assert summary.number("QPS w/ loadgen overhead") == 451.2
 
 
-def test_an_invalid_run_has_loadgens_own_reasons() -> None:
+def test_invalid_run_has_loadgens_reasons() -> None:
     summary = parse(SERVER)
     assert summary.verdict == "INVALID"
     assert summary.reasons == (
@@ -114,12 +124,12 @@ def test_an_invalid_run_has_loadgens_own_reasons() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "Result is : MAYBE", SINGLE.replace("Result is : VALID\n", "")])
-def test_a_summary_without_a_verdict_is_none(text: str) -> None:
+def test_summary_without_verdict_is_refused(text: str) -> None:
     with pytest.raises(RunFailed, match="no verdict"):
         parse(text)
 
 
-def test_a_value_that_is_not_there_is_named() -> None:
+def test_missing_value_is_named() -> None:
     with pytest.raises(RunFailed, match="no 'Samples per second'"):
         parse(SINGLE).number("Samples per second")
 
@@ -139,7 +149,7 @@ def test_each_scenario_has_its_metric(
     assert metric(outcome(scenario, text)) == (name, pytest.approx(value), unit)
 
 
-def test_the_section_shows_verdicts_reasons_and_what_it_is_not() -> None:
+def test_section_shows_verdicts_reasons_and_disclaimer() -> None:
     shown = section(
         [outcome("SingleStream", SINGLE), outcome("Server", SERVER), outcome("Offline", OFFLINE)], 10
     )
@@ -154,14 +164,14 @@ def test_the_section_shows_verdicts_reasons_and_what_it_is_not() -> None:
 
 
 @pytest.mark.parametrize("side", ["answered", "received", "results"])
-def test_a_sample_too_few_or_too_many_on_either_side_is_found(side: str) -> None:
+def test_miscounted_samples_are_found(side: str) -> None:
     for count in (8, 10):
         counted = replace(Counted(9, 9, 0, 9, 9), **{side: count})
         figures = section([outcome("Offline", OFFLINE, counted)], 10).figures
         assert figures[0].measured == 1
 
 
-def test_where_all_is_valid_there_are_no_reasons_to_show() -> None:
+def test_no_reasons_grid_if_all_valid() -> None:
     assert len(section([outcome("Offline", OFFLINE)], 10).grids) == 1
 
 
@@ -176,9 +186,7 @@ needs_loadgen = pytest.mark.skipif(
 
 
 @needs_loadgen
-def test_loadgen_itself_runs_against_the_server_and_leaves_its_logs(
-    server: RunningServer, tmp_path: Path
-) -> None:
+def test_loadgen_runs_and_keeps_logs(server: RunningServer, tmp_path: Path) -> None:
     order = Trial(server.url, "SingleStream", 1.0, 30.0, 8, 0.0, 0.0)
     outcome = run(order, tmp_path / "kept")
     counted = outcome.counted
@@ -190,28 +198,28 @@ def test_loadgen_itself_runs_against_the_server_and_leaves_its_logs(
     assert sorted(path.name for path in (tmp_path / "kept").iterdir()) == sorted(KEPT)
     for name in KEPT:
         text = (tmp_path / "kept" / name).read_text("utf-8")
-        # such logs are published: they must not say where they come from
+        # logs are published and must not identify the machine
         assert platform.node() not in text
         assert str(Path.home()) not in re.findall(r"[\w./-]+", text)
         assert str(tmp_path) not in text
 
 
 @needs_loadgen
-def test_several_samples_of_a_query_are_each_answered_once(server: RunningServer) -> None:
+def test_each_sample_of_a_query_is_answered_once(server: RunningServer) -> None:
     outcome = run(Trial(server.url, "Offline", 0.2, 30.0, 1, 200.0, 0.0))
     assert outcome.counted.issued == int(outcome.summary.values["samples_per_query"]) > 20
     assert (outcome.counted.unaccounted, outcome.counted.faceless) == (0, 0)
 
 
 @needs_loadgen
-def test_a_server_that_is_not_there_ends_the_run() -> None:
+def test_unreachable_server_ends_run() -> None:
     with pytest.raises(RunFailed, match="SingleStream: it failed"):
         run(Trial("http://127.0.0.1:1", "SingleStream", 1.0, 30.0, 8, 0.0, 0.0))
 
 
 @needs_loadgen
-def test_a_server_that_dies_ends_the_run(start_server: Callable[..., RunningServer]) -> None:
-    """LoadGen waits for every sample for ever: the client's end must be the program's."""
+def test_killed_server_ends_run(start_server: Callable[..., RunningServer]) -> None:
+    """LoadGen waits for samples without a limit, so the client must end the process."""
     server = start_server("--workers", "1", "--model", "faces")
     with ThreadPoolExecutor(1) as pool:
         # half a minute of samples

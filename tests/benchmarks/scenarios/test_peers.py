@@ -1,4 +1,4 @@
-"""What the comparison makes of runs, on runs that are made up; and the course, on two servers that are real."""
+"""The comparison: its sections on made-up runs, and measuring two real servers."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from benchmarks.peers.runner import (
     IN_BATCHES,
     OURS,
     SPECIFIED,
-    Course,
-    Entrant,
     Record,
+    Server,
+    Workload,
     cameras,
-    contest,
+    measure_in_turn,
     of_peer,
-    ours,
+    stream_server,
 )
 from benchmarks.peers.work import BATCHED, MAX_BATCH
 from benchmarks.report.results import Results, as_json
@@ -41,15 +41,15 @@ from benchmarks.scenarios import peers as comparison
 from benchmarks.scenarios.peers import (
     echo_section,
     faces_section,
-    measured,
     overload_row,
     overload_section,
     ratios,
+    valid,
 )
 
 
 def closed(cost_ms: float, results: int = 100, seconds: float = 2.0) -> Run:
-    """A run in which a result costs so much."""
+    """A run with this cost per result."""
     return Run([[Account(results, results)]], seconds, results * cost_ms / 1e3, 0.0)
 
 
@@ -69,7 +69,7 @@ def test_costs_are_compared_within_each_round() -> None:
     assert litserve.reached
 
 
-def test_each_server_is_compared_in_its_cheaper_way() -> None:
+def test_servers_are_compared_in_cheaper_mode() -> None:
     batches = [record(OURS + IN_BATCHES, 0.1, 0.1, 0.1), record("LitServe" + IN_BATCHES, 5.0, 5.0, 5.0)]
     mosec, litserve = ratios([*RECORDS, *batches], 8)
     assert mosec.name == "echo, 8 streams: CPU per frame of stream-server in batches, to mosec"
@@ -78,11 +78,11 @@ def test_each_server_is_compared_in_its_cheaper_way() -> None:
     assert litserve.rounds == pytest.approx((0.1, 0.025, 0.05))
 
 
-def test_a_peer_that_stopped_halfway_has_no_figure_and_no_bar() -> None:
+def test_incomplete_peer_has_no_figure_or_bar() -> None:
     halfway = record("LitServe", 1.0)
     halfway.missing = "it ended"
     records = [*RECORDS[:2], halfway]
-    assert [one.name for one in measured(records)] == [OURS, "mosec"]
+    assert [one.name for one in valid(records)] == [OURS, "mosec"]
     assert len(ratios(records, 8)) == 1
     section = echo_section(records)
     assert section.plots[0].categories == (OURS, "mosec")
@@ -97,7 +97,7 @@ def test_bars_are_medians_with_their_spread() -> None:
     assert series.spread[2] == pytest.approx((1.0, 4.0))
 
 
-def test_a_bar_stays_with_its_server_where_another_one_is_missing() -> None:
+def test_bar_keeps_category_if_another_is_missing() -> None:
     faces = [record(OURS, 9.0), Record("mosec", "it ended"), record("LitServe", 11.0)]
     natural, ours_ = faces_section([record(one.name, 20.0) for one in RECORDS], faces).plots[0].series
     assert [at for at, _ in natural.points] == [0, 1, 2]
@@ -111,7 +111,7 @@ def overloaded(ages: list[tuple[float, float]], **account: object) -> Run:
     return Run([streams], 12.0, 1.0, 0.0, timeline=moments)
 
 
-def test_a_row_says_what_became_of_all_that_was_due() -> None:
+def test_overload_row_accounts_for_all_items() -> None:
     run = overloaded(
         [(1.0, 50.0), (9.0, 400.0), (9.5, 300.0), (11.0, 900.0)],
         dropped=10,
@@ -125,12 +125,12 @@ def test_a_row_says_what_became_of_all_that_was_due() -> None:
     assert (dropped, refused, unsent) == pytest.approx((8, 16, 20))
 
 
-def test_a_server_that_answers_nothing_in_the_end_has_no_age_there() -> None:
+def test_overload_row_without_answers() -> None:
     assert overload_row("mosec", overloaded([(1.0, 50.0)]), 10.0)[4] == "no answer"
     assert overload_row("mosec", overloaded([]), 10.0)[2:5] == ("", "", "no answer")
 
 
-def test_the_course_ends_when_the_cameras_do_and_void_runs_are_not_drawn() -> None:
+def test_overload_plot_ends_with_load_and_omits_void_runs() -> None:
     late, void = record("LitServe", 1.0), record("mosec", 1.0)
     late.overload = overloaded([(1.0, 50.0), (11.0, 900.0)])
     void.overload = Run([[Account(1)]], 1.0, 1.0, 0.0, void="the generator was late")
@@ -147,7 +147,7 @@ def test_the_course_ends_when_the_cameras_do_and_void_runs_are_not_drawn() -> No
 
 
 @pytest.mark.parametrize("records", [[], [Record(OURS, "it ended")], [record("mosec", 1.0)]])
-def test_without_ours_a_comparison_is_void(records: list[Record]) -> None:
+def test_comparison_without_our_server_is_void(records: list[Record]) -> None:
     assert echo_section(records).void
 
 
@@ -155,8 +155,8 @@ def made_void(run: Run) -> Run:
     return replace(run, void="the generator was late")
 
 
-def through_all(name: str) -> Record:
-    """A record of runs that all count."""
+def all_valid(name: str) -> Record:
+    """A record of valid runs only."""
     return Record(name, closed=[closed(1.0)] * 3, idle=closed(1.0), overload=overloaded([(1.0, 50.0)]))
 
 
@@ -172,14 +172,12 @@ VOID = {
     [("closed", {"echo", "faces"}), ("idle", {"echo", "faces"}), ("overload", {"overload"})],
 )
 @pytest.mark.parametrize("name", [OURS, "mosec"])
-def test_a_void_run_counts_in_the_sections_that_would_show_it_and_in_no_other(
-    part: str, sections: set[str], name: str
-) -> None:
-    records = [through_all(one) for one in (OURS, "mosec")]
+def test_void_run_affects_only_sections_that_show_it(part: str, sections: set[str], name: str) -> None:
+    records = [all_valid(one) for one in (OURS, "mosec")]
     VOID[part](next(one for one in records if one.name == name))
     made = [
         echo_section(records),
-        faces_section(records, [through_all(one) for one in (OURS, "mosec")]),
+        faces_section(records, [all_valid(one) for one in (OURS, "mosec")]),
         overload_section(records, 10.0),
     ]
     why = dict.fromkeys(sections, "the generator was late")
@@ -192,14 +190,14 @@ def test_a_void_run_counts_in_the_sections_that_would_show_it_and_in_no_other(
     assert {section.name: section.void for section in made if section.void} == (why if name == OURS else {})
 
 
-def test_what_ours_failed_in_later_leaves_the_sections_before_it() -> None:
-    mine = through_all(OURS)
+def test_later_failure_keeps_earlier_sections() -> None:
+    mine = all_valid(OURS)
     mine.overload, mine.missing = None, "it ended"
-    assert not faces_section([mine], [through_all(OURS)]).void
+    assert not faces_section([mine], [all_valid(OURS)]).void
     assert overload_section([mine], 10.0).void == "it ended"
 
 
-def test_cameras_are_more_than_the_fastest_server_answers() -> None:
+def test_cameras_exceed_fastest_server() -> None:
     slow, fast = (
         Record(name, closed=[closed(1.0, results, 1.0)]) for name, results in (("a", 60), ("b", 600))
     )
@@ -207,11 +205,11 @@ def test_cameras_are_more_than_the_fastest_server_answers() -> None:
     assert cameras([slow, fast]) == 60
 
 
-def test_one_lucky_round_makes_no_more_cameras_and_the_load_is_told() -> None:
-    lucky = through_all("mosec")
+def test_cameras_follow_median_round() -> None:
+    lucky = all_valid("mosec")
     lucky.closed = [closed(1.0, results, 1.0) for results in (300, 900, 300)]
     assert cameras([lucky]) * FPS == 450
-    about = overload_section([through_all(OURS), lucky], 10.0).about
+    about = overload_section([all_valid(OURS), lucky], 10.0).about
     assert "450 frames a second (1.5 times what the fastest server answers" in about
 
 
@@ -253,8 +251,8 @@ def answering() -> Iterator[str]:
 
 
 @pytest.mark.parametrize("kept", [True, False])
-def test_posts_have_connections_of_their_own_where_the_course_keeps_none(kept: bool) -> None:
-    course = Course("faces-natural", "portrait", 3, rounds=1, closed_s=0.3, kept=kept)
+def test_posts_reuse_connections_only_if_kept(kept: bool) -> None:
+    workload = Workload("faces-natural", "portrait", 3, rounds=1, closed_s=0.3, kept=kept)
     said: list[str] = []
 
     @contextmanager
@@ -264,7 +262,7 @@ def test_posts_have_connections_of_their_own_where_the_course_keeps_none(kept: b
 
     idle = psutil.Popen([sys.executable, "-c", "input()"], stdin=-1)
     try:
-        (one,) = contest([Entrant("peer", start)], course, said.append)
+        (one,) = measure_in_turn([Server("peer", start)], workload, said.append)
     finally:
         idle.communicate()
     assert one.missing == ""
@@ -276,7 +274,7 @@ def test_posts_have_connections_of_their_own_where_the_course_keeps_none(kept: b
 
 
 @pytest.mark.parametrize("model", SPECIFIED)
-def test_ours_makes_batches_only_where_it_is_to_and_is_ready_when_it_has_answered(
+def test_our_server_batches_as_specified_and_is_ready_once_answered(
     model: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     announced: list[float] = []
@@ -288,7 +286,7 @@ def test_ours_makes_batches_only_where_it_is_to_and_is_ready_when_it_has_answere
             yield program
 
     monkeypatch.setattr("benchmarks.peers.runner.running", noting)
-    with ours().start(model) as program:
+    with stream_server().start(model) as program:
         assert program.ready_s > announced[0]
         name = SPECIFIED[model].partition("=")[0]
         with urllib.request.urlopen(f"{program.url}/v2/models/{name}") as response:
@@ -297,20 +295,24 @@ def test_ours_makes_batches_only_where_it_is_to_and_is_ready_when_it_has_answere
             assert json.load(response)["results"] == 1
 
 
-def test_ours_too_has_to_answer_right(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_our_server_must_answer_correctly(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("benchmarks.peers.runner.wrong", lambda model, answer: "two faces in place of one")
-    (one,) = contest([ours()], Course("echo", "frame", 1, rounds=1, closed_s=0.1), lambda _: None)
-    assert one.missing == "stream-server answers wrong: two faces in place of one"
+    (one,) = measure_in_turn(
+        [stream_server()], Workload("echo", "frame", 1, rounds=1, closed_s=0.1), lambda _: None
+    )
+    assert one.missing == "stream-server gives a wrong answer: two faces in place of one"
 
 
-def test_peers_that_cannot_be_installed_are_listed_and_the_rest_goes_on(
+def test_uninstalled_peers_are_listed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(
         comparison, "prepare", lambda peers, say: dict.fromkeys(peers, RunFailed("there is no wheel"))
     )
     monkeypatch.setattr(
-        comparison, "contest", lambda entrants, course, say: [record(one.name, 1.0) for one in entrants]
+        comparison,
+        "measure_in_turn",
+        lambda servers, workload, say: [record(one.name, 1.0) for one in servers],
     )
     echo, many, *_ = comparison.measure(lambda _: None, quick=True)
     assert not echo.void
@@ -322,22 +324,26 @@ def test_peers_that_cannot_be_installed_are_listed_and_the_rest_goes_on(
     )
 
 
-def test_a_void_run_is_made_once_more(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_void_closed_loop_is_repeated_once(monkeypatch: pytest.MonkeyPatch) -> None:
     runs = iter(
         [closed(1.0), made_void(closed(2.0)), closed(3.0), made_void(closed(4.0)), made_void(closed(5.0))]
     )
     for where in ("benchmarks.peers.runner", "benchmarks.load.run"):  # the warm-up, and the rounds
         monkeypatch.setattr(f"{where}.drive", lambda program, loads: next(runs))
     said: list[str] = []
-    (one,) = contest([ours()], Course("echo", "frame", 1, rounds=2, closed_s=0.1), said.append)
+    (one,) = measure_in_turn(
+        [stream_server()], Workload("echo", "frame", 1, rounds=2, closed_s=0.1), said.append
+    )
     assert [(run.cpu, run.void) for run in one.closed] == [(0.3, ""), (0.5, "the generator was late")]
     assert [step for step in said if "void" in step] == ["void, so once more: the generator was late"] * 2
 
 
-def test_servers_take_turns_and_one_that_fails_keeps_nobody_from_going_on(
+def test_servers_take_turns_and_failed_one_is_skipped(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("benchmarks.peers.runner.OVERLOAD", 0.0)  # the null model bears hundreds of cameras
+    monkeypatch.setattr(
+        "benchmarks.peers.runner.OVERLOAD", 0.0
+    )  # the null model could answer hundreds of cameras
     said: list[str] = []
 
     def broken(model: str) -> None:
@@ -346,10 +352,10 @@ def test_servers_take_turns_and_one_that_fails_keeps_nobody_from_going_on(
     def absent(model: str) -> None:
         raise FileNotFoundError("no such interpreter")
 
-    broken_ones = [Entrant("broken", broken), Entrant("absent", absent)]  # type: ignore[arg-type]
-    entrants = [ours(), *broken_ones, of_peer(AIOHTTP, sys.executable)]
-    course = Course("echo", "frame", 1, rounds=2, closed_s=0.2, idle_s=0.4, overload_s=0.4)
-    records = contest(entrants, course, said.append)
+    broken_ones = [Server("broken", broken), Server("absent", absent)]  # type: ignore[arg-type]
+    servers = [stream_server(), *broken_ones, of_peer(AIOHTTP, sys.executable)]
+    workload = Workload("echo", "frame", 1, rounds=2, closed_s=0.2, idle_s=0.4, overload_s=0.4)
+    records = measure_in_turn(servers, workload, said.append)
     assert [one.missing for one in records] == ["", "it has no model", "no such interpreter", ""]
     assert [len(one.closed) for one in records] == [2, 0, 0, 2]
     assert [step for step in said if "round" in step] == [

@@ -11,7 +11,7 @@ import pytest
 from benchmarks.load.accounts import Account
 from benchmarks.load.run import Run
 from benchmarks.scenarios.camera import Freshness
-from benchmarks.scenarios.options import Options
+from benchmarks.scenarios.catalogue import Options
 from benchmarks.scenarios.search import (
     LONGEST_S,
     RESOLUTION,
@@ -43,7 +43,7 @@ def searched(limit: int, first: int) -> tuple[int, list[int]]:
 
 @pytest.mark.parametrize("limit", [0, 1, 2, 3, 7, 19, 20, 24, 88, 500, 1999, 2000, 5000])
 @pytest.mark.parametrize("first", [0, 1, 6, 24, 300, 2000, 9999])
-def test_the_largest_number_is_found_from_any_guess(limit: int, first: int) -> None:
+def test_largest_is_found_from_any_guess(limit: int, first: int) -> None:
     found, tried = searched(limit, first)
     assert found <= limit
     assert min(limit, MOST) - found <= max(0, found * RESOLUTION)
@@ -52,31 +52,31 @@ def test_the_largest_number_is_found_from_any_guess(limit: int, first: int) -> N
     assert found in {0, *tried}
 
 
-def test_a_good_guess_is_quick() -> None:
+def test_good_guess_needs_few_steps() -> None:
     assert len(searched(limit=13, first=12)[1]) <= 6
 
 
-def test_both_sides_of_the_result_are_decided_by_two_of_three() -> None:
+def test_bounds_are_decided_by_two_of_three() -> None:
     tried: list[int] = []
 
-    def unlucky(streams: int) -> bool:
+    def noisy(streams: int) -> bool:
         tried.append(streams)
         return streams <= 30 and (streams, tried.count(streams)) != (24, 1)
 
-    assert largest(unlucky, 24, MOST, votes=1) == (23, 24)
+    assert largest(noisy, 24, MOST, votes=1) == (23, 24)
     tried.clear()
-    assert largest(unlucky, 24, MOST, votes=2) == (30, 31)
+    assert largest(noisy, 24, MOST, votes=2) == (30, 31)
     assert [tried.count(streams) for streams in (24, 30, 31)] == [3, 2, 2]
 
 
-def test_chance_alone_comes_to_an_end() -> None:
+def test_search_of_random_answers_ends() -> None:
     chance = random.Random(1)
     for _ in range(200):
         best, beyond = largest(lambda _: chance.random() < 0.5, 24, MOST, votes=2)
         assert 0 <= best < beyond <= MOST + 1
 
 
-def test_a_step_is_as_long_as_its_answers_take() -> None:
+def test_step_length_follows_capacity() -> None:
     # 20 cameras offer 300 a second, of which a server that can do 150 answers 100: a thousand take ten seconds
     assert length(20, 15, 150, quick=False) == 10
     assert length(5, 15, 1000, quick=False) == 14
@@ -93,7 +93,7 @@ def verdict(found: Freshness = GOOD, account: Account = CLEAN, void: str = "") -
     return fails(Run([[account]], 10.0, 1.0, 0.0, void=void), found, Options())
 
 
-def test_fresh_answers_to_everybody_are_sustained() -> None:
+def test_fresh_answers_to_all_are_sustained() -> None:
     assert verdict() == ""
 
 
@@ -108,13 +108,11 @@ def test_fresh_answers_to_everybody_are_sustained() -> None:
         (GOOD, Account(100, 50, 50, missing=[9.0, 9.5]), "2 frames never sent"),
     ],
 )
-def test_whatever_is_wrong_is_not_sustained_and_is_named(
-    found: Freshness, account: Account, said: str
-) -> None:
+def test_faults_are_not_sustained(found: Freshness, account: Account, said: str) -> None:
     assert verdict(found, account) == said
 
 
-def test_a_run_that_is_void_sustains_nothing() -> None:
+def test_void_run_is_not_sustained() -> None:
     assert verdict(void="the generator did not keep its schedule") == "void"
 
 
@@ -133,23 +131,23 @@ def shown(*steps: Step, bounds: tuple[int, int]) -> str:
         ((31, 32), "At least 31 cameras are sustained: "),
     ],
 )
-def test_the_result_is_said_as_it_is(bounds: tuple[int, int], said: str) -> None:
+def test_section_states_result(bounds: tuple[int, int], said: str) -> None:
     steps = [Step(streams, "stale", GOOD, 50) for streams in (1, 31)]
     assert shown(*steps, bounds=bounds).startswith(said)
 
 
-def test_what_is_sent_is_said() -> None:
+def test_section_states_items() -> None:
     assert "send items of 42,000 bytes to echo" in shown(Step(1, "", GOOD, 50), bounds=(1, 2))
 
 
-def test_a_void_run_beside_the_result_makes_it_a_least() -> None:
+def test_void_upper_bound_makes_result_a_lower_bound() -> None:
     steps = [Step(30, "", GOOD, 50), Step(31, "void", GOOD, 50, "the generator was late")]
     found = section(HERE, steps, (30, 31), Options())
     assert found.void == "the generator was late; the largest number of cameras is at least 30"
     assert found.about.startswith("At least 30 cameras are sustained: ")
 
 
-def test_several_runs_of_a_number_are_one_point_with_its_spread() -> None:
+def test_repeated_steps_are_one_point_with_spread() -> None:
     ages = [replace(GOOD, ages=(20.0, 50.0, p99, 300.0)) for p99 in (90.0, 250.0, 110.0)]
     steps = [Step(30, "", found, 50) for found in ages] + [Step(60, "refused: too_many_streams")]
     found = section(HERE, steps, (30, 60), Options())
@@ -158,15 +156,15 @@ def test_several_runs_of_a_number_are_one_point_with_its_spread() -> None:
     assert found.grids[0].rows[-1] == ("60", *["none"] * 6, "refused: too_many_streams")
 
 
-def test_a_server_that_refuses_cameras_is_searched_to_the_end(
+def test_search_continues_after_refused_cameras(
     start_server: Callable[..., RunningServer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = start_server("--model", "echo", "--workers", "1", "--set", "limits.max_streams_per_principal=5")
     monkeypatch.setattr("benchmarks.scenarios.search.CLOSED_S", 0.3)
-    # what a busy machine makes late or void is sustained here: the server's limit alone is to be found
+    # only the server's limit decides here, not a busy machine
     monkeypatch.setattr("benchmarks.scenarios.search.fails", lambda *_: "")
     steps: list[str] = []
     (found,) = measure(steps.append, True, Options(url=server.url, model="echo", seconds=2, fresh_ms=5000))
     rows = {row[0]: row[-1] for row in found.grids[0].rows}
     assert rows["6"] == "refused: too_many_streams"
-    assert steps[1].startswith("4 streams that wait")  # eight are too many for it
+    assert steps[1].startswith("4 streams that wait")  # it refuses eight

@@ -1,4 +1,4 @@
-"""What the load scenarios have in common: how a load is divided, and a run that is done again."""
+"""The target of a load: number of processes, and repeating a void run."""
 
 from __future__ import annotations
 
@@ -13,14 +13,12 @@ from benchmarks.scenarios.target import PER_PROCESS, Target, generators
 @pytest.mark.parametrize(
     ("streams", "rate", "processes"), [(64, 10, 1), (64, 3.5 * PER_PROCESS, 4), (2, 4 * PER_PROCESS, 2)]
 )
-def test_a_load_has_as_many_processes_as_it_needs(streams: int, rate: float, processes: int) -> None:
+def test_processes_follow_rate(streams: int, rate: float, processes: int) -> None:
     assert generators(streams, rate) == processes
 
 
 @pytest.mark.parametrize(("voids", "runs"), [(["", "late"], 1), (["late", ""], 2), (["late", "late"], 2)])
-def test_a_void_run_is_done_once_more_and_that_is_said(
-    voids: list[str], runs: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_void_run_is_repeated_once(voids: list[str], runs: int, monkeypatch: pytest.MonkeyPatch) -> None:
     done: list[Load] = []
     said: list[str] = []
 

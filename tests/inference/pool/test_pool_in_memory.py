@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from inference.items import Batch, Failed, Item, Outcome, Result
-from inference.model import ModelError, ModelId, ModelSource, ServingSettings
+from inference.model import DEFAULT_LOAD_TIMEOUT_S, ModelError, ModelId, ModelSource, ServingSettings
 from inference.pool.pool import LOAD_DEATHS, Pool, WorkerOptions
 from inference.pool.slot import RESTART_EVERY, RESTARTS
 from inference.pool.states import State
-from inference.pool.worker import DUMP_GRACE, START_TIMEOUT, STOP_GRACE
+from inference.pool.worker import DUMP_GRACE, FIRST_PROGRESS, START_TIMEOUT, STOP_GRACE
 from inference.wire import messages
 from tests.inference.pool.memory_workers import MemoryClock, MemoryLauncher, MemoryWorker, card_of, raw
 
@@ -263,23 +263,130 @@ async def test_a_models_own_time_bounds_its_loading() -> None:
     world = World(source("a"))
     world.worker.say(messages.Importing("a"))
     world.worker.deliver()
-    assert world.clock.pending() == [START_TIMEOUT]
-    world.worker.say(messages.Described(card_of("a", load_timeout_s=7)))
+    assert world.clock.pending() == [FIRST_PROGRESS, DEFAULT_LOAD_TIMEOUT_S]
+    world.clock.advance(3)
+    world.worker.say(messages.Described(card_of("a", load_timeout_s=8)))
     world.worker.deliver()
-    assert world.clock.pending() == [7.0]
-    world.clock.advance(6.9)
+    assert world.clock.pending() == [5.0, 7.0], "its import counts"
+    world.clock.advance(4.9)
     assert not world.worker.killed
     world.clock.advance(0.2)
     assert world.worker.killed
 
 
-@pytest.mark.parametrize("says", [[], [messages.Importing("a")]])
-async def test_a_constant_bounds_starting_and_importing(says: list[messages.FromWorker]) -> None:
+async def test_a_constant_bounds_starting() -> None:
     world = World(source("a"))
-    world.worker.say(*says)
-    world.worker.deliver()
     world.clock.advance(START_TIMEOUT)
     assert world.worker.killed
+
+
+@pytest.mark.parametrize("seconds", [None, 7, 3600])
+async def test_a_models_clock_bounds_its_import(seconds: int | None) -> None:
+    world = World(source("a", ServingSettings(load_timeout_s=seconds)))
+    world.worker.say(messages.Importing("a"))
+    world.worker.deliver()
+    world.clock.advance((seconds or DEFAULT_LOAD_TIMEOUT_S) - 0.1)
+    assert not world.worker.killed
+    world.clock.advance(0.2)
+    assert world.worker.killed
+
+
+def begin(world: World, worker: MemoryWorker, name: str) -> None:
+    worker.say(messages.Importing(name), messages.Described(card_of(name)))
+    worker.deliver()
+
+
+async def test_each_model_has_a_clock_of_its_own() -> None:
+    world = World(source("a"), source("b"))
+    begin(world, world.worker, "a")
+    world.clock.advance(DEFAULT_LOAD_TIMEOUT_S - 1)
+    begin(world, world.worker, "b")
+    world.clock.advance(DEFAULT_LOAD_TIMEOUT_S - 1)
+    assert not world.worker.killed
+
+
+async def test_a_model_that_loads_for_too_long_is_left_out_at_once_and_says_so() -> None:
+    world = World(source("a", ServingSettings(load_timeout_s=7)), source("b"))
+    begin(world, world.worker, "a")
+    world.clock.advance(7)
+    world.launcher.reap()
+    reason = "loading a took over 7 s; if it needs longer, raise load_timeout_s in [models.a]"
+    assert world.pool.state("a") == ("unavailable", reason)
+    assert not world.pool.permanent("a")
+    world.clock.advance(0.2)
+    world.load({"b": "1"})
+    assert world.pool.state("b") == ("ready", None)
+
+
+async def test_loading_says_how_far_it_is_and_what_it_waits_for(caplog: pytest.LogCaptureFixture) -> None:
+    world = World(source("a"), source("b"), workers=2)
+    for worker in world.launcher.living:
+        begin(world, worker, "a")
+    world.clock.advance(25)
+    assert world.pool.state("a") == ("loading", "for 25 s so far, of at most 300 s (`load_timeout_s`)")
+    assert world.pool.state("b") == ("loading", "its worker is loading a now")
+    said = [record.getMessage() for record in caplog.records]
+    assert said == [
+        f"model a has been loading for {n} s; it may take 300 s (`load_timeout_s`)" for n in (10, 20)
+    ], "once for all workers"
+
+
+async def test_a_spare_serves_the_other_models_while_one_loads() -> None:
+    world = World(source("a"), source("b"), spares=1)
+    first = world.worker
+    begin(world, first, "a")
+    world.clock.advance(FIRST_PROGRESS)
+    spare = world.launcher.living[1]
+    assert set(spare.options) == {"b"}
+    spare.load({"b": "1"})
+    assert (world.pool.state("b"), world.pool.state("a")[0]) == (("ready", None), "loading")
+    assert [set(worker.models) for worker in world.pool.free_workers()] == [{ModelId("b", "1")}]
+
+    begin(world, first, "b")
+    loaded = [messages.Loaded(name, 5.0) for name in BOTH]
+    first.inbox.clear()
+    first.say(messages.Sealing(), *loaded, messages.Ready(10))
+    first.deliver()
+    assert world.pool.state("a") == ("ready", None)
+    world.load(BOTH)
+    both = {ModelId("a", "1"), ModelId("b", "1")}
+    assert [set(worker.models) for worker in world.pool.workers()] == [both, both], "the spare was replaced"
+    assert len(world.pool.free_workers()) == 1
+
+
+async def test_a_spare_that_finds_another_slow_model_begins_again_without_both() -> None:
+    world = World(source("a"), source("b"), source("c"), spares=1)
+    begin(world, world.worker, "a")
+    world.clock.advance(FIRST_PROGRESS)
+    begin(world, world.launcher.living[1], "b")
+    world.clock.advance(FIRST_PROGRESS)
+    world.launcher.reap()
+    assert set(world.launcher.living[1].options) == {"c"}
+    world.launcher.living[1].load({"c": "1"})
+    assert world.pool.state("c") == ("ready", None)
+
+
+@pytest.mark.parametrize("names", [["a"], ["a", "b"]])
+async def test_there_is_no_worker_without_a_model(names: list[str]) -> None:
+    world = World(*map(source, names), spares=1)
+    for name in names:
+        begin(world, world.worker, name)
+        world.clock.advance(FIRST_PROGRESS)
+        if name == "a" and len(names) > 1:
+            begin(world, world.launcher.living[1], "b")
+            break
+    world.clock.advance(FIRST_PROGRESS)
+    world.launcher.reap()
+    assert all(worker.options for worker in world.launcher.living if worker.inbox)
+
+
+async def test_what_would_fail_again_is_told_from_what_may_not() -> None:
+    world = World(source("a"), source("b"), source("c", ServingSettings(latency_target_ms=5000)))
+    for name, permanent in (("a", True), ("b", False)):
+        world.worker.say(messages.Importing(name), messages.ModelFailed(name, "why", permanent))
+    world.worker.say(messages.Importing("c"), messages.Described(card_of("c")))
+    world.worker.deliver()
+    assert [world.pool.permanent(name) for name in "abc"] == [True, False, True]
 
 
 async def test_deaths_while_loading_leave_that_model_out() -> None:

@@ -64,6 +64,7 @@ class Account:
         paid: seconds of worker time it was charged with.
         spent: seconds of worker time that its items took since the race began, but for what nobody is to pay.
         ran_on: the model version on which each of its running items was started.
+        since_bound: the items that were started since it was last bound to a version: only they leave a state.
         returns: how often each item came back unread.
         state: what the next item of a stateful model is to get.
     """
@@ -84,6 +85,7 @@ class Account:
         "retried",
         "returns",
         "running",
+        "since_bound",
         "spent",
         "state",
         "stateful",
@@ -100,6 +102,7 @@ class Account:
         self.running: dict[int, Item] = {}
         self.retried: set[int] = set()
         self.ran_on: dict[int, str] = {}
+        self.since_bound: set[int] = set()
         self.returns: Counter[int] = Counter()
         self.state, self.stateful = b"", False
         self.ends: dict[int, list[float]] = {}
@@ -258,7 +261,7 @@ class Ledger:
             if seq in account.retried:
                 self.tallies[batch.model].retried += 1
             account.acquit(seq)
-            if isinstance(outcome, Result) and batch.model == account.model:
+            if isinstance(outcome, Result) and seq in account.since_bound:
                 account.state = outcome.state
             self._answer(account, outcome, _said(outcome))
             self._forget(account)
@@ -306,6 +309,7 @@ class Ledger:
         if model != account.model:
             self._move(account.model, model, len(account.waiting))
             account.model, account.state = model, b""
+            account.since_bound.clear()
             self.met["rebound"] += 1
         assert not outcomes, f"told {outcomes}"
 
@@ -427,6 +431,7 @@ class Ledger:
         )
         account.running[seq] = account.waiting.pop(seq)
         account.ran_on[seq] = batch.model
+        account.since_bound.add(seq)
         assert not account.stateful or len(account.running) == 1, (
             f"a second item of stream {item.stream} runs"
         )

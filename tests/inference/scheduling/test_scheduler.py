@@ -1176,6 +1176,15 @@ class TestStatistics:
         assert sum(stream.worker_s for stream in streams) == pytest.approx(0.4)
         assert [stream.share for stream in streams] == [pytest.approx(0.75), pytest.approx(0.25)]
 
+    def test_tell_of_the_streams_with_the_most_worker_time_first(self, scheduler: Audited) -> None:
+        for stream, cost in ((1, 0.1), (2, 0.3), (3, 0.2), (4, 0.0)):
+            scheduler.open(stream, "m", "queue", 1)
+            scheduler.offer(item(stream, 1))
+            finish(scheduler, take(scheduler), cost)
+        rows = scheduler.stream_statistics(["m"], most=2)
+        assert [row.number for row in rows] == [2, 3]
+        assert rows[0].share == pytest.approx(0.5), "of all streams, not of those that are told of"
+
     def test_are_a_snapshot(self, scheduler: Audited) -> None:
         scheduler.open(1, "m", "latest", 1)
         before, tally = scheduler.statistics(0.0), scheduler.tally(1)

@@ -15,20 +15,30 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-import simplejpeg
 
 from inference.model import ItemError
-from inference.worker.images import MAX_PIXELS, MAX_SCANS, Image, decode, read_header
+from inference.pool.process import ENVIRONMENT
+from inference.worker.image_limits import MAX_PIXELS
+from inference.worker.images import Image, decode
+from tests.inference.worker.image_files import (
+    CMYK,
+    EVERY_KIND,
+    JPEG,
+    PICTURE,
+    PNG,
+    RNG,
+    WEBP,
+    chunk,
+    encode,
+    extended_webp,
+    png,
+    tiff,
+    webp_chunk,
+    with_exif,
+    with_frame_size,
+)
 
 SAMPLE = Path(__file__).parents[3] / "web_client" / "sample.jpg"
-RNG = np.random.default_rng(1)
-PICTURE = cv2.GaussianBlur(RNG.integers(0, 256, (48, 64, 3), dtype=np.uint8), (0, 0), 3)
-
-
-def encode(kind: str, pixels: np.ndarray = PICTURE, *options: int) -> bytes:
-    ok, data = cv2.imencode(f".{kind}", pixels, options)
-    assert ok
-    return data.tobytes()
 
 
 def opencv(data: bytes) -> np.ndarray:
@@ -52,49 +62,6 @@ def cost(call: Callable[[], object]) -> float:
     return min(once() for _ in range(3))
 
 
-def chunk(kind: bytes, body: bytes) -> bytes:
-    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-
-
-def png(width: int, height: int, depth: int, colour: int, raw: bytes, *before: bytes) -> bytes:
-    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
-    parts = (chunk(b"IHDR", header), *before, chunk(b"IDAT", zlib.compress(raw)), chunk(b"IEND", b""))
-    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
-
-
-def with_frame_size(jpeg: bytes, width: int, height: int) -> bytes:
-    at = jpeg.index(b"\xff\xc0") + 5
-    return jpeg[:at] + struct.pack(">HH", height, width) + jpeg[at + 4 :]
-
-
-def with_exif(jpeg: bytes, tiff: bytes) -> bytes:
-    segment = b"Exif\0\0" + tiff
-    return jpeg[:2] + b"\xff\xe1" + struct.pack(">H", len(segment) + 2) + segment + jpeg[2:]
-
-
-def extended_webp(width: int, height: int, flags: int, *chunks: bytes) -> bytes:
-    sizes = (width - 1).to_bytes(3, "little") + (height - 1).to_bytes(3, "little")
-    body = b"WEBPVP8X" + struct.pack("<II", 10, flags) + sizes + b"".join(chunks)
-    return b"RIFF" + struct.pack("<I", len(body)) + body
-
-
-JPEG, PNG = encode("jpg"), encode("png")
-WEBP = encode("webp", PICTURE, cv2.IMWRITE_WEBP_QUALITY, 90)
-PROGRESSIVE = encode("jpg", PICTURE, cv2.IMWRITE_JPEG_PROGRESSIVE, 1)
-RESTARTS = encode("jpg", PICTURE, cv2.IMWRITE_JPEG_RST_INTERVAL, 2)
-GRAY = encode("jpg", PICTURE[..., 0])
-CMYK = simplejpeg.encode_jpeg(np.ascontiguousarray(np.dstack([PICTURE, PICTURE[..., 0]])), colorspace="CMYK")
-LOSSLESS = encode("webp")
-EVERY_KIND = {
-    "jpeg": JPEG,
-    "progressive": PROGRESSIVE,
-    "restarts": RESTARTS,
-    "gray": GRAY,
-    "cmyk": CMYK,
-    "png": PNG,
-    "webp": WEBP,
-    "lossless webp": LOSSLESS,
-}
 every_kind = pytest.mark.parametrize("data", EVERY_KIND.values(), ids=EVERY_KIND)
 
 
@@ -184,23 +151,18 @@ class TestWorkingSize:
 
 
 class TestOrientation:
-    @staticmethod
-    def tiff(orientation: int, order: str) -> bytes:
-        mark = b"II" if order == "<" else b"MM"
-        return mark + struct.pack(order + "HIHHHIHHI", 42, 8, 1, 0x0112, 3, 1, orientation, 0, 0)
-
     def tagged(self, kind: str, orientation: int, order: str = "<") -> bytes:
-        tiff = self.tiff(orientation, order)
+        exif = tiff(orientation, order)
         if kind == "jpg":
-            return with_exif(JPEG, tiff)
+            return with_exif(JPEG, exif)
         if kind == "png":
-            return PNG[:33] + chunk(b"eXIf", tiff) + PNG[33:]
-        return extended_webp(64, 48, 8, WEBP[12:], b"EXIF" + struct.pack("<I", len(tiff)) + tiff)
+            return PNG[:33] + chunk(b"eXIf", exif) + PNG[33:]
+        return extended_webp(64, 48, 8, WEBP[12:], webp_chunk(b"EXIF", exif))
 
     @pytest.mark.parametrize("order", ["<", ">"])
     @pytest.mark.parametrize("kind", ["jpg", "png", "webp"])
     @pytest.mark.parametrize("orientation", range(10))
-    def test_is_applied_alike_in_every_format(self, kind, orientation, order):
+    def test_is_applied_to_jpeg_and_png_and_not_to_webp(self, kind, orientation, order):
         plain = decode({"jpg": JPEG, "png": PNG, "webp": WEBP}[kind], None).pixels
         upright = {
             2: plain[:, ::-1],
@@ -210,7 +172,7 @@ class TestOrientation:
             6: np.rot90(plain, -1),
             7: plain[::-1, ::-1].swapaxes(0, 1),
             8: np.rot90(plain),
-        }.get(orientation, plain)
+        }.get(1 if kind == "webp" else orientation, plain)
         image = decode(self.tagged(kind, orientation, order), None)
         assert np.array_equal(image.pixels, upright)
         assert (image.width, image.height) == (upright.shape[1], upright.shape[0])
@@ -219,13 +181,6 @@ class TestOrientation:
         image = decode(self.tagged("jpg", 6), 32)
         assert image.pixels.shape == (32, 24, 3)
         assert (image.width, image.height, image.scale) == (48, 64, (2.0, 2.0))
-
-    @pytest.mark.parametrize("cut", range(26))
-    def test_in_damaged_exif_data_is_ignored(self, cut):
-        segment = b"Exif\0\0" + self.tiff(6, "<")[:cut]
-        data = JPEG[:2] + b"\xff\xe1" + struct.pack(">H", len(segment) + 2) + segment + JPEG[2:]
-        # The value itself ends with the 20th byte.
-        assert decode(data, None).width == (48 if cut >= 20 else 64)
 
 
 class TestRefusal:
@@ -252,9 +207,13 @@ class TestRefusal:
         assert code_of(data) == "unsupported_image"
 
     @every_kind
-    def test_of_a_file_cut_at_any_byte(self, data):
-        cut = {code_of(data[:n], long_side) for n in range(16, len(data)) for long_side in (None, 32)}
+    def test_of_a_file_cut_at_any_byte_of_its_pixels(self, data):
+        # after its pixels, a JPEG has an end marker, a PNG a chunk, and these WebPs at most a byte that pads them
+        needed = len(data) - {b"\xff\xd8": 2, b"\x89P": 12, b"RI": len(data) & 1}[data[:2]]
+        cut = {code_of(data[:n], long_side) for n in range(16, needed) for long_side in (None, 32)}
         assert cut == {"bad_image"}
+        for n in range(needed, len(data)):
+            assert np.array_equal(decode(data[:n], None).pixels, decode(data, None).pixels)
 
     @every_kind
     def test_but_not_of_bytes_after_the_end(self, data):
@@ -269,8 +228,8 @@ class TestRefusal:
         assert decode(png(64, 48, 8, 2, rows), None).pixels.shape == (48, 64, 3)
         assert code_of(png(64, 48, 8, 2, rows[:-1])) == "bad_image"
 
-    def test_of_a_png_with_a_flipped_bit_anywhere_before_its_end(self):
-        for at in range(8, len(PNG) - 4):
+    def test_of_a_png_with_a_flipped_bit_anywhere_in_its_pixels(self):
+        for at in range(8, len(PNG) - 12):
             damaged = bytearray(PNG)
             damaged[at] ^= 1 << at % 8
             assert code_of(bytes(damaged)) in {"bad_image", "too_large"}
@@ -289,15 +248,14 @@ class TestRefusal:
         [
             (with_frame_size(JPEG, 0, 48), "JPEG"),
             (with_frame_size(JPEG, 64, 0), "JPEG"),
-            (b"\xff\xd8\xff\xd9", "cut short"),
+            (b"\xff\xd8\xff\xd9", "no frame header"),
             (b"\xff\xd8" + b"\xff" * 1000, "cut short"),
-            (JPEG[:2] + b"\xff\xe0\x00\x00" + JPEG[2:], "wrong length"),
-            (JPEG[:20] + b"\0" + JPEG[20:], "wrong length"),
+            (JPEG[:2] + JPEG, "another JPEG"),
             (JPEG[:2] + JPEG[JPEG.index(b"\xff\xda") :], "no frame header"),
             (PNG[:8] + PNG[33:], "does not begin with its header"),
-            (png(0, 48, 8, 2, b""), "damaged"),
-            (WEBP[:12] + b"XXXX" + WEBP[16:], "does not begin with an image"),
-            (WEBP[:26] + bytes(4) + WEBP[30:], "damaged"),
+            (png(0, 48, 8, 2, b""), "header is invalid"),
+            (WEBP[:12] + b"XXXX" + WEBP[16:], "no picture"),
+            (WEBP[:26] + bytes(4) + WEBP[30:], "size is invalid"),
         ],
     )
     def test_of_a_senseless_header_says_why(self, data, reason):
@@ -323,9 +281,8 @@ class TestCap:
             # Who takes what follows for a length jumps over the frame header to a small one.
             assert code_of(bomb[:2] + marker + bomb[2:] + decoy) == "too_large"
 
-    @pytest.mark.parametrize("data", [with_frame_size(JPEG, 5000, 5000), png(5000, 5000, 8, 2, b"")])
-    def test_lets_25_megapixels_pass_to_the_decoder(self, data):
-        assert code_of(data) == "bad_image"
+    def test_lets_25_megapixels_pass_to_the_decoder(self):
+        assert code_of(with_frame_size(JPEG, 5000, 5000)) == "bad_image"
 
     @pytest.mark.parametrize(
         "data",
@@ -333,8 +290,6 @@ class TestCap:
             with_frame_size(JPEG, 5000, 5001),
             png(5000, 5001, 8, 2, b""),
             png(2**31 - 1, 2**31 - 1, 8, 2, b""),
-            extended_webp(5000, 5001, 0, WEBP[12:]),
-            extended_webp(2**24, 2**24, 0),
             WEBP[:26] + struct.pack("<HH", 5000, 5001) + WEBP[30:],
             b"RIFF\x12\0\0\0WEBPVP8L\x05\0\0\0\x2f" + struct.pack("<I", 4999 | 5000 << 14) + b"\0",
         ],
@@ -349,57 +304,6 @@ class TestCap:
         assert decode(data, None).pixels.shape == (4000, 6000, 3)
         # A fifth, measured: an eighth of the size leaves only a block's mean to compute.
         assert cost(lambda: decode(data, 640)) < cost(lambda: decode(data, None)) / 2
-
-    def test_reads_the_size_of_every_kind(self):
-        assert {(read_header(data).width, read_header(data).height) for data in EVERY_KIND.values()} == {
-            (64, 48)
-        }
-
-    def test_refuses_a_progressive_jpeg_of_too_many_scans(self):
-        first = PROGRESSIVE.index(b"\xff\xda")
-        second = PROGRESSIVE.index(b"\xff\xda", first + 1)
-        scan = PROGRESSIVE[first:second]
-        scans = PROGRESSIVE.count(b"\xff\xda")
-        most = PROGRESSIVE[:first] + scan * (MAX_SCANS - scans) + PROGRESSIVE[first:]
-        assert read_header(most).width == 64
-        assert code_of(PROGRESSIVE[:first] + scan + most[first:]) == "too_large"
-        # A marker without a length may stand between two scans; it must not hide the next.
-        assert (
-            code_of(PROGRESSIVE[:first] + (scan + b"\xff\x01") * MAX_SCANS + PROGRESSIVE[first:])
-            == "too_large"
-        )
-
-    def test_stands_in_opencv_too_which_stays_silent(self):
-        script = (
-            "import inference.worker.images, cv2, numpy as np\n"
-            "for height in (5000, 5001):\n"
-            "    data = cv2.imencode('.webp', np.zeros((height, 5000, 3), np.uint8))[1]\n"
-            "    cv2.imdecode(data[:30], cv2.IMREAD_COLOR)\n"
-            "    try:\n"
-            "        print(cv2.imdecode(data, cv2.IMREAD_COLOR) is not None)\n"
-            "    except cv2.error:\n"
-            "        print(False)\n"
-        )
-        run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-        assert run.stdout.split() == ["True", "False"]
-        assert run.stderr == ""
-        assert MAX_PIXELS == 5000 * 5000
-
-
-def test_a_lower_cap_of_opencv_refuses_the_item_alone():
-    script = (
-        "import cv2, numpy as np\n"
-        "from inference.worker.images import decode\n"
-        "from inference.model import ItemError\n"
-        "try:\n"
-        "    decode(cv2.imencode('.png', np.zeros((48, 64, 3), np.uint8))[1].tobytes(), None)\n"
-        "except ItemError as refusal:\n"
-        "    print(refusal.code)\n"
-    )
-    environment = {**os.environ, "OPENCV_IO_MAX_IMAGE_PIXELS": "1000"}
-    command = [sys.executable, "-c", script]
-    run = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
-    assert run.stdout.split() == ["bad_image"]
 
 
 def resealed(data: bytes) -> bytes:
@@ -484,8 +388,30 @@ def test_a_frame_without_room_is_a_memory_error_not_a_bad_image(kind):
     pixels = cv2.resize(PICTURE, (2000, 1500), interpolation=cv2.INTER_CUBIC)
     data = encode(kind[-3:], pixels, *([cv2.IMWRITE_JPEG_PROGRESSIVE, 1] if "prog" in kind else []))
     if "turned" in kind:
-        data = with_exif(data, TestOrientation.tiff(6, ">"))
+        data = with_exif(data, tiff(6, ">"))
     done = subprocess.run(
         [sys.executable, "-c", SHORT_OF_MEMORY], input=data, capture_output=True, check=True
     )
     assert done.stdout.split() == [b"MemoryError", b"image"]
+
+
+FENCE = """
+import inference.models.faces, cv2, numpy as np
+for height in (5000, 5001):
+    data = cv2.imencode(".webp", np.zeros((height, 5000, 3), np.uint8))[1]
+    cv2.imdecode(data[:30], cv2.IMREAD_COLOR)
+    try:
+        print(cv2.imdecode(data, cv2.IMREAD_COLOR) is not None)
+    except cv2.error:
+        print(False)
+"""
+
+
+def test_in_a_worker_opencv_has_the_same_cap_and_stays_silent_whoever_imports_it_first():
+    environment = {**os.environ, **ENVIRONMENT}
+    run = subprocess.run(
+        [sys.executable, "-c", FENCE], capture_output=True, text=True, check=True, env=environment
+    )
+    assert run.stdout.split() == ["True", "False"]
+    assert run.stderr == ""
+    assert int(ENVIRONMENT["OPENCV_IO_MAX_IMAGE_PIXELS"]) == MAX_PIXELS == 5000 * 5000

@@ -26,8 +26,9 @@ from inference.wire.framing import MAX_ANSWER, MAX_HEADER, frame
 from inference.wire.messages import BatchHeader, ItemFailure
 from inference.wire.worker_channel import WorkerChannel
 from inference.worker import main as worker_module
-from inference.worker.loaded_model import LoadedModel, Output, plain, read_data, read_text, sample_item
+from inference.worker.loaded_model import LoadedModel, read_data, read_text, sample_item
 from inference.worker.main import MAX_CODE, MAX_MESSAGE, OOM_SCORE, Memory, answer, as_error
+from inference.worker.outputs import Output, plain
 
 SAMPLES = "tests.inference.sample_models"
 
@@ -139,7 +140,7 @@ def card(name: str, description: str) -> dict[str, Any]:
         "description": description,
         "latency_target_ms": None,
         "min_rate": 0.0,
-        "load_timeout_s": 60,
+        "load_timeout_s": 300,
         "stateful": False,
     }
 

@@ -64,6 +64,18 @@ ATTACKS: dict[str, tuple[list[str], tuple[str, ...]]] = {
 }
 """An item to the hostile model, and the features of which each denies it."""
 
+NAMED = {
+    "read a file": "opening {secret}; read it in `load`",
+    "write a file": "writing {folder}/new: a worker writes no files",
+    "cut a file": "",
+    "list a folder": "opening {folder}; read it in `load`",
+    "start a program": "starting a process",
+    "connect by TCP": "opening a socket",
+    "send by UDP": "opening a socket",
+    "connect to a daemon's socket": "opening a socket",
+}
+"""What an item's error says was denied, where an author is likely to try it."""
+
 
 @pytest.fixture
 def victims(tmp_path: Path) -> Iterator[dict[str, str]]:
@@ -138,7 +150,8 @@ class TestAttacks:
         need(engine, *features)
         outcome = await attack(engine, *aimed(item, victims))
         assert isinstance(outcome, Failed), outcome
-        assert (outcome.code, outcome.message) == ("model_error", "the model failed with PermissionError")
+        assert outcome.code == "model_error"
+        assert outcome.message.startswith(f"the sandbox denied {NAMED.get(name, '').format(**victims)}")
         assert await succeed(engine, "nothing") == "harmless"
         assert engine.workers().deaths == 0
         assert Path(victims["secret"]).read_text() == "the secret"
@@ -195,17 +208,20 @@ class TestAttacks:
         need(engine, SECCOMP)
         outcome = await attack(engine, "other_numbers")
         assert isinstance(outcome, Failed)
-        assert outcome.message == "the model failed with PermissionError"
+        assert outcome.message.startswith("the sandbox denied a system call in hostile_models.py, line ")
 
-    @pytest.mark.parametrize(("call", "error"), [("fork", "PermissionError"), ("clone3", "OSError")])
-    async def test_processes_by_other_calls(self, start: Start, call: str, error: str) -> None:
+    @pytest.mark.parametrize(
+        ("call", "words"),
+        [("fork", "the sandbox denied a system call"), ("clone3", "the model failed with OSError")],
+    )
+    async def test_processes_by_other_calls(self, start: Start, call: str, words: str) -> None:
         if os.uname().machine != "x86_64" and call == "fork":
             pytest.skip("only x86_64 has it")
         engine = await start()
         need(engine, SECCOMP)
         outcome = await attack(engine, "fork_by_number", call)
         assert isinstance(outcome, Failed)
-        assert outcome.message == f"the model failed with {error}"
+        assert outcome.message.startswith(words)
         free = await start(sandbox="off")
         assert await succeed(free, "fork_by_number", call) == 0
 
@@ -339,7 +355,7 @@ class TestThreads:
         for item in (["tcp", int(victims["tcp"])], ["fork"], ["signal_parent"]):
             outcome = await attack(engine, *item)
             assert isinstance(outcome, Failed), item
-            assert outcome.message == "the model failed with PermissionError"
+            assert outcome.message.startswith("the sandbox denied ")
 
     async def test_it_is_not_served_where_the_whole_is_required(
         self, start: Start, victims: dict[str, str]

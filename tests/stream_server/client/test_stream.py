@@ -11,6 +11,8 @@ from contextlib import aclosing, suppress
 from pathlib import Path
 from typing import Any
 
+import cv2
+import PIL.Image
 import pytest
 import pytest_asyncio
 from websockets.exceptions import ConnectionClosed
@@ -66,6 +68,39 @@ async def test_a_portrait_has_one_face(server: RunningServer) -> None:
     assert isinstance(answers[0], Result)
     assert len(answers[0].outputs["faces"]) == 1
     assert answers[0].age_ms >= answers[0].infer_ms > 0
+
+
+async def test_pictures_are_sent_as_programs_have_them(server: RunningServer, tmp_path: Path) -> None:
+    file = tmp_path / "portrait.jpg"
+    file.write_bytes(PORTRAIT)
+    array = cv2.imread(str(file))
+    grey = cv2.cvtColor(array, cv2.COLOR_BGR2GRAY)
+    async with connect(server.url, model="faces", policy="queue") as stream:
+        answers = await process_all(stream, [PORTRAIT, file, array, grey, PIL.Image.open(file)])
+        with pytest.raises(FileNotFoundError):
+            await stream.send(tmp_path / "absent.jpg")
+        with pytest.raises(TypeError, match="not str; a Path, a numpy array or a PIL image will do too"):
+            await stream.send(str(file))
+        sent = [
+            asyncio.create_task(stream.send(item, id=str(n))) for n, item in enumerate([array, PORTRAIT] * 3)
+        ]
+        assert await asyncio.gather(*sent) == list(range(6, 12)), "none overtakes one that is encoded"
+        await stream.end()
+        later = await collect(stream)
+    for answer in (*answers, *later):
+        assert isinstance(answer, Result)
+        assert (answer.outputs["width"], len(answer.outputs["faces"])) == (640, 1)
+    assert [answer.id for answer in later] == list("012345")
+
+
+async def test_a_file_over_the_limit_is_not_read_whole(server: RunningServer, tmp_path: Path) -> None:
+    file = tmp_path / "large"
+    with file.open("wb") as writing:
+        writing.truncate(1 << 40)
+    async with connect(server.url, model="echo") as stream:
+        with pytest.raises(TooLarge):
+            await stream.send(file)
+        assert stream.statistics.sent == 0
 
 
 async def test_texts_are_answered_in_order_with_their_ids_and_counted_alike(server: RunningServer) -> None:

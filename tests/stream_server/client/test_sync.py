@@ -13,6 +13,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 
 from stream_server.client import iteration as feeding
@@ -205,3 +207,12 @@ def test_wrong_option_raises_before_anything_is_sent(server: RunningServer) -> N
     for options in ({"max_age_ms": "33"}, {"window": True}, {"weight": "1"}):
         with pytest.raises(TypeError), connect_sync("http://127.0.0.1:9", "echo", **options):  # type: ignore[arg-type]
             pass
+
+
+def test_a_path_and_an_array_are_sent(server: RunningServer, tmp_path: Path) -> None:
+    file = tmp_path / "grey.png"
+    array = np.full((24, 32), 128, np.uint8)
+    cv2.imwrite(str(file), array)
+    with connect_sync(server.url, model="faces", policy="queue") as stream:
+        answers = list(stream.process([file, array]))
+    assert [answer.outputs["width"] for answer in answers if isinstance(answer, Result)] == [32, 32]

@@ -76,6 +76,8 @@ def test_damaged_picture_cannot_be_drawn_on() -> None:
         ({"faces": [{"box": [1, 2, 3]}]}, False),
         ({"faces": [{"box": ["1", 2, 3, 4]}]}, False),
         ({"faces": ["box"]}, False),
+        ({"faces": [{"box": [1, 2, 3, float("nan")]}]}, False),
+        ({"faces": [{"box": [1, 2, 3, 1e300]}]}, False),
         ({"faces": 3}, False),
         ({"label": "spam"}, False),
         ([], False),
@@ -84,3 +86,11 @@ def test_damaged_picture_cannot_be_drawn_on() -> None:
 )
 def test_only_faces_can_be_drawn(outputs: Any, drawable: bool) -> None:
     assert looks_like_faces(outputs) is drawable
+
+
+@pytest.mark.parametrize("landmarks", [None, 5, "five", {"x": 1}, [None], [[1]], [[1, None]], [["1", "2"]]])
+@pytest.mark.parametrize("score", [None, "0.9", [0.9]])
+def test_what_is_not_a_score_or_a_point_is_left_out(landmarks: Any, score: Any) -> None:
+    box = {"faces": [{"box": FACE["box"]}]}
+    face = {**FACE, "landmarks": landmarks, "score": score}
+    assert draw(picture(), {"faces": [face]}) == draw(picture(), box)

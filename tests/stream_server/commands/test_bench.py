@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.report.results import Say, Section, read_json
-from benchmarks.scenarios.catalogue import SUITES
-from benchmarks.scenarios.options import Options
+from benchmarks.scenarios.catalogue import SUITES, Options
 from stream_server.cli import main
 
 

@@ -248,16 +248,64 @@ def test_it_says_what_runs_and_where_and_how_it_is() -> None:
 
 
 def test_model_that_does_not_load_is_reported_with_its_reason() -> None:
-    with run("--model=echo", f"--model=broken={SAMPLES}:LoadRaises", "--model=gone=no_such:Model") as process:
+    with run("--model=echo", f"--model=broken={SAMPLES}:LoadRaises") as process:
         assert process.stdout
-        lines = [process.stdout.readline() for _ in range(4)]
+        lines = [process.stdout.readline() for _ in range(3)]
         process.send_signal(signal.SIGTERM)
         _, errors = process.communicate(timeout=START_TIMEOUT)
+    assert lines[0].startswith("stream-server is partly ready at http://127.0.0.1:")
+    assert lines[0].endswith("; unavailable: broken\n")
     assert lines[1] == "  echo@1: ready\n"
-    assert lines[2].startswith("  broken: loading it failed with OSError")
-    assert lines[3].startswith("  gone: cannot import no_such: no module named 'no_such'")
+    assert lines[2].startswith("  broken: unavailable: loading it failed with OSError")
+    assert lines[2].endswith("; it is tried again\n")
     assert "no weights in /home/someone/secret" in errors, "the log has what clients are not told"
     assert process.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("argv", "sentence"),
+    [
+        (["--model=m=no_such:Model"], "cannot import no_such: no module named 'no_such'"),
+        ([f"--model=m={SAMPLES}:NoSuchClass"], f"module {SAMPLES} has no NoSuchClass"),
+        ([f"--model=m={SAMPLES}:NOT_A_CLASS"], "is not a class"),
+        ([f"--model=m={SAMPLES}:Length", "--set=models.m.options.x=1"], "m has no option 'x'; it has none"),
+        ([f"--model=m={SAMPLES}:Options"], "missing 1 required keyword-only argument: 'factor'"),
+        (
+            [f"--model=m={SAMPLES}:RefusesOption", "--set=models.m.options.factor=2"],
+            "RefusesOption: factor must be odd, not 2; check its options",
+        ),
+        (
+            [f"--model=m={SAMPLES}:LoadRaises", "--model=other=no_such:Model"],
+            "model other cannot be served: cannot import no_such",
+        ),
+        ([f"--model=m={SAMPLES}:NoPredict"], "model m has no method `predict`"),
+        ([f"--model=m={SAMPLES}:AsyncPredict"], "`predict` is `async def`; write `def`"),
+        ([f"--model=m={SAMPLES}:WholeBatch"], "`predict` returned 1 answer to 2 items"),
+        (
+            [f"--model=m={SAMPLES}:Misspelt"],
+            "NameError: name 'length' is not defined (sample_models.py, line ",
+        ),
+        (
+            [f"--model=m={SAMPLES}:NeedsLibrary"],
+            "ModuleNotFoundError: No module named 'no_such_library' (sample_models.py, line ",
+        ),
+    ],
+)
+def test_a_model_that_would_not_load_at_another_try_is_a_wrong_setting(
+    argv: list[str], sentence: str
+) -> None:
+    with run("--model=echo", *argv) as process:
+        out, errors = process.communicate(timeout=START_TIMEOUT)
+    assert (process.returncode, out) == (2, "")
+    last = errors.splitlines()[-1]
+    assert last.startswith("stream-server: model ")
+    assert sentence in last
+
+
+def test_it_ends_without_waiting_for_models_that_still_load() -> None:
+    with run("--model=gone=no_such:Model", f"--model=slow={SAMPLES}:LoadHangs") as process:
+        process.communicate(timeout=START_TIMEOUT)
+    assert process.returncode == 2
 
 
 def test_workers_and_spares_of_all_groups_are_announced() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -119,6 +120,16 @@ def test_a_recording_of_nothing_replaces_nothing(tmp_path: Path) -> None:
         pass
     assert [path.name for path in tmp_path.iterdir()] == ["r.zip"]
     assert (tmp_path / "r.zip").read_bytes() == before
+
+
+@pytest.mark.parametrize("kind", ["folder", "fifo"])
+def test_what_is_not_a_regular_file_is_not_replaced(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "r.zip"
+    path.mkdir() if kind == "folder" else os.mkfifo(path)
+    with pytest.raises(FileExistsError, match="not a regular file"):
+        Writer(path)
+    assert [path] == list(tmp_path.iterdir())
+    assert not path.is_file()
 
 
 def test_items_are_on_the_disk_before_the_end(tmp_path: Path) -> None:

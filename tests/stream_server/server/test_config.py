@@ -12,15 +12,16 @@ from typing import Any
 import pytest
 from msgspec.structs import fields
 
+from inference.machine import cores
 from inference.model import ModelSource, ServingSettings
 from inference.naming import SHIPPED
 from inference.pool.groups import Group
 from stream_server.errors import ConfigError
+from stream_server.server.callers import TrustedProxies
 from stream_server.server.config import (
     Limits,
     Settings,
     Timeouts,
-    cores,
     named_model,
 )
 from stream_server.server.config_file import read_settings
@@ -160,8 +161,8 @@ def test_options_of_a_shipped_model_need_no_list_of_models() -> None:
         ({"server": {"models": "echo"}}, "models in [server] must be a list of strings, not 'echo'"),
         ({"server": {"models": ["echo", "echo"]}}, "two models have the same name: echo, echo"),
         ({"server": {"models": ["nothing"]}}, "or name one that ships: faces, spam, echo"),
-        ({"server": {"models": ["Bad Name=a:B"]}}, "'Bad Name' is no name for a model"),
-        ({"server": {"models": ["../x=a:B"]}}, "'../x' is no name for a model"),
+        ({"server": {"models": ["Bad Name=a:B"]}}, "'Bad Name' is not a valid name for a model"),
+        ({"server": {"models": ["../x=a:B"]}}, "'../x' is not a valid name for a model"),
         (
             {"limits": {"max_streams": 0}},
             "max_streams in [limits] must be a whole number of at least 1, not 0",
@@ -268,7 +269,7 @@ def test_options_of_a_shipped_model_need_no_list_of_models() -> None:
         ({"server": {"trusted_proxies": "::1"}}, "trusted_proxies in [server] must be a list of strings"),
         (
             {"server": {"trusted_proxies": ["proxy"]}},
-            "'proxy', which is not a network; write addresses or net",
+            "'proxy', which is not a network; write addresses, networks",
         ),
         ({"server": {"trusted_proxies": ["10.0.0.1/8"]}}, "not a network; write 10.0.0.0/8"),
         ({"server": {"models": ["inference:Model"]}}, "the name 'inference' is taken by a package"),
@@ -305,10 +306,10 @@ def test_a_whole_number_has_a_least_and_a_most_and_a_reason(name: str, least: in
 
 def test_proxies_are_trusted_by_address_or_network() -> None:
     settings = read_settings({"server": {"trusted_proxies": ["10.0.0.0/8", "::1"]}})
-    assert settings.trusted_networks() == (
-        ipaddress.ip_network("10.0.0.0/8"),
-        ipaddress.ip_network("::1/128"),
+    assert settings.trusted() == TrustedProxies(
+        (ipaddress.ip_network("10.0.0.0/8"), ipaddress.ip_network("::1/128"))
     )
+    assert read_settings({"server": {"trusted_proxies": ["unix:"]}}).trusted() == TrustedProxies(unix=True)
 
 
 def test_a_module_that_ships_may_be_named_in_full() -> None:
@@ -335,6 +336,22 @@ def test_documented_settings_exist_with_their_defaults() -> None:
         value = getattr(tables[table], key)
         assert not default or float(default) == value, key
     assert sum(bool(default) for *_, default in told) >= 4
+
+
+@pytest.mark.parametrize(
+    ("document", "available", "cap"),
+    [
+        ({"workers": 2, "spares": 1}, 24 << 30, 6553),  # 80 % of 24 GiB for three processes
+        ({"workers": 64, "spares": 1}, 32 << 30, 1024),
+        ({"workers": 2}, None, 0),
+        ({"workers": 2, "worker_memory_mb": 0}, 24 << 30, 0),
+        ({"workers": 2, "worker_memory_mb": 300}, 24 << 30, 300),
+    ],
+)
+def test_workers_share_the_memory_by_default(
+    document: dict[str, Any], available: int | None, cap: int
+) -> None:
+    assert read_settings({"server": document}).worker_memory(available) == cap
 
 
 def test_settings_do_not_change() -> None:

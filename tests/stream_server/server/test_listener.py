@@ -143,17 +143,3 @@ async def test_without_descriptors_it_tries_again(url: str, caplog: pytest.LogCa
             writer.close()
     assert failed == 2
     assert caplog.text.count("cannot be accepted") == 1
-
-
-async def test_of_a_hosts_addresses_those_that_there_are_are_used() -> None:
-    found = [(socket.AF_INET6, ("2001:db8::1", 0, 0, 0)), (socket.AF_INET, ("127.0.0.1", 0))]
-    resolved = [(family, socket.SOCK_STREAM, 6, "", address) for family, address in found]
-    loop, server = asyncio.get_running_loop(), Listener(ConnectionTable(9), Mock(), 1.0)
-    with patch.object(loop, "getaddrinfo", return_value=resolved):
-        assert (await server.start("both", 0)).startswith("http://127.0.0.1:")
-    server.stop()
-    with (
-        patch.object(loop, "getaddrinfo", return_value=resolved[:1]),
-        pytest.raises(OSError, match=r"address|family"),
-    ):
-        await server.start("neither", 0)

@@ -1,4 +1,4 @@
-"""A process for the tests of `load.subprocesses`: it writes what it is told to, and ends when that is nothing."""
+"""A process for the tests of `load.subprocesses`: writes what it is told to; empty text ends it."""
 
 from __future__ import annotations
 
