@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
 import resource
 import socket
@@ -51,49 +50,54 @@ class Listener:
         self._table = table
         self._make = make
         self._interval = interval
-        self._accepting: list[asyncio.Task[None]] = []
         self._connecting: set[asyncio.Task[object]] = set()
         self._closing_overdue: asyncio.Task[None] | None = None
+        self._sockets: list[socket.socket] = []
+        self._short = False  # of descriptors
 
     def start(self, sockets: Sequence[socket.socket]) -> None:
         """Accept connections from sockets that listen; whoever opened them closes them."""
-        loop = asyncio.get_running_loop()
+        self._sockets = list(sockets)
         for sock in sockets:
             sock.setblocking(False)
-        self._accepting = [loop.create_task(self._accept(sock)) for sock in sockets]
-        self._closing_overdue = loop.create_task(self._close_overdue())
+            self._resume(sock)
+        self._closing_overdue = asyncio.get_running_loop().create_task(self._close_overdue())
 
-    async def stop_accepting(self) -> None:
+    def stop_accepting(self) -> None:
         """Accept nothing more; connections stay, and so do the sockets."""
-        for task in self._accepting:
-            task.cancel()
-        if self._accepting:
-            await asyncio.wait(self._accepting)
-        self._accepting.clear()
+        for sock in self._sockets:
+            asyncio.get_running_loop().remove_reader(sock)
+        self._sockets.clear()
 
-    async def stop(self) -> None:
+    def stop(self) -> None:
         """Stop accepting, and looking at deadlines."""
-        await self.stop_accepting()
+        self.stop_accepting()
         if self._closing_overdue:
             self._closing_overdue.cancel()
 
-    async def _accept(self, sock: socket.socket) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            for _ in range(ACCEPTED_AT_ONCE):
-                try:
-                    client, _ = await loop.sock_accept(sock)
-                except ConnectionError:  # it has gone already
-                    continue
-                except OSError as exc:
-                    if exc.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
-                        raise
+    def _accept(self, sock: socket.socket) -> None:
+        for _ in range(ACCEPTED_AT_ONCE):
+            try:
+                client, _ = sock.accept()
+            except (BlockingIOError, InterruptedError):
+                return
+            except ConnectionError:  # it has gone already
+                continue
+            except OSError as exc:
+                if not self._short:  # one line for each shortage
                     log.warning("a connection cannot be accepted: %s", exc.strerror)
-                    self._make_room()
-                    await asyncio.sleep(RETRY_S)
-                else:
-                    self._connect(client)
-            await asyncio.sleep(0)
+                self._short = True
+                self._make_room()
+                loop = asyncio.get_running_loop()
+                loop.remove_reader(sock)
+                loop.call_later(RETRY_S, self._resume, sock)
+                return
+            self._short = False
+            self._connect(client)
+
+    def _resume(self, sock: socket.socket) -> None:
+        if sock in self._sockets:
+            asyncio.get_running_loop().add_reader(sock, self._accept, sock)
 
     def _connect(self, client: socket.socket) -> None:
         client.setblocking(False)

@@ -111,7 +111,7 @@ class Server:
         """Refuse what is new and answer what was accepted, for at most ``drain_s`` seconds."""
         connections = self._app[CONNECTIONS]
         if self._listener and self._addresses:
-            await self._listener.stop_accepting()
+            self._listener.stop_accepting()
             self._addresses.close()
         grace = self._settings.timeouts.drain_s
         log.info("draining: %d streams, at most %.0f s", len(connections), grace)
@@ -122,7 +122,7 @@ class Server:
     async def stop(self) -> None:
         """End the workers, close every connection, free the address."""
         if self._listener:
-            await self._listener.stop()
+            self._listener.stop()
         self._app[LAG].stop()
         connections = self._app[CONNECTIONS]
         connections.drain(0, RETRY_AFTER_MS)

@@ -287,7 +287,7 @@ def test_a_port_in_use_is_said(server: RunningServer) -> None:
     )
     assert (done.returncode, done.stdout) == (2, "")
     assert re.fullmatch(
-        rf"stream-server: cannot listen on 127\.0\.0\.1 port {port}: .+; choose another with --port\n",
+        rf"stream-server: cannot listen on 127\.0\.0\.1 port {port}: .+; choose another with --host and --port\n",
         done.stderr,
     )
 
