@@ -267,8 +267,8 @@ class Worker:
             self._launched.transport.close()
             self.unread = self._launched.transport.unread
         self.cause = self._cause(status)
-        if not self._killed:
-            self.exit_reason = "killed from outside" if self.cause is Cause.OUTSIDE else ""
+        if self.cause is Cause.OUTSIDE:
+            self.exit_reason = "killed from outside"
         if self.state is State.EXITED:
             self.state = after(self.state, Stimulus.CLOSED)
         self._place.worker_exited(status)
