@@ -230,6 +230,14 @@ def run(*argv: str) -> subprocess.Popen[str]:
     )
 
 
+def ended(process: subprocess.Popen[str]) -> tuple[str, str]:
+    """What a server that ends by itself has written."""
+    try:
+        return process.communicate(timeout=START_TIMEOUT)
+    finally:
+        process.kill()
+
+
 def test_it_says_what_runs_and_where_and_how_it_is() -> None:
     with run("--self-check") as process:
         assert process.stdout
@@ -295,7 +303,7 @@ def test_a_model_that_would_not_load_at_another_try_is_a_wrong_setting(
     argv: list[str], sentence: str
 ) -> None:
     with run("--model=echo", *argv) as process:
-        out, errors = process.communicate(timeout=START_TIMEOUT)
+        out, errors = ended(process)
     assert (process.returncode, out) == (2, "")
     last = errors.splitlines()[-1]
     assert last.startswith("stream-server: model ")
@@ -304,7 +312,7 @@ def test_a_model_that_would_not_load_at_another_try_is_a_wrong_setting(
 
 def test_it_ends_without_waiting_for_models_that_still_load() -> None:
     with run("--model=gone=no_such:Model", f"--model=slow={SAMPLES}:LoadHangs") as process:
-        process.communicate(timeout=START_TIMEOUT)
+        ended(process)
     assert process.returncode == 2
 
 
