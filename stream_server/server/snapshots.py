@@ -8,14 +8,15 @@ from dataclasses import dataclass
 
 from inference.token_bucket import TokenBucket
 
-SHARE = 0.01
-"""The part of the event loop's time that each body may take: a flood of requests costs the streams 1 % for each."""
+SHARE = 0.02
+"""The part of the event loop's time that each body may take: a flood of requests costs the streams 2 % for each."""
 
-BURST_S = 0.1
-"""Seconds of work that may be saved up: a few scrapers and people at once get what is true now."""
+BURST_S = 0.5
+"""Seconds of work that may be saved up, about a thousand bodies: whoever polls until a count changes, as tests and
+scripts do, always gets what is true now."""
 
 MAX_AGE_S = 1.0
-"""A copy is never older: below the interval of any scraper. In a flood, a body that takes over 10 ms is made once
+"""A copy is never older: below the interval of any scraper. In a flood, a body that takes over 20 ms is made once
 in this time."""
 
 
