@@ -17,6 +17,7 @@ from inference.wire.features import missing
 from stream_server.errors import ConfigError
 from stream_server.server.app import make_app
 from stream_server.server.config import Settings
+from stream_server.server.free_memory import FreeMemory
 from stream_server.server.http_api import CALLERS, CONNECTIONS, LAG
 
 log = logging.getLogger(__name__)
@@ -63,6 +64,7 @@ class Server:
         self._app = make_app(settings, self._engine)
         self._runner = web.AppRunner(self._app, access_log=None, shutdown_timeout=1.0)
         self._closing_silent: asyncio.Task[None] | None = None
+        self._free_memory = FreeMemory(lambda: self._engine.budget.used)
         self.url = ""
 
     def models(self) -> list[ModelStatus]:
@@ -89,6 +91,7 @@ class Server:
             ) from exc
         self._closing_silent = asyncio.create_task(self._close_silent())
         self._app[LAG].start()
+        self._free_memory.start()
         self._engine.start()
         host, port = self._runner.addresses[0][:2]
         self.url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
@@ -117,12 +120,14 @@ class Server:
         if self._closing_silent:
             self._closing_silent.cancel()
         self._app[LAG].stop()
+        self._free_memory.stop()
         connections = self._app[CONNECTIONS]
         connections.drain(0, RETRY_AFTER_MS)
         await self._engine.stop()  # whatever still waited or ran has its outcome now, so the streams end
         if not await connections.closed(self._settings.timeouts.close_s):
             connections.abort()
         await self._runner.cleanup()
+        connections.hangups.close()
 
     async def _close_silent(self) -> None:
         """Close connections that ask for nothing: aiohttp waits for the end of a request's head for ever.
