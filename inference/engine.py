@@ -37,7 +37,7 @@ Observe: TypeAlias = Callable[[ModelId, Outcome, float], None]
 """Called with the version, the outcome and the time of every delivery: for metrics."""
 
 MAX_UNANSWERED_BYTES = 512 << 20
-"""Payload bytes of all streams before each is held to one item: ten thousand frames of a camera."""
+"""Bytes that all streams may hold, see `ByteBudget`: ten thousand frames of a camera."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +92,7 @@ class Engine:
         max_unanswered_bytes: see `ByteBudget`.
 
     Attributes:
-        budget: the bytes of all items that wait or run.
+        budget: the bytes that all streams hold.
         observe: called at every delivery.
 
     Raises:
@@ -280,6 +280,12 @@ class Engine:
         self._streams[stream.number] = (stream, owner)
         return stream
 
+    def hold_back(self, stream: Stream, held_back: bool) -> None:
+        """Start nothing of a stream, or go on; `Stream.hold` calls this."""
+        self._scheduler.hold_back(stream.number, held_back)
+        if not held_back:
+            self._dispatch_soon()
+
     def close(self, stream: Stream) -> None:
         """Close a stream; `Stream.close` calls this."""
         del self._streams[stream.number]
@@ -321,9 +327,7 @@ class Engine:
             UnknownModelError, ModelUnavailableError, OverloadedError: see `open`.
         """
         if self.budget.exceeded:
-            raise OverloadedError(
-                "the items that wait or run have as many bytes as they may; try again later"
-            )
+            raise OverloadedError("the streams hold as many bytes as they may; try again later")
         answer = _OneAnswer(self._loop.create_future())
         request = StreamRequest(model, version, "queue", 1, max_age_ms, principal=principal)
         stream = self.open(request, answer)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Protocol
 
 from inference.items import Dropped, Failed, Item
 from inference.model import ModelError, Policy
@@ -12,6 +13,10 @@ DEFAULT_WINDOW: dict[Policy, int] = {"latest": 1, "queue": 16}
 
 MAX_STREAM_BYTES = 8 << 20
 """A window of large items must not fill the memory: as many bytes as one item may have by default."""
+
+FREE_BYTES = 256 << 10
+"""What a stream may hold however much the others do, so that those with small items always go on: the largest
+frames of a camera. A thousand streams take 256 MiB of it at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,21 +61,68 @@ class Refusal:
         return Dropped(item, "draining") if self.code == "draining" else Failed(item, self.code, self.message)
 
 
+class Reader(Protocol):
+    """Who reads a message piece by piece."""
+
+    def resume(self) -> None:
+        """The budget may grant more; ask again."""
+
+
 @dataclass(slots=True)
 class ByteBudget:
-    """The bytes of all items that wait or run.
+    """The bytes that all streams hold: items, unfinished messages, and answers that have not left.
 
-    Over `limit` a stream is read only while none of its items waits or runs: so every stream goes on, and one
-    message of each may be under way in any case.
+    Over `limit`, a stream that holds more than `FREE_BYTES` has to wait. An item or an answer is waited for as long
+    as that takes: items run, and answers are read or their reader is cut off. Where there are none, unfinished
+    messages wait for each other, and are finished one at a time, first come, first served.
+
+    So at most `limit` bytes are held, and besides: `FREE_BYTES` of each stream, one message, and the answers of
+    what runs.
+
+    Attributes:
+        limit: see above.
+        used: bytes that are held now, but for those of `FREE_BYTES` that are not counted.
     """
 
     limit: int
     used: int = 0
+    _unfinished: int = 0
+    _waiting: dict[Reader, None] = field(default_factory=dict)
 
     @property
     def exceeded(self) -> bool:
-        """Whether streams that have an item must wait."""
+        """Whether streams that hold something must wait."""
         return self.used > self.limit
+
+    def release(self, size: int) -> None:
+        """Items or answers are gone."""
+        self.used -= size
+        if self._waiting:
+            self._wake()
+
+    def unfinished(self, reader: Reader, change: int, *, done: bool) -> None:
+        """The unfinished message of a reader has grown by so many bytes, or it is done."""
+        self.used += change
+        self._unfinished += change
+        if done:
+            self._waiting.pop(reader, None)
+        if self._waiting and (change < 0 or done):
+            self._wake()
+
+    def grant(self, reader: Reader) -> bool:
+        """Whether a reader may have more of its message now; if not, its `resume` is called."""
+        if not self.exceeded:
+            self._waiting.pop(reader, None)
+            return True
+        self._waiting.setdefault(reader)
+        return self._unfinished == self.used and next(iter(self._waiting)) is reader
+
+    def _wake(self) -> None:
+        if not self.exceeded:
+            for reader in list(self._waiting):
+                reader.resume()
+        elif self._unfinished == self.used:
+            next(iter(self._waiting)).resume()
 
 
 class UnknownModelError(ModelError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from inference.intake import DEFAULT_WINDOW, ByteBudget, Refusal, StreamRequest
+from inference.intake import DEFAULT_WINDOW, FREE_BYTES, MAX_STREAM_BYTES, ByteBudget, Refusal, StreamRequest
 from inference.items import Dropped, Failed, Item, Outcome, Result
 from inference.model import ModelCard, ModelId, Policy
 from inference.scheduling.statistics import Tally
@@ -25,7 +25,7 @@ class Intake(Protocol):
 
     @property
     def budget(self) -> ByteBudget:
-        """The bytes of all items that wait or run."""
+        """The bytes that all streams hold."""
 
     def now(self) -> float:
         """The time on the clock of items, in seconds."""
@@ -38,6 +38,9 @@ class Intake(Protocol):
 
     def tally(self, stream: int) -> Tally:
         """What became of an open stream's items so far."""
+
+    def hold_back(self, stream: Stream, held_back: bool) -> None:
+        """Start nothing of a stream, or go on: it has answers enough that have not left."""
 
     def close(self, stream: Stream) -> None:
         """Forget a stream."""
@@ -72,14 +75,38 @@ class Stream:
         self.card = card
         self._max_bytes = request.max_bytes
         self.bytes = 0
+        self._answers = 0  # bytes of answers that have not left
+        self._held_back = False
         self._sizes: dict[int, int] = {}
         self._seq = 0
         self._final: Tally | None = None
 
     @property
     def may_offer(self) -> bool:
-        """Whether its bytes, and those of all streams, are few enough for another item. One may always come."""
-        return not self._sizes or (self.bytes <= self._max_bytes and not self._engine.budget.exceeded)
+        """Whether it and all streams hold few enough bytes for another item. One may always come."""
+        held = self.bytes + self._answers
+        return held == 0 or (
+            held <= self._max_bytes and (held <= FREE_BYTES or not self._engine.budget.exceeded)
+        )
+
+    def hold(self, size: int) -> None:
+        """Say how many bytes its owner holds of answers that have not left.
+
+        A stream with more than `MAX_STREAM_BYTES` of them gets no further ones before they have been read; while
+        all streams hold too much, one with more than `FREE_BYTES`.
+        """
+        budget = self._engine.budget
+        change = size - self._answers
+        if change and self._final is None:
+            self._answers = size
+            if change > 0:
+                budget.used += change
+            else:
+                budget.release(-change)
+        held_back = size > FREE_BYTES and (size > MAX_STREAM_BYTES or budget.exceeded)
+        if held_back != self._held_back and self._final is None:
+            self._held_back = held_back
+            self._engine.hold_back(self, held_back)
 
     def offer(self, payload: bytes, *, max_age_ms: int | None = None, refusal: Refusal | None = None) -> None:
         """Take an item in. Whatever becomes of it, its outcome is delivered once.
@@ -115,7 +142,7 @@ class Stream:
         """Release the bytes of an item that has its outcome."""
         size = self._sizes.pop(seq, 0)
         self.bytes -= size
-        self._engine.budget.used -= size
+        self._engine.budget.release(size)
 
     def tally(self) -> Tally:
         """What became of its items so far; of a closed stream, until it was closed."""
@@ -124,6 +151,7 @@ class Stream:
     def close(self) -> None:
         """Deliver nothing more, and drop what waits. It may be called twice."""
         if self._final is None:
+            self.hold(0)
             self._final = self._engine.tally(self.number)
             self._engine.close(self)
             for seq in list(self._sizes):

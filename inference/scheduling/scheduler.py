@@ -216,6 +216,18 @@ class Scheduler:
             self._deadlines.add(item.deadline, item.stream, item.seq)
         return superseded + self._go_on(stream)
 
+    def hold_back(self, number: int, held_back: bool) -> None:
+        """Start nothing of a stream, or go on: its answers have not left, and more would only be kept.
+
+        What a worker ended with runs again all the same: the answers after it may be waiting for its own.
+        """
+        stream = self._stream(number)
+        stream.held_back = held_back
+        if held_back:
+            self._leave(stream)
+        elif not stream.blocked and not stream.model.loss:
+            self._queue_up(stream)
+
     def refuse(self, outcome: Dropped | Failed) -> None:
         """Count an item that cannot run, with the outcome that it gets."""
         stream = self._stream(outcome.item.stream)

@@ -261,6 +261,7 @@ class Stream:
         returns: how often a worker ended before it had read an item, by `seq`.
         kills: when its items ended workers, as far as that is proven and of the last `KILL_SPAN`.
         blocked: it has ended too many workers: nothing of it runs any more.
+        held_back: its answers have not left: nothing of it starts, but for what must run again.
     """
 
     number: int
@@ -287,11 +288,15 @@ class Stream:
     returns: dict[int, int] = field(default_factory=dict)
     kills: list[float] = field(default_factory=list)
     blocked: bool = False
+    held_back: bool = False
 
     @property
     def eligible(self) -> bool:
         """Whether an item of it may run now."""
         if not self.waiting:
+            return False
+        first = self.waiting[0].seq
+        if self.held_back and first not in self.suspects and first not in self.returns:
             return False
         running = self.tally.running
         if self.model.stateful and running:  # the next item needs the state that this one leaves

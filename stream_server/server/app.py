@@ -223,4 +223,4 @@ def open_connection(
         raise TooManyStreams(f"your address has its {most} streams; close one, or try again later")
     if len(connections) >= limits.max_streams:
         raise TooManyStreams(f"the server has its {limits.max_streams} streams; try again later")
-    return Connection(ws, transport, request.app[ENGINE], asked, limits, settings.timeouts, reader)
+    return Connection(ws, transport, request.app[ENGINE], asked, settings, reader, connections.hangups)

@@ -45,9 +45,9 @@ class Limits(Struct, frozen=True, forbid_unknown_fields=True):
             takes it about 5 ms. A stream gets a twentieth of the loop's time for that.
         max_streams: most streams at once. Each takes a file descriptor, about 24 KiB, and the items that it has
             unanswered: up to two of the largest.
-        max_unanswered_bytes: most bytes of unanswered items of all streams together; beyond it, a stream is read
-            only while it has none unanswered. The default is 64 of the largest items or ten thousand frames of a
-            camera, which no machine answers before they are old.
+        max_unanswered_bytes: most bytes that all streams hold together: items, unfinished messages, and answers
+            that have not been read; see `inference.intake.ByteBudget`. The default is 64 of the largest items or
+            ten thousand frames of a camera, which no machine answers before they are old.
         max_streams_per_principal: most streams of one principal, so that one client cannot take them all. The
             principal is the client's address; behind a proxy that is not in `trusted_proxies`, the proxy's.
         max_weight: largest weight that a stream may ask for. With 1 nobody can take more than an equal share, and
@@ -74,8 +74,9 @@ class Timeouts(Struct, frozen=True, forbid_unknown_fields=True):
     Attributes:
         hello_s: how long a connection may take to send its first request, so that half a request holds no socket.
         keepalive_s: how long it may take from an answer to the end of the next request's head.
-        heartbeat_s: silence after which a client is pinged; after half as long again it is disconnected.
-        write_s: how long a client may refuse to read what is sent to it, on a stream or as a response.
+        heartbeat_s: silence, in either direction, after which a client is pinged; one from which nothing comes
+            for half as long again is disconnected. Bytes of a message count, see `progress.MIN_RATE`.
+        write_s: how long a client may take nothing of what is sent to it, on a stream or as a response.
         close_s: how long a client may take to answer a close.
         drain_s: how long the server goes on answering accepted items when it shuts down.
     """

@@ -11,7 +11,8 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Coroutine
+from sys import getsizeof
+from typing import Literal
 
 from aiohttp import WSMsgType, web
 
@@ -20,10 +21,12 @@ from inference.intake import StreamRequest
 from inference.items import Outcome
 from stream_server.errors import Broken, Idle, StreamServerError, error_info
 from stream_server.protocol.server_side import write_error
-from stream_server.server.config import Limits, Timeouts
+from stream_server.server.config import Settings, Timeouts
 from stream_server.server.engine_errors import as_stream_errors
 from stream_server.server.paced_reader import PacedReader
+from stream_server.server.progress import MIN_RATE, Progress
 from stream_server.server.session import NewItem, Session
+from stream_server.server.traffic import Hangups, Traffic
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +34,9 @@ READ_SIZE = 64 << 10
 """What one read takes from a client's socket: a frame of 640x480. asyncio's own 256 KiB are over malloc's
 threshold for mapping memory, so that every read would cost three system calls and a dozen page faults more: with
 frames of 42 KB that was a third of the server's time."""
+
+WRITE_TICKS = 4
+"""How often within ``write_s`` a client that a send waits for is looked at."""
 
 
 LONG_TEXT = 1024
@@ -47,6 +53,7 @@ class Connection:
         transport: what carries `ws`.
         reader: what brings its frames.
         request: what the client asked for.
+        hangups: tells when the client has gone.
 
     Raises:
         StreamServerError: the engine does not open such a stream.
@@ -58,9 +65,9 @@ class Connection:
         transport: asyncio.Transport,
         engine: Engine,
         request: StreamRequest,
-        limits: Limits,
-        timeouts: Timeouts,
+        settings: Settings,
         reader: PacedReader,
+        hangups: Hangups,
     ) -> None:
         self._ws = ws
         self._transport = transport
@@ -68,17 +75,25 @@ class Connection:
             transport.max_size = READ_SIZE
         with as_stream_errors():
             stream = self._stream = engine.open(request, self)
-        self._session = Session(stream, limits, time.monotonic(), reader.allowance)
+        self._session = Session(stream, settings.limits, time.monotonic(), reader.allowance)
         reader.on_flood = self._flooded
-        self._timeouts = timeouts
+        self._timeouts = settings.timeouts
         self._loop = asyncio.get_running_loop()
-        self._last_receive = time.monotonic()
+        self._traffic = Traffic(transport, reader.flow, engine.budget, self._on_hangup)
+        self._hangups, self._watch = hangups, hangups.watch(transport, self._on_hangup)
+        self._last_receive = self._last_send = time.monotonic()
+        self._sent = self._acknowledged = self._received = 0  # bytes; the latter two at the last beat
+        self._arriving: Progress | None = None  # of a large message, since the first beat that saw it
         self._pinged = 0.0
         self._ping_due = False
         self._pong: bytes | None = None  # to the newest ping: RFC 6455 section 5.5.3 lets it stand for all
-        self._sending_since: float | None = None
+        self._sending = False
+        self._send_progress: Progress | None = (
+            None  # of the send that waits, since the first tick that saw it
+        )
+        self._outstanding = 0
         self._write_timer: asyncio.TimerHandle | None = None
-        self._client_left = False
+        self._client_left = self._hung_up = False
         self._outgoing = asyncio.Event()  # the writer has something to do
         self._may_read = asyncio.Event()  # the session may want input again
 
@@ -90,22 +105,22 @@ class Connection:
         reader = asyncio.create_task(self._read(), name=f"read-s{stream.number}")
         try:
             await self._write()
-        except (TimeoutError, ConnectionError):
+        except (TimeoutError, ConnectionError) as exc:
             self.abort()
+            drop_frames(exc)
         finally:
             self._heartbeat.cancel()
             if self._write_timer:
                 self._write_timer.cancel()
+            self._hangups.forget(self._watch, self._on_hangup)
             stream.close()
             # with nobody in receive(), closing reads on until the client's close: to close a socket with
             # unread bytes in it would reset the connection, and the client might never read why
             reader.cancel()
             await asyncio.wait([reader])
-        if session.close_code is not None:
-            await close(self._ws, self._transport, session.close_code, self._timeouts.close_s)
-        if error := self._ws.exception():
-            # its traceback holds the websocket that holds it: 24 KiB that only a full collection would free
-            error.__traceback__ = error.__context__ = None
+        self._traffic.close()
+        # also when the client has left: aiohttp would close again, and keep the error that it has then
+        await close(self._ws, self._transport, session.close_code or 1001, self._timeouts.close_s)
         tally = stream.tally()
         name, counts = f"s{stream.number}", (tally.received, tally.results)
         log.info("stream %s to %s: %d items, %d results", name, stream.model, *counts)
@@ -113,6 +128,7 @@ class Connection:
     def deliver(self, outcome: Outcome) -> None:
         """Take an item's outcome from the engine."""
         self._session.complete(outcome, time.monotonic())
+        self._stream.hold(self._session.held)
         self._outgoing.set()
 
     def fail(self, error: Exception) -> None:
@@ -140,29 +156,45 @@ class Connection:
             log.exception("reading from a stream failed")
             self._session.fail(Broken())
         self._client_left = True
+        if self._hung_up:
+            self.abort()  # a send may wait for it
         self._outgoing.set()
+
+    def _on_hangup(self) -> None:
+        """The client has gone: what it has sent is read as far as it may be, for nothing can be answered."""
+        self._hung_up = True
+        self._may_read.set()
+        if self._traffic.paused:
+            self.abort()
 
     async def _read_one(self) -> bool:
         """Receive one message and pass it on; return whether the client is still connected."""
         session = self._session
         while not (session.wants_input and self._stream.may_offer):
+            if self._hung_up:
+                return False
             self._may_read.clear()
             await self._may_read.wait()
             self._last_receive = time.monotonic()  # nobody reads its pongs meanwhile; our own pings wake this
         if pause := session.pause(self._last_receive):
             await asyncio.sleep(pause)
+        self._traffic.receive()
         message = await self._ws.receive()
         self._last_receive = time.monotonic()
         if message.type is WSMsgType.BINARY or message.type is WSMsgType.TEXT:
+            self._traffic.taken(len(message.data))
             item = self._parse(message.data)
             if item is not None:
                 self._stream.offer(item.payload, max_age_ms=item.max_age_ms, refusal=item.refusal)
             if session.has_outgoing:
                 self._outgoing.set()
-        elif message.type is WSMsgType.PING:
+        elif message.type is WSMsgType.PING or message.type is WSMsgType.PONG:
+            self._traffic.taken(len(message.data), control=True)
+            if message.type is WSMsgType.PONG:
+                return True
             self._pong = message.data
             self._outgoing.set()
-        elif message.type is not WSMsgType.PONG:
+        else:
             return False  # it closed, vanished, or broke the websocket protocol, which aiohttp answers
         return True
 
@@ -184,37 +216,55 @@ class Connection:
         while not self._client_left:
             await self._outgoing.wait()
             self._outgoing.clear()
-            for text in session.take_outgoing():
-                await self._within_time(self._ws.send_str(text))
+            texts = session.take_outgoing()
+            left = sum(map(getsizeof, texts))
+            texts.reverse()
+            while texts:
+                left -= getsizeof(texts[-1])
+                data = texts.pop().encode()
+                # aiohttp and the transport have a copy each
+                self._stream.hold(session.held + left + 2 * len(data))
+                await self._send(data, WSMsgType.TEXT)
+            self._stream.hold(session.held)
             if self._pong is not None:
                 data, self._pong = self._pong, None
-                await self._within_time(self._ws.pong(data))
+                await self._send(data, WSMsgType.PONG)
             if self._ping_due:
                 self._ping_due = False
-                await self._within_time(self._ws.ping())
+                await self._send(b"", WSMsgType.PING)
             if session.close_code is not None and not session.has_outgoing:
                 return
             self._may_read.set()
 
-    async def _within_time(self, sending: Coroutine[None, None, None]) -> None:
-        """Send, and drop the connection if the client does not read for too long.
+    async def _send(self, data: bytes, kind: Literal[WSMsgType.TEXT, WSMsgType.PING, WSMsgType.PONG]) -> None:
+        """Send, and drop the connection if the client takes nothing for too long, or too little.
 
         One timer covers every send that starts while it runs: most of them complete at once.
         """
-        self._sending_since = time.monotonic()
+        self._sent += len(data)
+        sending = self._ws.send_frame(data, kind)
+        del data
+        self._sending, self._send_progress = True, None
         if self._write_timer is None:
-            self._write_timer = self._loop.call_later(self._timeouts.write_s, self._on_write_timeout)
+            self._schedule_write_tick()
         await sending
-        self._sending_since = None
+        self._sending = False
+        self._last_send = time.monotonic()
 
-    def _on_write_timeout(self) -> None:
+    def _schedule_write_tick(self) -> None:
+        self._write_timer = self._loop.call_later(self._timeouts.write_s / WRITE_TICKS, self._on_write_tick)
+
+    def _on_write_tick(self) -> None:
         self._write_timer = None
-        if self._sending_since is not None:
-            left = self._sending_since + self._timeouts.write_s - time.monotonic()
-            if left > 0:
-                self._write_timer = self._loop.call_later(left, self._on_write_timeout)
-            else:
-                self.abort()
+        if not self._sending:
+            return
+        before, self._outstanding = self._outstanding, self._traffic.outstanding()
+        if self._send_progress is None:
+            self._send_progress = Progress(self._timeouts.write_s / WRITE_TICKS, WRITE_TICKS)
+        elif self._send_progress.stalled(before - self._outstanding):
+            self.abort()
+            return
+        self._schedule_write_tick()
 
     def _schedule_heartbeat(self) -> None:
         half = self._timeouts.heartbeat_s / 2
@@ -227,15 +277,38 @@ class Connection:
         if now - self._heartbeat_due > half:
             self._last_receive = now  # the loop or machine was stopped: what clients sent is still unread
         self._schedule_heartbeat()
+        arrived, acknowledged = self._moved()
+        if self._traffic.paused or max(arrived, acknowledged) >= MIN_RATE * half:
+            self._last_receive = now  # what is held back has its pongs behind it
         silent = now - self._last_receive
-        if silent < 1.5 * half:  # due at two heartbeats, and no timer is exact
-            return
-        if self._pinged <= self._last_receive:
+        if self._arrives_too_slowly(arrived):
+            self._session.fail(Idle(f"a message came more slowly than {MIN_RATE:,} bytes per second"))
+        elif silent >= 1.5 * half and self._pinged > self._last_receive:
+            self._session.fail(Idle(f"nothing heard for {silent:.0f} s, not even a pong"))
+        # due at two heartbeats, and no timer is exact; either direction, for proxies close what carries nothing
+        elif max(silent, now - self._last_send) >= 1.5 * half:
             self._pinged = now
             self._ping_due = True
         else:
-            self._session.fail(Idle(f"nothing heard for {silent:.0f} s, not even a pong"))
+            return
         self._outgoing.set()
+
+    def _moved(self) -> tuple[int, int]:
+        """Bytes that have come, and that the client has acknowledged, since the last beat."""
+        traffic = self._traffic
+        received, acknowledged = self._received, self._acknowledged
+        self._received, self._acknowledged = traffic.received, self._sent - traffic.outstanding()
+        return self._received - received, self._acknowledged - acknowledged
+
+    def _arrives_too_slowly(self, arrived: int) -> bool:
+        """Whether a large message comes too slowly; pongs between its parts are no excuse."""
+        if not self._traffic.unfinished:
+            self._arriving = None
+        elif self._arriving is None:
+            self._arriving = Progress(self._timeouts.heartbeat_s / 2, 3)
+        else:
+            return self._arriving.stalled(arrived)
+        return False
 
 
 class Connections:
@@ -243,12 +316,14 @@ class Connections:
 
     Attributes:
         draining: the server is shutting down.
+        hangups: tells when a client has gone.
     """
 
     def __init__(self) -> None:
         self._open: dict[Connection, asyncio.Future[None]] = {}
         self._principals: Counter[str] = Counter()
         self.draining = False
+        self.hangups = Hangups()
 
     def __len__(self) -> int:
         return len(self._open)
@@ -295,6 +370,19 @@ async def close(ws: web.WebSocketResponse, transport: asyncio.Transport, code: i
             await ws.close(code=code)
     except (TimeoutError, ConnectionError):
         transport.abort()
+    drop_frames(ws.exception())
+
+
+def drop_frames(error: BaseException | None) -> None:
+    """Break the reference cycle of an error and a frame that it has passed, for these hold messages of megabytes.
+
+    aiohttp keeps the error in the websocket, or in a future, that a frame of its traceback knows. Only a full
+    collection would free them, and that is rare.
+    """
+    while error is not None:
+        before = error.__cause__ or error.__context__
+        error.__traceback__ = error.__cause__ = error.__context__ = None  # without links, no chain is endless
+        error = before
 
 
 async def refuse(

@@ -51,6 +51,7 @@ class HttpConnection(web.RequestHandler):
         self._socket: asyncio.Transport | None = None  # aiohttp forgets its own when it starts to close
         self._unsent = math.inf
         self.queue_is_full = False
+        self._holders: set[object] = set()
         self.reader: PacedReader | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -64,6 +65,7 @@ class HttpConnection(web.RequestHandler):
         self._table.remove(self)
         super().connection_lost(exc)
         self._socket = self.reader = None
+        self._holders.clear()
 
     def request_started(self) -> None:
         """The head of a request is complete."""
@@ -128,19 +130,29 @@ class HttpConnection(web.RequestHandler):
         """It is not any more."""
         self.queue_is_full = False
         super().resume_reading(resume_parser)
-        if self.reader is not None and self.reader.waiting:
-            self.hold()
+        if self._holders:
+            self._pause()
+        if self.reader is not None:
             self.reader.resume()
 
-    def hold(self) -> None:
-        """Read nothing more from the socket."""
-        if self.transport is not None and not self.transport.is_closing():
-            self.transport.pause_reading()
+    def hold(self, holder: object) -> None:
+        """Read nothing more from the socket until the holder releases it."""
+        self._holders.add(holder)
+        self._pause()
 
-    def release(self) -> None:
-        """Read on, unless the queue is full."""
-        if not self.queue_is_full and self.transport is not None and not self.transport.is_closing():
-            self.transport.resume_reading()
+    def release(self, holder: object) -> None:
+        """Read on, unless another holds it or the queue is full."""
+        self._holders.discard(holder)
+        if not (self._holders or self.queue_is_full) and self._readable:
+            cast(asyncio.Transport, self.transport).resume_reading()
+
+    @property
+    def _readable(self) -> bool:
+        return self.transport is not None and not self.transport.is_closing()
+
+    def _pause(self) -> None:
+        if self._readable:
+            cast(asyncio.Transport, self.transport).pause_reading()
 
 
 def error_page(status: int, message: str | None, *, keep_alive: bool = False) -> web.Response:

@@ -40,11 +40,11 @@ class Flow(Protocol):
 
     queue_is_full: bool
 
-    def hold(self) -> None:
-        """Read nothing more from the socket."""
+    def hold(self, holder: object) -> None:
+        """Read nothing more from the socket until the holder releases it."""
 
-    def release(self) -> None:
-        """Read on, unless the queue is full."""
+    def release(self, holder: object) -> None:
+        """Read on, unless another holds it or the queue is full."""
 
     def close(self) -> None:
         """Take nothing more from the client."""
@@ -57,13 +57,14 @@ class PacedReader:
         rate: how many frames and messages per second a stream may send besides its items.
 
     Attributes:
+        flow: the connection's flow control.
         allowance: the stream's.
         on_flood: called once when the stream is over its allowance for too long; nothing is parsed any more.
     """
 
     def __init__(self, parser: Parser, flow: Flow, rate: float) -> None:
         self._parser = parser
-        self._flow = flow
+        self.flow = flow
         self._scanner = FrameScanner()
         self._held = b""
         self._waiting = False  # for time to pass, or for others to run, or for the queue
@@ -85,7 +86,7 @@ class PacedReader:
             data = self._held + data
         if self._waiting:
             self._held = data
-            self._flow.hold()
+            self.flow.hold(self)
             return False, b""
         return self._advance(data), b""
 
@@ -128,7 +129,7 @@ class PacedReader:
             return
         loop = asyncio.get_running_loop()
         self._waiting = True
-        self._flow.hold()
+        self.flow.hold(self)
         if delay:
             self._step = loop.call_later(max(delay, PAUSE_S), self._go_on)
         else:
@@ -136,13 +137,13 @@ class PacedReader:
 
     def _go_on(self) -> None:
         self._step = None
-        if self._flow.queue_is_full:
+        if self.flow.queue_is_full:
             return  # `resume` comes
         self._waiting = False
         if self._held and self._advance(self._held):
-            self._flow.close()
+            self.flow.close()
         if not self._waiting:
-            self._flow.release()
+            self.flow.release(self)
 
     def _discard(self) -> None:
         """Drop what is held, and all that comes: unread bytes would reset the connection as it is closed."""

@@ -19,6 +19,7 @@ from stream_server.server.addresses import Addresses, listen, notify
 from stream_server.server.app import make_app
 from stream_server.server.config import Settings
 from stream_server.server.connection_table import ConnectionTable
+from stream_server.server.free_memory import FreeMemory
 from stream_server.server.http_api import CONNECTIONS, LAG, METRICS
 from stream_server.server.http_connection import HttpConnection
 from stream_server.server.listener import INTERVALS, Listener, connection_capacity
@@ -71,6 +72,7 @@ class Server:
         self._runner = web.AppRunner(self._app, access_log=None, shutdown_timeout=1.0)
         self._addresses: Addresses | None = None
         self._listener: Listener | None = None
+        self._free_memory = FreeMemory(lambda: self._engine.budget.used)
         self.url = ""
 
     def models(self) -> list[ModelStatus]:
@@ -93,6 +95,7 @@ class Server:
         self._listener = self._make_listener()
         self._listener.start(self._addresses.sockets)
         self._app[LAG].start()
+        self._free_memory.start()
         self._engine.start()
         await self._engine.warm(until_permanent=True)
         if wrong := [status for status in self._engine.models() if status.permanent]:
@@ -124,6 +127,7 @@ class Server:
         if self._listener:
             self._listener.stop()
         self._app[LAG].stop()
+        self._free_memory.stop()
         connections = self._app[CONNECTIONS]
         connections.drain(0, RETRY_AFTER_MS)
         await self._engine.stop()  # whatever still waited or ran has its outcome now, so the streams end
@@ -132,6 +136,7 @@ class Server:
         await self._runner.cleanup()
         if self._addresses:
             self._addresses.close()
+        connections.hangups.close()
 
     def _make_listener(self) -> Listener:
         server, settings = self._runner.server, self._settings

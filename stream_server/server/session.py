@@ -9,6 +9,7 @@ outcome given to `complete`.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from sys import getsizeof
 
 from inference.intake import Refusal
 from inference.items import Dropped, Failed, Outcome, Result
@@ -77,6 +78,8 @@ class Session:
     Attributes:
         max_message_bytes: the largest message that it takes.
         close_code: set when the conversation is over.
+        held: bytes of answers that have not been taken: those that wait to be sent, and for the answer to an
+            earlier item.
     """
 
     def __init__(
@@ -89,6 +92,7 @@ class Session:
         self._binary = is_binary(card)
         self.max_message_bytes = max_message_bytes(card, limits)
         self.close_code: int | None = None
+        self.held = 0
         self._received = 0
         self._answered = 0  # the last item whose answer has left
         self._unanswered: dict[int, _Unanswered] = {}
@@ -101,11 +105,12 @@ class Session:
         self._allowance = allowance or Allowance(limits.max_overhead_per_s, now)
         self._overhead_per_s = limits.max_overhead_per_s
         self._read_at = now  # before that, nothing more is read
-        self._outgoing = [
+        self._outgoing: list[str] = []
+        self._say(
             protocol.write_ready(
                 f"s{stream.number}", card, stream.policy, stream.window, self.max_message_bytes
             )
-        ]
+        )
 
     @property
     def unanswered(self) -> int:
@@ -138,6 +143,7 @@ class Session:
     def take_outgoing(self) -> list[str]:
         """Take the messages to send, in order."""
         outgoing, self._outgoing = self._outgoing, []
+        self.held -= sum(map(getsizeof, outgoing))
         return outgoing
 
     def receive(self, message: str | bytes, now: float) -> NewItem | None:
@@ -157,6 +163,8 @@ class Session:
     def complete(self, outcome: Outcome, now: float) -> None:
         """Take an item's outcome; its answer leaves when those of all items before it have left."""
         self._unanswered[outcome.item.seq].outcome = outcome
+        if isinstance(outcome, Result):
+            self.held += getsizeof(outcome.outputs)
         if isinstance(outcome, Dropped) and outcome.reason == "superseded":
             self._superseded.spend(1.0, now)
             self._read_at = max(self._read_at, now + self._superseded.delay(now))
@@ -185,14 +193,14 @@ class Session:
     def fail(self, error: StreamServerError) -> None:
         """Say that something is wrong with the conversation, and end it if the error is of that kind."""
         if self.close_code is None:
-            self._outgoing.append(protocol.write_error(error))
+            self._say(protocol.write_error(error))
             self.close_code = error_info(error).close
 
     def drain(self, grace_ms: int, retry_after_ms: int) -> None:
         """Say that the server is going: what was accepted is answered, what is new dropped, then it ends."""
         if self.close_code is None and not self._draining:
             self._draining = True
-            self._outgoing.append(protocol.write_goaway(grace_ms, retry_after_ms))
+            self._say(protocol.write_goaway(grace_ms, retry_after_ms))
             self._end_if_done()
 
     def _check_size(self, message: str | bytes) -> None:
@@ -248,20 +256,23 @@ class Session:
     def _answer(self, outcome: Outcome, id_: str | None, now: float) -> None:
         match outcome:
             case Result():
+                self.held -= getsizeof(outcome.outputs)
                 age_ms = (now - outcome.item.received) * 1e3
                 text = protocol.write_result(outcome, id_, self._card.name, age_ms)
             case Dropped():
                 text = protocol.write_dropped(outcome, id_)
             case Failed():
                 text = protocol.write_failed(outcome, id_)
+        self._say(text)
+
+    def _say(self, text: str) -> None:
         self._outgoing.append(text)
+        self.held += getsizeof(text)
 
     def _end_if_done(self) -> None:
         if (self._ended or self._draining) and not self._unanswered and self.close_code is None:
             tally = self._tally()
-            self._outgoing.append(
-                protocol.write_end(tally.received, tally.results, tally.dropped, tally.errors)
-            )
+            self._say(protocol.write_end(tally.received, tally.results, tally.dropped, tally.errors))
             self.close_code = 1000 if self._ended else 1001
 
 

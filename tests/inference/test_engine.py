@@ -22,7 +22,15 @@ import psutil
 import pytest
 
 from inference.engine import Engine
-from inference.intake import ModelUnavailableError, OverloadedError, Refusal, StreamRequest, UnknownModelError
+from inference.intake import (
+    FREE_BYTES,
+    MAX_STREAM_BYTES,
+    ModelUnavailableError,
+    OverloadedError,
+    Refusal,
+    StreamRequest,
+    UnknownModelError,
+)
 from inference.items import RESERVED, Cause, Dropped, Failed, Item, Outcome, Result
 from inference.model import MAX_OUTPUT, ModelError, ModelId, ModelSource, Policy
 from inference.pool import pool as pool_module
@@ -857,15 +865,47 @@ class TestIntake:
         stream.stream.close()
         assert engine.budget.used == 0
 
-    async def test_over_the_budget_a_stream_may_offer_one_item_at_a_time(self, start: Start) -> None:
+    async def test_over_the_budget_a_stream_may_offer_one_large_item_at_a_time(self, start: Start) -> None:
         engine = await start("Obeys")
         engine.budget.limit = 5
         first, second = Stream(engine, "obeys"), Stream(engine, "obeys")
         first.send("sleep 0.1")
+        assert first.stream.may_offer, "small items always may"
+        first.send("answer " + "x" * FREE_BYTES)
         assert not first.stream.may_offer
         assert second.stream.may_offer
         await first.answered()
         assert first.stream.may_offer
+
+    async def test_answers_that_are_not_read_count_and_stop_their_stream_alone(self, start: Start) -> None:
+        engine = await start("Obeys")
+        unread, other = Stream(engine, "obeys"), Stream(engine, "obeys")
+        unread.stream.hold(MAX_STREAM_BYTES + 1)
+        assert engine.budget.used == MAX_STREAM_BYTES + 1
+        assert not unread.stream.may_offer
+        for stream in (unread, other):
+            stream.send("answer x")
+        await other.answered()
+        assert engine.tally(unread.stream.number).waiting == 1
+        unread.stream.hold(0)
+        await unread.answered()
+        assert engine.budget.used == 0
+
+    async def test_over_the_budget_a_stream_with_large_unread_answers_gets_no_more(
+        self, start: Start
+    ) -> None:
+        engine = await start("Obeys")
+        engine.budget.limit = 5
+        large, small = Stream(engine, "obeys"), Stream(engine, "obeys")
+        large.stream.hold(FREE_BYTES + 1)
+        small.stream.hold(FREE_BYTES)
+        for stream in (large, small):
+            stream.send("answer x")
+        await small.answered()
+        assert engine.tally(large.stream.number).waiting == 1
+        large.stream.close()
+        small.stream.close()
+        assert engine.budget.used == 0
 
     async def test_a_stream_of_large_items_may_have_two_of_the_largest(self, start: Start) -> None:
         engine = await start("Obeys")

@@ -61,3 +61,15 @@ class Numbered:
             os.kill(os.getpid(), signal.SIGSTOP)
         time.sleep(0.004)
         return [self.number]
+
+
+class Swells:
+    """Answers with as many letters as it is told."""
+
+    input = "data"
+    policy = "queue"
+
+    def load(self) -> None: ...
+
+    def predict(self, items: Sequence[int], /) -> Sequence[str]:
+        return ["x" * item for item in items]

@@ -185,6 +185,33 @@ def told(outcomes: Sequence[Outcome]) -> list[tuple[int, int, str]]:
     ]
 
 
+class TestHeldBack:
+    @pytest.mark.parametrize("policy", ["latest", "queue"])
+    def test_nothing_of_it_starts_before_it_goes_on(self, scheduler: Audited, policy: Policy) -> None:
+        scheduler.open(1, "m", policy, 2)
+        scheduler.open(2, "m", policy, 2)
+        scheduler.offer(item(1, 1))
+        scheduler.hold_back(1, True)
+        scheduler.offer(item(2, 1))
+        assert take(scheduler).items == (item(2, 1),)
+        assert scheduler.take(0.0, ("m",)) == (None, [])
+        scheduler.hold_back(1, False)
+        assert take(scheduler).items == (item(1, 1),)
+
+    def test_what_a_worker_ended_with_runs_again_all_the_same(self, scheduler: Audited) -> None:
+        """The answers that hold it back may be waiting for its own."""
+        scheduler.open(1, "m", "queue", 4)
+        scheduler.offer(item(1, 1))
+        scheduler.offer(item(1, 2))
+        first = take(scheduler)
+        scheduler.hold_back(1, True)
+        scheduler.lost(first, 0.1, 0.0, timed_out=False)
+        again = take(scheduler)
+        assert again.items == (item(1, 1),)
+        finish(scheduler, again)
+        assert scheduler.take(0.0, ("m",)) == (None, [])
+
+
 class TestLatest:
     def test_a_newer_item_replaces_the_waiting_one_which_is_reported(self, scheduler: Audited) -> None:
         scheduler.open(1, "m", "latest", 1)

@@ -6,13 +6,17 @@ Whatever one client does, its neighbours go on being answered and no worker ends
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
 import json
+import weakref
 from collections.abc import AsyncIterator, Callable
 from importlib import resources
 from typing import Any
 from unittest.mock import Mock, patch
 
 import aiohttp
+import aiohttp.web
 import psutil
 import pytest
 
@@ -25,13 +29,16 @@ from stream_server.server.connection import LONG_TEXT, READ_AT_ONCE, Connection
 from stream_server.server.server import Server
 from stream_server.server.session import MAX_META_BYTES
 from tests.conftest import WAIT, RunningServer
-from tests.stream_server.wire import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, dial, frame
+from tests.stream_server.wire import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, Wire, dial, frame
 
 ECHO, FACES, SPAM = (f"/v2/models/{name}/stream" for name in ("echo", "faces", "spam"))
 PATIENT_STREAM = "/v2/models/patient/stream"
 PATIENT = "--model=patient=tests.inference.sample_models:Patient"
 """A model that sleeps and answers as it is told, one item at a time."""
 
+
+SWELLS = "--model=swells=tests.stream_server.sample_models:Swells"
+SWELLS_STREAM = "/v2/models/swells/stream"
 
 END = '{"type": "end"}'
 
@@ -176,7 +183,7 @@ BAD_IMAGES = {
     "the beginning of a JPEG": (SAMPLE[:3], "bad_image"),
     "a JPEG's header alone": (SAMPLE[:620], "bad_image"),
     "half a JPEG": (SAMPLE[: len(SAMPLE) // 2], "bad_image"),
-    "a JPEG without its end": (SAMPLE[:-2], "bad_image"),
+    "a JPEG that lacks its last pixels": (SAMPLE[:-200], "bad_image"),
     "a JPEG with a hole": (SAMPLE[:158] + SAMPLE[400:], "bad_image"),
     "30000x30000 by its header": (patched(SAMPLE, 30000, 30000), "too_large"),
     "65535x1 by its header": (patched(SAMPLE, 65535, 1), None),
@@ -431,6 +438,23 @@ def streams(server: RunningServer) -> float:
     return total(server, "streams{")
 
 
+def resident(server: RunningServer) -> int:
+    assert server.process
+    size: int = psutil.Process(server.process.pid).memory_info().rss
+    return size
+
+
+def steady(server: RunningServer) -> Callable[[], bool]:
+    """Asks whether the server's memory has not grown for a while; if that is too early, a test sees less."""
+    seen: list[int] = []
+
+    def ask() -> bool:
+        seen.append(resident(server) >> 20)
+        return len(seen) > 50 and max(seen[-50:]) <= seen[-50]
+
+    return ask
+
+
 class TestLeaving:
     """Clients that go without a word cost nobody anything, and leave nothing behind."""
 
@@ -480,17 +504,18 @@ class TestLeaving:
         assert metrics['stream_items_dropped_total{model="patient",reason="cancelled"}'] == 9
 
     async def test_what_it_held_is_there_for_others(self, start_server: Callable[..., RunningServer]) -> None:
-        server = start_server("--workers=1", PATIENT, "--set=limits.max_unanswered_bytes=20")
+        server = start_server("--workers=1", PATIENT, "--set=limits.max_unanswered_bytes=1000000")
+        item = b"sleep 50".ljust(400_000)
         async with asyncio.timeout(WAIT):
             async with dial(server.url, PATIENT_STREAM) as wire:
                 for _ in range(2):
-                    await wire.item(b"sleep 50")
+                    await wire.item(item)
                 await until(lambda: total(server, "stream_items_received") == 2)
                 wire.reset()
                 await until(lambda: streams(server) == 0)
-            async with dial(server.url, PATIENT_STREAM) as wire:
+            async with dial(server.url, PATIENT_STREAM, limit=1 << 22) as wire:
                 for _ in range(4):
-                    await wire.item(b"sleep 50")
+                    wire.writer.write(frame(BINARY, item))
                 await until(lambda: total(server, "stream_items_waiting") == 3)
 
     async def test_a_polite_close_is_answered_with_items_running(
@@ -650,6 +675,7 @@ async def test_messages_that_have_come_already_keep_nobody_waiting() -> None:
 
         def __init__(self) -> None:
             self._outgoing = asyncio.Event()
+            self._hung_up = False
 
         async def _read_one(self) -> bool:
             nonlocal read
@@ -761,6 +787,180 @@ class TestHeartbeat:
                     await wire.send(frame(PONG))
                 message = json.loads(received[1])
                 assert (message["type"], message["seq"]) == ("result", seq)
+
+
+class TestSlowness:
+    """Slow is not dead, in either direction; what stands still or only dribbles is."""
+
+    async def test_a_frame_may_take_longer_than_the_heartbeats(
+        self, start_server: Callable[..., RunningServer]
+    ) -> None:
+        """And pings go out meanwhile: a proxy may close what carries nothing in one direction."""
+        server = start_server("--workers=1", PATIENT, "--set=timeouts.heartbeat_s=2")
+        message = frame(BINARY, b"answer yes ".ljust(600_000, b"x"))
+        async with asyncio.timeout(2 * WAIT), dial(server.url, PATIENT_STREAM) as wire:
+            for at in range(0, len(message), 10_000):
+                await wire.send(message[at : at + 10_000])
+                await asyncio.sleep(0.1)
+            assert await wire.receive() == (PING, b"")
+            assert (await wire.message())["type"] == "result"
+
+    @pytest.mark.parametrize("size", [10, 300_000], ids=["small", "large"])
+    async def test_a_frame_that_dribbles_is_cut_off(
+        self, size: int, start_server: Callable[..., RunningServer]
+    ) -> None:
+        server = start_server("--workers=1", PATIENT, "--set=timeouts.heartbeat_s=1")
+        async with asyncio.timeout(WAIT), dial(server.url, PATIENT_STREAM) as wire:
+            dribbling = asyncio.create_task(self.dribble(wire, frame(BINARY, bytes(2 * size))[:size]))
+            error = await wire.message()
+            dribbling.cancel()
+            assert (error["code"], error["retryable"]) == ("idle", True)
+            assert await wire.close_code() == 4408
+
+    async def dribble(self, wire: Wire, begun: bytes) -> None:
+        await wire.send(begun)
+        while True:
+            await wire.send(b"x")
+            await asyncio.sleep(0.1)
+
+    async def test_pongs_are_no_excuse_for_a_large_message_that_dribbles(
+        self, start_server: Callable[..., RunningServer]
+    ) -> None:
+        server = start_server("--workers=1", PATIENT, "--set=timeouts.heartbeat_s=1")
+        async with asyncio.timeout(WAIT), dial(server.url, PATIENT_STREAM) as wire:
+            await wire.send(frame(BINARY, bytes(300_000), fin=False))
+            while (received := await wire.receive())[0] == PING:
+                await wire.send(frame(CONTINUATION, b"x", fin=False), frame(PONG))
+            assert json.loads(received[1])["code"] == "idle"
+
+    async def test_an_answer_may_take_longer_than_write_s(
+        self, start_server: Callable[..., RunningServer]
+    ) -> None:
+        server = start_server("--workers=1", SWELLS, "--set=timeouts.write_s=1")
+        async with (
+            asyncio.timeout(2 * WAIT),
+            dial(server.url, SWELLS_STREAM, receive_buffer=1 << 16, limit=1 << 16) as wire,
+        ):
+            await wire.say('{"type": "item", "data": 12000000}')
+            got = 0
+            while got < 12_000_000:
+                got += len(await wire.reader.read(1 << 18))
+                await asyncio.sleep(0.05)
+
+    async def test_a_reader_that_dribbles_is_cut_off(
+        self, start_server: Callable[..., RunningServer]
+    ) -> None:
+        server = start_server("--workers=1", SWELLS, "--set=timeouts.write_s=1")
+        async with (
+            asyncio.timeout(WAIT),
+            dial(server.url, SWELLS_STREAM, receive_buffer=1 << 12, limit=1 << 10) as wire,
+        ):
+            await wire.say('{"type": "item", "data": 12000000}')
+            while streams(server):
+                await wire.reader.read(1)
+                await asyncio.sleep(0.05)
+
+
+class TestMemory:
+    """One budget for what has come, what has not come whole, and what has not left."""
+
+    async def test_unfinished_messages_count_and_are_finished_all_the_same(
+        self, start_server: Callable[..., RunningServer]
+    ) -> None:
+        server = start_server("--workers=1", "--model=echo", "--set=limits.max_unanswered_bytes=8000000")
+        message = frame(BINARY, bytes(7_000_000))
+        before = resident(server)
+        async with asyncio.timeout(3 * WAIT), contextlib.AsyncExitStack() as stack:
+            wires = [
+                await stack.enter_async_context(dial(server.url, ECHO, limit=1 << 20)) for _ in range(20)
+            ]
+            for wire in wires:
+                wire.writer.write(message[:-8])
+            await until(steady(server))
+            assert resident(server) - before < 60 << 20, "not 20 times 7 MB"
+            for wire in wires:
+                wire.writer.write(message[-8:])
+            for wire in wires:
+                assert (await wire.message())["type"] == "result"
+
+    async def test_answers_that_are_not_read_count(self, start_server: Callable[..., RunningServer]) -> None:
+        """No further ones are computed; every one comes when the client reads."""
+        server = start_server("--workers=1", SWELLS, "--set=timeouts.write_s=600")
+        before = resident(server)
+        async with (
+            asyncio.timeout(3 * WAIT),
+            dial(server.url, SWELLS_STREAM + "?window=64", receive_buffer=1 << 16, limit=1 << 16) as wire,
+        ):
+            for _ in range(64):
+                await wire.say('{"type": "item", "data": 2000000}')
+            await until(lambda: total(server, "stream_items_results") > 0)
+            await until(steady(server))
+            assert resident(server) - before < 60 << 20, "not 64 times 2 MB, twice"
+            assert total(server, "stream_items_waiting{") > 32
+            for seq in range(1, 65):
+                assert (await wire.message())["seq"] == seq
+
+    async def test_what_vanished_clients_held_is_given_back(
+        self, start_server: Callable[..., RunningServer]
+    ) -> None:
+        server = start_server("--workers=1", "--model=echo")
+        before = resident(server)
+        async with asyncio.timeout(2 * WAIT):
+            async with contextlib.AsyncExitStack() as stack:
+                for _ in range(20):
+                    wire = await stack.enter_async_context(dial(server.url, ECHO))
+                    await wire.send(frame(BINARY, bytes(8_000_000))[:-8])
+                await until(lambda: resident(server) - before > 100 << 20)
+            await until(lambda: resident(server) - before < 50 << 20)
+
+    @pytest.mark.parametrize("how", ["reset", "end"])
+    async def test_a_client_with_a_full_window_is_missed_at_once(
+        self, how: str, start_server: Callable[..., RunningServer]
+    ) -> None:
+        """No timer helps here: nothing is read from it, and nothing is written to it."""
+        server = start_server(
+            "--workers=1", PATIENT, "--set=timeouts.heartbeat_s=3600", "--set=timeouts.write_s=3600"
+        )
+        async with asyncio.timeout(WAIT), dial(server.url, PATIENT_STREAM, limit=1 << 23) as wire:
+            wire.writer.write(frame(BINARY, b"sleep 50") + frame(BINARY, b"sleep 0".ljust(40_000)) * 40)
+            await until(lambda: total(server, "stream_items_waiting{") == 16)
+            wire.reset() if how == "reset" else wire.writer.close()
+            await until(lambda: streams(server) == 0)
+            assert total(server, "stream_items_waiting{") == 0
+
+
+@pytest.mark.parametrize("how", ["reset", "end"])
+@pytest.mark.parametrize("what", ["full window", "unread answers"])
+async def test_a_client_that_vanishes_leaves_no_reference_cycle(what: str, how: str) -> None:
+    """A full collection is rare, and what is left for it has a message or an answer of megabytes."""
+    items = {
+        "full window": [b"sleep 0.5", *[b"sleep 0".ljust(40_000)] * 40],
+        "unread answers": [BIG] * 6,
+    }[what]
+    models = [PATIENT.removeprefix("--model=")]
+    document = {"server": {"port": 0, "workers": 1, "models": models}, "timeouts": {"write_s": 1}}
+    server = Server(read_settings(document))
+    await server.start()
+    gc.collect()
+    gc.disable()
+    try:
+        async with (
+            asyncio.timeout(WAIT),
+            dial(server.url, PATIENT_STREAM, receive_buffer=1 << 12, limit=1 << 11) as wire,
+        ):
+            (websocket,) = map(weakref.ref, websockets())
+            wire.writer.write(b"".join(frame(BINARY, item) for item in items))
+            await asyncio.sleep(0.3)
+            wire.reset() if how == "reset" else wire.writer.transport.close()
+            while websocket():
+                await asyncio.sleep(0.02)
+    finally:
+        gc.enable()
+        await server.stop()
+
+
+def websockets() -> list[aiohttp.web.WebSocketResponse]:
+    return [it for it in gc.get_objects() if isinstance(it, aiohttp.web.WebSocketResponse)]
 
 
 async def test_dropped_frames_do_not_stop_the_reading(start_server: Callable[..., RunningServer]) -> None:

@@ -41,10 +41,10 @@ class Flow:
         self.reading = True
         self.closed = False
 
-    def hold(self) -> None:
+    def hold(self, holder: object) -> None:
         self.reading = False
 
-    def release(self) -> None:
+    def release(self, holder: object) -> None:
         self.reading = True
 
     def close(self) -> None:

@@ -47,6 +47,9 @@ class Desk:
     def tally(self, stream: int) -> Tally:
         return self.counts
 
+    def hold_back(self, stream: Stream, held_back: bool) -> None:
+        pass
+
     def close(self, stream: Stream) -> None:
         pass
 
@@ -641,3 +644,15 @@ def test_the_laws_hold_in_whatever_order_things_happen(block: int) -> None:
         except AssertionError as exc:
             exc.add_note(f"seed {seed}")
             raise
+
+
+def test_answers_that_have_not_left_are_counted_wherever_they_wait() -> None:
+    session = make()
+    first, second = offer(session), offer(session)
+    empty = session.held
+    session.complete(Result(second, '"' + "x" * 1000 + '"', "1", 1.0, 2.0, 1), 0.0)
+    assert session.held >= 1000, "it waits for the first one's answer"
+    session.complete(result(first), 0.0)
+    assert session.held >= 1000, "it waits to be sent"
+    assert [message["seq"] for message in sent(session)] == [1, 2]
+    assert session.held == empty == 0
