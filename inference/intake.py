@@ -16,7 +16,8 @@ MAX_STREAM_BYTES = 8 << 20
 
 FREE_BYTES = 256 << 10
 """What a stream may hold however much the others do, so that those with small items always go on: the largest
-frames of a camera. A thousand streams take 256 MiB of it at most."""
+frames of a camera. It is allowed twice: of items and answers, and of what has come and was not taken. A thousand
+streams have 512 MiB of it at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +77,8 @@ class ByteBudget:
     as that takes: items run, and answers are read or their reader is cut off. Where there are none, unfinished
     messages wait for each other, and are finished one at a time, first come, first served.
 
-    So at most `limit` bytes are held, and besides: `FREE_BYTES` of each stream, one message, and the answers of
-    what runs.
+    So at most `limit` bytes are held, and besides: twice `FREE_BYTES` of each stream, one message, and the answers
+    of what runs.
 
     Attributes:
         limit: see above.
