@@ -18,7 +18,7 @@ from websockets.exceptions import ConnectionClosed
 
 from inference.model import Policy
 from stream_server.client.connecting import Backoff, open_connection, receive, reopen_connection
-from stream_server.client.iteration import each
+from stream_server.client.iteration import check_iterable, each
 from stream_server.client.keepalive import WatchedConnection
 from stream_server.errors import ConnectionLost, Refused, StreamClosed
 from stream_server.protocol.client_side import (
@@ -167,9 +167,11 @@ class Stream:
             items: each of them what `send` takes.
 
         Raises:
+            TypeError: `items` is one item, such as a str, bytes or a path.
             RuntimeError: answers to what was sent before are unread, or another `process` took over.
             Exception: what `items` raised, after the answers to what was sent; and see `send`.
         """
+        check_iterable(items)
         if self._feeder is not None:
             await self._abandon(self._feeder)
         elif self._unread or (self._pending.unanswered and self._pending.sent > self._abandoned):

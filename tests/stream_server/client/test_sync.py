@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -205,3 +206,11 @@ def test_wrong_option_raises_before_anything_is_sent(server: RunningServer) -> N
     for options in ({"max_age_ms": "33"}, {"window": True}, {"weight": "1"}):
         with pytest.raises(TypeError), connect_sync("http://127.0.0.1:9", "echo", **options):  # type: ignore[arg-type]
             pass
+
+
+@pytest.mark.parametrize("one", ["Hello", b"Hello", Path("photo.jpg")])
+def test_process_refuses_one_item_where_it_takes_several(server: RunningServer, one: Any) -> None:
+    with connect_sync(server.url, "spam") as stream:
+        with pytest.raises(TypeError, match="takes an iterable of items"):
+            next(stream.process(one))
+        assert stream.statistics.sent == 0
