@@ -1,35 +1,27 @@
-"""Opens connections, decides when to try again, and translates the errors of websockets into ours."""
+"""Opens connections, and decides when to try again."""
 
 from __future__ import annotations
 
 import asyncio
 import itertools
-import os
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
-from urllib.parse import urlsplit
 
-import msgspec
-from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed, WebSocketException
 from websockets.typing import Subprotocol
 
 from inference.model import MAX_OUTPUT
+from stream_server.client.keepalive import SILENCE_S, WatchedConnection
+from stream_server.client.proxies import find_proxy, shown
+from stream_server.client.translation import OPEN_TIMEOUT_S, blame, lost, translate
 from stream_server.errors import ClientError, ConnectFailed, ConnectionLost, Refused
 from stream_server.protocol.client_side import Error, Ready, ServerMessage, read_server_message
 from stream_server.protocol.server_side import SUBPROTOCOL
 
 MAX_ANSWER_BYTES = MAX_OUTPUT + (1 << 20)
 """Largest message: the largest outputs, and what is around them, which is far less than this leaves for it."""
-
-OPEN_TIMEOUT_S = 10.0
-"""Longest wait for the handshake, and then for `ready`: a running server answers within milliseconds."""
-
-PING_INTERVAL_S = 20.0
-"""Between pings: proxies cut what is silent for 60 s."""
-
-PING_TIMEOUT_S = 60.0
-"""Longest wait for a pong: a shorter network outage does not end the stream."""
 
 CLOSE_TIMEOUT_S = 2.0
 """Longest wait for the server's close: by then every answer has arrived."""
@@ -59,111 +51,90 @@ class Backoff:
         return chance.uniform(0, min(self.cap_s, self.base_s * 2.0 ** min(attempt, 64)))
 
 
-def translate(exc: Exception, address: str, unanswered: int = 0) -> ClientError:
-    """Translate a foreign exception; the only place that does."""
-    address = address.partition("?")[0]
-    match exc:
-        case ConnectionClosed():
-            return ConnectionLost(
-                f"the connection to {address} ended with {unanswered} items unanswered ({exc})",
-                unanswered=unanswered,
-            )
-        case InvalidStatus():
-            return _refusal(exc.response.status_code, exc.response.body, address)
-        case TimeoutError():
-            return ConnectFailed(f"{address} sent nothing for {OPEN_TIMEOUT_S:.0f} s; is it a stream server?")
-        case OSError():
-            # asyncio's own words hold a tuple; a name that does not resolve has a negative number
-            why = os.strerror(exc.errno) if exc.errno and exc.errno > 0 else exc.strerror or exc
-            host = urlsplit(address).netloc
-            return ConnectFailed(
-                f"no server at {host} ({why}); is it running? start one: stream-server serve"
-            )
-        case _:
-            return ConnectFailed(f"what answers at {address} is not a stream server ({exc})")
-
-
-class _Refusal(msgspec.Struct):
-    """The body of an HTTP error of our server."""
-
-    code: str
-    error: str
-    retryable: bool
-
-
-_REFUSAL = msgspec.json.Decoder(_Refusal)
-
-
-def _refusal(status: int, body: bytes | bytearray | None, address: str) -> ClientError:
-    try:
-        said = _REFUSAL.decode(body or b"")
-        return Refused(said.code, said.error, retryable=said.retryable)
-    except (ValueError, RecursionError):
-        pass  # from a proxy or another server
-    if status in (429, 502, 503, 504):
-        return Refused(f"http_{status}", f"{address} cannot be reached now", retryable=True)
-    return ConnectFailed(f"what answers at {address} is not a stream server (HTTP status {status})")
-
-
-def read_message(message: str | bytes) -> ServerMessage | None:
-    """Read a message, None for one of a later version.
-
-    Raises:
-        ConnectFailed: it is not a message of the protocol.
-        Refused: it is an error of the stream, not of an item, so the stream cannot continue.
-    """
-    if isinstance(message, bytes):
-        raise ConnectFailed("the server sent a binary message, so it is not a stream server")
-    said = read_server_message(message)
-    if isinstance(said, Error) and said.seq is None:
-        raise Refused(said.code, said.message, retryable=said.retryable, retry_after_ms=said.retry_after_ms)
-    return said
-
-
 def asked_s(error: ClientError) -> float:
     """How long the server asks the client to wait, in seconds."""
     return (error.retry_after_ms or 0) / 1000 if isinstance(error, Refused) else 0.0
 
 
-async def open_connection(address: str) -> tuple[ClientConnection, Ready]:
+class _Opening(connect):
+    """Opens a websocket, and follows no redirect: the address that a program names is the one it talks to."""
+
+    def process_redirect(self, exc: Exception) -> Exception:
+        return exc
+
+
+async def open_connection(address: str) -> tuple[WatchedConnection, Ready]:
     """Open a connection and wait for the server's `ready`.
 
+    Errors have no chained traceback: their sentence says what failed and what to do.
+
     Raises:
+        ConfigError: `address` cannot be one.
         ConnectFailed: no server there, or it does not speak the protocol.
         ConnectionLost: it closed before it sent anything.
         Refused: the server refused the stream.
     """
+    proxy = find_proxy(address)
     try:
-        connection = await connect(
+        connection = await _Opening(
             address,
             subprotocols=[Subprotocol(SUBPROTOCOL)],
             compression=None,  # an encoded frame does not shrink, and trying costs milliseconds
             max_size=MAX_ANSWER_BYTES,
             open_timeout=OPEN_TIMEOUT_S,
-            ping_interval=PING_INTERVAL_S,
-            ping_timeout=PING_TIMEOUT_S,
+            ping_interval=None,  # see `keepalive`
             close_timeout=CLOSE_TIMEOUT_S,
+            proxy=proxy,
+            create_connection=WatchedConnection,
         )
-    except (OSError, InvalidHandshake) as exc:
-        raise translate(exc, address) from exc
+    except (OSError, WebSocketException, UnicodeError, ImportError) as exc:
+        raise translate(exc, address, proxy) from None
+    assert isinstance(connection, WatchedConnection)
     try:
         if connection.subprotocol != SUBPROTOCOL:
-            raise ConnectFailed(f"what answers at {address} does not speak {SUBPROTOCOL}")
+            raise ConnectFailed(f"{shown(address)} answers and does not speak {SUBPROTOCOL}")
         async with asyncio.timeout(OPEN_TIMEOUT_S):
-            ready = read_message(await connection.recv())
+            ready = await receive(connection, address)
         if not isinstance(ready, Ready):
-            raise ConnectFailed(f"the server at {address} did not begin with `ready`")
+            raise ConnectFailed(f"the server at {shown(address)} did not begin with `ready`")
     except BaseException as exc:
         await connection.close()
-        if isinstance(exc, (ConnectionClosed, TimeoutError)):
-            raise translate(exc, address) from exc
+        if isinstance(exc, TimeoutError):
+            raise translate(exc, address) from None
         raise
     return connection, ready
 
 
+async def receive(
+    connection: WatchedConnection, address: str, unanswered: Callable[[], int] = lambda: 0
+) -> ServerMessage | None:
+    """Receive a message; None for one of a later version.
+
+    Args:
+        unanswered: how many items are lost with the connection.
+
+    Raises:
+        ConnectFailed: it is not a message of the protocol.
+        ConnectionLost: the connection ended.
+        Refused: it is an error of the stream, not of an item, so the stream cannot continue.
+    """
+    try:
+        message = await connection.recv()
+    except ConnectionClosed as exc:
+        why = f"no byte moved for {SILENCE_S:.0f} s" if connection.silent else str(exc)
+        raise lost(why, address, unanswered(), connection.blocked_s) from None
+    if isinstance(message, bytes):
+        raise ConnectFailed("the server sent a binary message, so it is not a stream server")
+    said = read_server_message(message)
+    if isinstance(said, Error) and said.seq is None:
+        why = said.message + (blame(connection.blocked_s) if said.code == "idle" else "")
+        raise Refused(said.code, why, retryable=said.retryable, retry_after_ms=said.retry_after_ms)
+    return said
+
+
 async def reopen_connection(
     address: str, backoff: Backoff, why: ClientError, retry_after_s: float
-) -> tuple[ClientConnection, Ready]:
+) -> tuple[WatchedConnection, Ready]:
     """Try to open a connection until that succeeds.
 
     Args:
@@ -189,4 +160,6 @@ async def reopen_connection(
             if isinstance(exc, Refused) and not exc.retryable:
                 raise
             why, retry_after_s = exc, asked_s(exc)
-    raise ConnectionLost(f"{address} did not come back after {attempt} attempts; at last: {why}") from why
+    raise ConnectionLost(
+        f"{shown(address)} did not come back after {attempt} attempts; at last: {why}"
+    ) from None

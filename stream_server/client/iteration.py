@@ -4,15 +4,34 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Mapping
 from concurrent.futures import Future
+from pathlib import PurePath
 from queue import SimpleQueue
 from typing import Any
 
 GRACE_S = 1.0
 """Longest wait for a running `next` at the end: enough to decode a frame; a read of a keyboard may never return."""
 
+BATCH_DIMENSIONS = 4
+"""Of a numpy array that holds several pictures; one picture would be sent row by row."""
+
 _DONE: Any = object()
+
+
+def check_iterable(items: object) -> None:
+    """Refuse one item where several are expected: a str would be sent letter by letter.
+
+    Raises:
+        TypeError: it is one item, or cannot be iterated over.
+    """
+    one = isinstance(items, (str, bytes, bytearray, memoryview, PurePath, Mapping))
+    one = one or getattr(items, "ndim", BATCH_DIMENSIONS) < BATCH_DIMENSIONS
+    if one or not (isinstance(items, (Iterable, AsyncIterable)) or hasattr(items, "__getitem__")):
+        raise TypeError(
+            f"process() takes an iterable of items, such as a list, not one {type(items).__name__}; "
+            "write process([item]), or send(item)"
+        )
 
 
 async def each(items: Iterable[Any] | AsyncIterable[Any]) -> AsyncGenerator[Any]:

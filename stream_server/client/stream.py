@@ -14,19 +14,13 @@ from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callab
 from contextlib import aclosing, asynccontextmanager, suppress
 from typing import Any
 
-from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
 from inference.model import Policy
 from inference.pictures import is_bytes, to_bytes
-from stream_server.client.connecting import (
-    Backoff,
-    open_connection,
-    read_message,
-    reopen_connection,
-    translate,
-)
-from stream_server.client.iteration import each
+from stream_server.client.connecting import Backoff, open_connection, receive, reopen_connection
+from stream_server.client.iteration import check_iterable, each
+from stream_server.client.keepalive import WatchedConnection
 from stream_server.errors import ConnectionLost, Refused, StreamClosed
 from stream_server.protocol.client_side import (
     END,
@@ -66,13 +60,15 @@ class Stream:
         ended: the server's count of the stream once `end` came; with several connections, of the last.
     """
 
-    def __init__(self, address: str, backoff: Backoff | None, opened: ClientConnection, ready: Ready) -> None:
+    def __init__(
+        self, address: str, backoff: Backoff | None, opened: WatchedConnection, ready: Ready
+    ) -> None:
         self.ready = ready
         self.ended: End | None = None
         self._address = address
         self._backoff = backoff
         self._last_connection = opened  # the last connection
-        self._connection: ClientConnection | None = opened  # the one to send on
+        self._connection: WatchedConnection | None = opened  # the one to send on
         self._feeder: asyncio.Task[None] | None = None
         self._pending = PendingItems()
         self._unread: deque[Answer] = deque()
@@ -182,9 +178,11 @@ class Stream:
             items: each of them what `send` takes.
 
         Raises:
+            TypeError: `items` is one item, such as a str, bytes or a path.
             RuntimeError: answers to what was sent before are unread, or another `process` took over.
             Exception: what `items` raised, after the answers to what was sent; and see `send`.
         """
+        check_iterable(items)
         if self._feeder is not None:
             await self._abandon(self._feeder)
         elif self._unread or (self._pending.unanswered and self._pending.sent > self._abandoned):
@@ -226,7 +224,7 @@ class Stream:
                 await self._until(room)
 
     async def _described(
-        self, connection: ClientConnection, message: str | bytes, max_age_ms: int | None
+        self, connection: WatchedConnection, message: str | bytes, max_age_ms: int | None
     ) -> bool:
         """Send the `meta` of a binary item that needs one; False if its connection is gone."""
         if isinstance(message, bytes) and (max_age_ms is not None or self._meta_pending):
@@ -294,13 +292,9 @@ class Stream:
             self._connection, self._leaving, self._retry_after_s = self._last_connection, False, 0.0
             self._wake()
 
-    async def _receive(self, connection: ClientConnection) -> None:
+    async def _receive(self, connection: WatchedConnection) -> None:
         while True:
-            try:
-                message = read_message(await connection.recv())
-            except ConnectionClosed as exc:
-                raise translate(exc, self._address, self._pending.unanswered) from exc
-            match message:
+            match message := await receive(connection, self._address, lambda: self._pending.unanswered):
                 case Result() | Dropped() | Error():
                     self._deliver([self._pending.settle(message)])
                 case Goaway() if self._backoff is not None:

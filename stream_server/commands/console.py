@@ -16,12 +16,13 @@ from typing import IO, Any, Protocol
 
 from msgspec import structs
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
 from stream_server.client.stream import Stream
 from stream_server.commands.annotate import draw, looks_like_faces
-from stream_server.commands.sources import SourceItem
+from stream_server.commands.sources import SourceItem, Unreadable
 from stream_server.protocol.client_side import Answer, Dropped, Error, Ready, Result
 
 MOST_TIMES = 100_000
@@ -71,7 +72,8 @@ class Report:
         self._drawn = 0
         self._began = 0.0
         self._bar: Callable[[], None] = lambda: None
-        self.unsent = 0
+        self._unsent = 0
+        self._first_unsent = ""
 
     def begin(self, ready: Ready) -> None:
         """Start the clock of an open stream."""
@@ -86,14 +88,21 @@ class Report:
             self._observer.sending(self._number, item)
         self._pending.append((self._number, item, time.perf_counter()))
 
-    def not_sent(self, why: str) -> None:
-        """Take back the last item, which could not be sent."""
+    def too_large(self, why: str) -> None:
+        """Take back the last item, which is too large to send."""
         number, item, _ = self._pending.pop()
-        self.unsent += 1
         answer = Error("too_large", why, retryable=False)
         if self._observer:
             self._observer.answered(number, answer)
-        self._write({"seq": None, "item": item.name, "type": "error", "code": answer.code, "message": why})
+        self.unreadable(Unreadable(item.name, answer.code, why))
+
+    def unreadable(self, item: Unreadable) -> None:
+        """Write down what cannot be sent."""
+        self._unsent += item.count
+        self._first_unsent = self._first_unsent or f"{item.name}: {item.message}"
+        self._write(
+            {"seq": None, "item": item.name, "type": "error", "code": item.code, "message": item.message}
+        )
 
     async def show(self, stream: Stream) -> None:
         """Write every answer until the stream ends."""
@@ -154,6 +163,10 @@ class Report:
             self._bar = advance
             yield
 
+    def is_well(self, stream: Stream) -> bool:
+        """Whether everything was read and sent, nothing failed and the counts agree. A drop is no failure."""
+        return not self._unsent and not stream.statistics.errors and agree(stream)
+
     def summarise(self, stream: Stream) -> None:
         """Print what was counted, here and by the server."""
         counts = stream.statistics
@@ -165,19 +178,22 @@ class Report:
         table.add_row("sent", f"{counts.sent} in {seconds:.1f} s, {rate:.1f} answered a second")
         table.add_row("results", str(counts.results))
         table.add_row("dropped", _with_kinds(counts.dropped, self._reasons))
-        table.add_row("errors", _with_kinds(counts.errors, self._codes))
+        errors = _with_kinds(counts.errors, self._codes)
+        table.add_row("errors", errors, style="red" if counts.errors else None)
         for name, times in (("age", self._ages), ("round trip", self._trips)):
             if times:
                 table.add_row(
                     name, f"p50 {percentile(times, 0.5):.1f} ms, p99 {percentile(times, 0.99):.1f} ms"
                 )
         self._console.print(table)
-        if self.unsent:
-            self._console.print(f"{self.unsent} items were too large to send", style="red")
+        if self._unsent:
+            first = escape(self._first_unsent)
+            self._console.print(f"{self._unsent:,} items were not sent; the first, {first}", style="red")
         if self._folder and not self._drawn:
             self._console.print("nothing drawn: no answer holds faces")
         if agree(stream):
-            self._console.print("every item has its one answer, and the server's counts agree", style="green")
+            style = "green" if self.is_well(stream) else None
+            self._console.print("every item has its one answer, and the server's counts agree", style=style)
         else:
             theirs = structs.asdict(stream.ended) if stream.ended else "none, the stream did not end"
             self._console.print(

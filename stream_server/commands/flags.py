@@ -27,10 +27,32 @@ def add_url(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--url", default="http://127.0.0.1:8080", help="the server (default %(default)s)")
 
 
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """Add ``MODEL``."""
+    listed = "`stream-server models` lists them"
+    parser.add_argument(
+        "model",
+        metavar="MODEL",
+        type=model_id,
+        help=f"NAME, or NAME@VERSION for that version alone; {listed}",
+    )
+
+
+def model_id(text: str) -> tuple[str, str | None]:
+    """Read ``NAME`` or ``NAME@VERSION``; without a version the server's current one answers."""
+    name, at, version = text.partition("@")
+    if not name or (at and not version):
+        raise ValueError
+    return name, version or None
+
+
+model_id.__name__ = "NAME or NAME@VERSION"  # argparse says "invalid NAME or NAME@VERSION value"
+
+
 def configure_sending(parser: argparse.ArgumentParser) -> None:
     """Add the flags that say what is sent, where, and how."""
     add = parser.add_argument
-    add("model", metavar="MODEL", help="a model's name; `stream-server models` lists them")
+    add_model(parser)
     add("source", metavar="SOURCE", help="what to send, see below")
     add_url(parser)
     add("--policy", choices=["latest", "queue"], help="default: latest for a webcam, else queue")

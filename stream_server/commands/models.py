@@ -9,12 +9,15 @@ import urllib.error
 import urllib.request
 from http.client import HTTPException
 from typing import Any
+from urllib.parse import urlsplit
 
 import msgspec
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from stream_server.client.network_errors import network_failure
+from stream_server.client.proxies import http_proxy
 from stream_server.commands.flags import add_url
 from stream_server.errors import ConnectFailed
 from stream_server.protocol.client_side import server_address
@@ -67,21 +70,21 @@ def fetch(url: str) -> list[dict[str, Any]]:
         ConnectFailed: no server there, or another kind of server.
     """
     address = server_address(url) + "/v2/models"
+    proxy = http_proxy(address)
+    proxies = urllib.request.ProxyHandler({urlsplit(address).scheme: proxy} if proxy else {})
+    opener = urllib.request.build_opener(proxies)
     try:
-        with urllib.request.urlopen(address, timeout=TIMEOUT_S) as response:  # noqa: S310  # http or https
+        with opener.open(address, timeout=TIMEOUT_S) as response:
             models = msgspec.json.decode(response.read(MAX_BYTES), type=_Listing).models
             if all(model.keys() >= FIELDS for model in models):
                 return models
     except urllib.error.HTTPError as exc:
-        raise ConnectFailed(f"{address} is not a stream server's: HTTP status {exc.code}") from exc
-    except (OSError, HTTPException) as exc:
+        raise ConnectFailed(f"{address} is not a stream server's: HTTP status {exc.code}") from None
+    except OSError as exc:
         reason = getattr(exc, "reason", exc)  # of a URLError; a socket's own error has none
-        reason = getattr(reason, "strerror", None) or reason
-        raise ConnectFailed(
-            f"no server at {address} ({reason}); is it running? start one: stream-server serve"
-        ) from exc
-    except (ValueError, RecursionError) as exc:
-        raise ConnectFailed(f"{address} is not a stream server's: it lists no models") from exc
+        raise network_failure(reason if isinstance(reason, OSError) else exc, address, proxy) from None
+    except (HTTPException, ValueError, RecursionError):
+        raise ConnectFailed(f"{address} is not a stream server's: it lists no models") from None
     raise ConnectFailed(f"{address} is not a stream server's: it lists no models")
 
 

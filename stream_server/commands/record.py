@@ -22,6 +22,7 @@ EPILOG = f"""\
 examples:
   stream-server record faces webcam --fps 15 --output morning.zip     # Ctrl-C ends it
   stream-server record faces photos/ --output photos.zip
+  stream-server record faces@2023mar photos/ --output photos.zip      # that version alone
   stream-server record spam - --output mails.zip < mails.txt
   stream-server replay photos.zip                                     # are the answers still the same?
   unzip -l photos.zip

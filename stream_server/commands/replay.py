@@ -14,7 +14,7 @@ from rich.table import Table
 
 from stream_server.client.stream import connect
 from stream_server.commands.console import Report, agree
-from stream_server.commands.flags import above_zero, add_url
+from stream_server.commands.flags import above_zero, add_url, model_id
 from stream_server.commands.sources import SourceItem
 from stream_server.commands.streaming import Pace, converse
 from stream_server.errors import ConfigError
@@ -28,6 +28,7 @@ examples:
   stream-server record faces photos/ --output photos.zip     # with a model that you trust
   stream-server replay photos.zip --fast                     # with the one that you have changed
   stream-server replay photos.zip --fast --tolerance 0.01
+  stream-server replay photos.zip --fast --model faces@2    # with one version of it
   stream-server replay morning.zip --speed 4                 # the same camera, four times as fast
 
 It is a regression test of models and servers, without a line of code: a recording is made once, and every later
@@ -45,6 +46,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     add = parser.add_argument
     add("file", metavar="FILE", type=Path, help="what `stream-server record` has written")
+    add(
+        "--model",
+        type=model_id,
+        metavar="MODEL",
+        help="NAME or NAME@VERSION of what answers now (default: the recorded NAME, in its current version)",
+    )
     add_url(parser)
     pace = parser.add_mutually_exclusive_group()
     pace.add_argument(
@@ -95,14 +102,13 @@ async def _replay(args: argparse.Namespace, recording: Recording, report: Report
         waits=args.fast or policy == "queue",
         more=lambda count: count < len(items),
     )
-    async with connect(args.url, about.model, policy=policy, window=window) as stream:
+    model, version = args.model or (about.model, None)
+    async with connect(args.url, model, version=version, policy=policy, window=window) as stream:
         if stream.ready.input != about.input:
-            raise ConfigError(
-                f"{about.model} takes {stream.ready.input}, and the recording holds {about.input}"
-            )
+            raise ConfigError(f"{model} takes {stream.ready.input}, and the recording holds {about.input}")
         named = (SourceItem(item.name, recording.payload(item)) for item in items)
         try:
-            with report.progress(about.model, len(items)):
+            with report.progress(model, len(items)):
                 await converse(stream, named, pace, report)
         finally:
             report.summarise(stream)

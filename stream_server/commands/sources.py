@@ -1,4 +1,6 @@
-"""Where the `stream` command's items come from: files, folders, videos, cameras, standard input. It sends nothing.
+"""Where the commands' items come from: files, folders, videos, cameras, standard input. It sends nothing.
+
+What cannot be read costs itself alone: the source goes on after it, and gives its name and the reason.
 
 OpenCV is imported here, so nothing that the server's process imports may import this.
 """
@@ -18,6 +20,7 @@ from typing import IO, Any
 import cv2
 
 from inference.model import InputKind
+from stream_server.commands.mjpeg import CHUNK_BYTES, SOI, Damaged, split_jpegs
 from stream_server.errors import ConfigError
 
 # we report what cannot be opened; OpenCV and FFmpeg would log it as well
@@ -26,9 +29,6 @@ os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # AV_LOG_QUIET, read when
 
 JPEG_QUALITY = 90
 """Of re-encoded video frames: hardly a detector's score changes, and a frame of 640x480 takes about 60 KB."""
-
-CHUNK_BYTES = 1 << 16
-"""Read from standard input at once: what a Linux pipe holds."""
 
 SUFFIXES: dict[InputKind, frozenset[str]] = {
     "image": frozenset({".jpg", ".jpeg", ".png", ".webp"}),
@@ -55,13 +55,14 @@ VIDEO_SUFFIXES = frozenset(
     }
 )
 
-SOI = b"\xff\xd8\xff"
-"""Start of image, and the first byte of the marker that must follow."""
+COUNTING_SUFFIXES = frozenset({".3gp", ".avi", ".m4v", ".mov", ".mp4"})
+"""Videos whose header counts the frames; of others OpenCV guesses the number from the duration and the rate."""
 
-SOS, EOI = 0xDA, 0xD9
-STANDALONE = {0x01, *range(0xD0, 0xD9)}
-AFTER_SCAN = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
-"""The marker that ends entropy-coded data, in which 0xFF precedes a stuffed zero or a restart marker."""
+GUESS_S = 1.0
+"""By how much the last frame of those others may come before the duration ends."""
+
+MOST_FAILED = 100
+"""Reads in a row that fail before a video is taken to have ended: three seconds of damage, and 2 ms at its end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +78,31 @@ class SourceItem:
 
 
 @dataclass(frozen=True, slots=True)
+class Unreadable:
+    """An item, or several, that could not be read and cannot be sent.
+
+    Attributes:
+        name: what to call it, as `SourceItem` has it.
+        code: why, as the server calls it: "bad_image", "bad_item", "too_large", or "unreadable".
+        message: the same for people.
+        count: how many.
+    """
+
+    name: str
+    code: str
+    message: str
+    count: int = 1
+
+
+class FileUnreadable(ConfigError):
+    """The only file that was asked for cannot be read or does not suit the model."""
+
+    def __init__(self, item: Unreadable) -> None:
+        super().__init__(item.message)
+        self.item = item
+
+
+@dataclass(frozen=True, slots=True)
 class Source:
     """Items, read as they are taken.
 
@@ -85,7 +111,7 @@ class Source:
         total: how many there will be, where that is known; a video's header may be wrong about it.
     """
 
-    items: Iterator[SourceItem]
+    items: Iterator[SourceItem | Unreadable]
     total: int | None = None
 
 
@@ -103,7 +129,7 @@ def open_source(source: str, kind: InputKind, max_bytes: int) -> Source:
         max_bytes: largest item that is read from standard input.
 
     Raises:
-        ConfigError: it is not there, cannot be read, or does not suit the model. Reading on raises it too.
+        ConfigError: it is not there, cannot be read, or does not suit the model.
     """
     pictures = kind in ("image", "bytes")
     if source == "-":
@@ -114,7 +140,8 @@ def open_source(source: str, kind: InputKind, max_bytes: int) -> Source:
         if source == "sample":
             portrait = resources.files("web_client") / "sample.jpg"
             return Source(iter([SourceItem("sample.jpg", portrait.read_bytes())]), 1)
-        return Source(_frames(_open_camera(int(source.partition(":")[2] or 0))))
+        number = int(source.partition(":")[2] or 0)
+        return Source(_camera_frames(_open_camera(number), number))
     path = Path(source)
     if path.is_dir():
         files = folder_files(path, kind)
@@ -122,12 +149,11 @@ def open_source(source: str, kind: InputKind, max_bytes: int) -> Source:
     if not path.exists():
         raise ConfigError(f"no file or folder {source}; for a camera write webcam, for standard input -")
     if pictures and path.suffix.lower() in VIDEO_SUFFIXES:
-        video = cv2.VideoCapture(str(path))
-        if not video.isOpened():
-            raise ConfigError(f"{path} cannot be read as a video; is it complete?")
-        count = int(video.get(cv2.CAP_PROP_FRAME_COUNT))
-        return Source(_frames(video), count if count > 0 else None)
-    return Source(_read_files([path], kind), 1)
+        return _open_video(path, max_bytes)
+    item = _read_file(path, kind)
+    if isinstance(item, Unreadable):
+        raise FileUnreadable(item)
+    return Source(iter([item]), 1)
 
 
 def folder_files(folder: Path, kind: InputKind) -> list[Path]:
@@ -153,24 +179,33 @@ def natural(name: str) -> list[tuple[bool, int, str]]:
     return [(False, int(part), "") if part.isdecimal() else (True, 0, part) for part in parts]
 
 
-def _read_files(files: Iterable[Path], kind: InputKind) -> Iterator[SourceItem]:
-    for file in files:
-        try:
-            payload = file.read_bytes()
-        except OSError as exc:
-            raise ConfigError(f"cannot read {file}: {exc.strerror}") from exc
-        yield SourceItem(file.name, _from_bytes(payload, kind, str(file)))
+def _read_files(files: Iterable[Path], kind: InputKind) -> Iterator[SourceItem | Unreadable]:
+    return (_read_file(file, kind) for file in files)
 
 
-def _from_bytes(payload: bytes, kind: InputKind, where: str) -> Any:
-    if kind == "text":
-        return payload.decode("utf-8", "replace")
-    if kind == "data":
-        try:
-            return json.loads(payload)
-        except (ValueError, RecursionError) as exc:
-            raise ConfigError(f"{where} is not JSON: {exc}") from exc
-    return payload
+def _read_file(file: Path, kind: InputKind) -> SourceItem | Unreadable:
+    try:
+        payload = file.read_bytes()
+    except OSError as exc:
+        return Unreadable(file.name, "unreadable", f"cannot read {file}: {exc.strerror}")
+    return _from_bytes(payload, kind, file.name, str(file))
+
+
+def _from_bytes(payload: bytes, kind: InputKind, name: str, where: str) -> SourceItem | Unreadable:
+    try:
+        if kind == "text":
+            return SourceItem(name, payload.decode("utf-8"))
+        if kind == "data":
+            return SourceItem(name, json.loads(payload, parse_constant=_not_json))
+    except UnicodeDecodeError:
+        return Unreadable(name, "bad_item", f"{where} is not UTF-8, and this model takes {kind}")
+    except (ValueError, RecursionError) as exc:
+        return Unreadable(name, "bad_item", f"{where} is not JSON: {exc}")
+    return SourceItem(name, payload)
+
+
+def _not_json(constant: str) -> Any:
+    raise ValueError(f"{constant} is not a number of JSON")
 
 
 def _open_camera(number: int) -> cv2.VideoCapture:
@@ -181,122 +216,116 @@ def _open_camera(number: int) -> cv2.VideoCapture:
     return camera
 
 
-def _frames(video: cv2.VideoCapture) -> Iterator[SourceItem]:
-    """Encode a video's frames as JPEG until it ends."""
-    number = 0
+def _open_video(path: Path, max_bytes: int) -> Source:
+    if is_mjpeg(path):
+        return Source(_mjpeg_file(path, max_bytes))
+    video = cv2.VideoCapture(str(path))
+    if not video.isOpened():
+        raise ConfigError(f"{path} cannot be read as a video; is it complete?")
+    count = int(video.get(cv2.CAP_PROP_FRAME_COUNT))
+    return Source(_video_frames(video, path), count if count > 0 else None)
+
+
+def is_mjpeg(path: Path) -> bool:
+    """Whether a file is JPEGs one after the other, which need no decoder.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
     try:
-        while True:
+        with path.open("rb") as file:
+            return path.suffix.lower() in (".mjpeg", ".mjpg") and file.read(len(SOI)) == SOI
+    except OSError as exc:
+        raise ConfigError(f"cannot read {path}: {exc.strerror}") from exc
+
+
+def _mjpeg_file(path: Path, max_bytes: int) -> Iterator[SourceItem | Unreadable]:
+    with path.open("rb") as file:
+        yield from _jpegs(file.read, max_bytes)
+
+
+def _video_frames(video: cv2.VideoCapture, path: Path) -> Iterator[SourceItem | Unreadable]:
+    """Encode a video's frames as JPEG until it ends; go on after frames that cannot be decoded."""
+    number = failed = 0
+    seconds = 0.0
+    try:
+        while failed < MOST_FAILED:
             there, pixels = video.read()
             if not there:
-                return
-            number += 1
-            _, jpeg = cv2.imencode(".jpg", pixels, (cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY))
-            yield SourceItem(str(number), jpeg.tobytes())
+                failed += 1
+                continue
+            if failed:
+                yield _undecoded(number + 1, failed)
+            number += failed + 1
+            failed = 0
+            seconds = video.get(cv2.CAP_PROP_POS_MSEC) / 1e3
+            yield _encoded(number, pixels)
+        if (missing := _missing(video, path, number, seconds)) > 0:
+            yield _undecoded(number + 1, missing)
     finally:
         video.release()
 
 
-def _standard_input(kind: InputKind, max_bytes: int) -> Iterator[SourceItem]:
-    # our own file object: at exit Python waits for the lock of sys.stdin, which a reading thread may hold for ever
-    with open(sys.stdin.fileno(), "rb", closefd=False) as file:
-        pictures = kind in ("image", "bytes")
-        # read1 gives what is there, where read would wait for a full chunk
-        pieces = split_jpegs(file.read1, max_bytes) if pictures else _lines(file, kind, max_bytes)
-        for number, piece in enumerate(pieces, 1):
+def _missing(video: cv2.VideoCapture, path: Path, number: int, seconds: float) -> int:
+    """Count the frames that should have come after the last one that did."""
+    promised = int(video.get(cv2.CAP_PROP_FRAME_COUNT))
+    if path.suffix.lower() in COUNTING_SUFFIXES:
+        return promised - number
+    rate = video.get(cv2.CAP_PROP_FPS)
+    left_s = promised / rate - seconds if rate > 0 else 0.0
+    return int(left_s * rate) if left_s > GUESS_S else 0
+
+
+def _undecoded(first: int, count: int) -> Unreadable:
+    last = first + count - 1
+    name = str(first) if count == 1 else f"{first}-{last}"
+    return Unreadable(name, "bad_image", f"{count:,} frames of the video could not be decoded", count)
+
+
+def _camera_frames(camera: cv2.VideoCapture, number: int) -> Iterator[SourceItem | Unreadable]:
+    count = 0
+    try:
+        while True:
+            there, pixels = camera.read()
+            count += 1
+            if not there:
+                yield Unreadable(str(count), "unreadable", f"camera {number} gives no more pictures")
+                return
+            yield _encoded(count, pixels)
+    finally:
+        camera.release()
+
+
+def _encoded(number: int, pixels: Any) -> SourceItem:
+    _, jpeg = cv2.imencode(".jpg", pixels, (cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY))
+    return SourceItem(str(number), jpeg.tobytes())
+
+
+def _jpegs(read: Callable[[int], bytes], max_bytes: int) -> Iterator[SourceItem | Unreadable]:
+    for number, piece in enumerate(split_jpegs(read, max_bytes), 1):
+        if isinstance(piece, Damaged):
+            yield Unreadable(str(number), piece.code, piece.message)
+        else:
             yield SourceItem(str(number), piece)
 
 
-def _lines(file: IO[bytes], kind: InputKind, max_bytes: int) -> Iterator[Any]:
+def _standard_input(kind: InputKind, max_bytes: int) -> Iterator[SourceItem | Unreadable]:
+    # our own file object: at exit Python waits for the lock of sys.stdin, which a reading thread may hold for ever
+    with open(sys.stdin.fileno(), "rb", closefd=False) as file:
+        # read1 gives what is there, where read would wait for a full chunk
+        yield from (
+            _jpegs(file.read1, max_bytes) if kind in ("image", "bytes") else _lines(file, kind, max_bytes)
+        )
+
+
+def _lines(file: IO[bytes], kind: InputKind, max_bytes: int) -> Iterator[SourceItem | Unreadable]:
     number = 0
     while line := file.readline(max_bytes + 1):
         number += 1
-        if len(line) > max_bytes:
-            raise ConfigError(f"line {number} of standard input is over {max_bytes:,} bytes")
-        yield _from_bytes(line.rstrip(b"\r\n"), kind, f"line {number} of standard input")
-
-
-def split_jpegs(read: Callable[[int], bytes], max_bytes: int) -> Iterator[bytes]:
-    """Split JPEGs that follow each other, as in MJPEG; bytes between them, such as multipart headers, are skipped.
-
-    A JPEG's end is found by following its segments (ITU-T T.81, annex B): its EXIF data may hold a thumbnail,
-    which is a JPEG with an end of its own.
-
-    Args:
-        read: gives up to so many bytes, none at the end.
-        max_bytes: largest JPEG.
-
-    Raises:
-        ConfigError: there is none at all, one is damaged or cut short, or one is too large.
-    """
-    window = _Window(read, max_bytes)
-    found = 0
-    while window.seek(SOI):
-        found += 1
-        yield window.take(_jpeg_size(window))
-    if not found:
-        raise ConfigError("standard input holds no JPEG; for an image model send JPEGs or MJPEG")
-
-
-class _Window:
-    """The part of standard input that is being looked at; offsets count from its beginning."""
-
-    def __init__(self, read: Callable[[int], bytes], max_bytes: int) -> None:
-        self._read = read
-        self._max_bytes = max_bytes
-        self._bytes = bytearray()
-
-    def _more(self) -> bool:
-        chunk = self._read(CHUNK_BYTES)
-        self._bytes += chunk
-        return bool(chunk)
-
-    def _require_more(self) -> None:
-        if len(self._bytes) > self._max_bytes:
-            raise ConfigError(f"a JPEG in standard input is over {self._max_bytes:,} bytes, or damaged")
-        if not self._more():
-            raise ConfigError("standard input ends in the middle of a JPEG")
-
-    def seek(self, pattern: bytes) -> bool:
-        """Forget what comes before the next `pattern`; False if there is none."""
-        while (at := self._bytes.find(pattern)) < 0:
-            del self._bytes[: -len(pattern) + 1]  # its beginning may be at the end
-            if not self._more():
-                return False
-        del self._bytes[:at]
-        return True
-
-    def u16(self, at: int) -> int:
-        while len(self._bytes) < at + 2:
-            self._require_more()
-        return self._bytes[at] << 8 | self._bytes[at + 1]
-
-    def search(self, pattern: re.Pattern[bytes], at: int) -> int:
-        """Find a pattern of two bytes."""
-        while not (match := pattern.search(self._bytes, at)):
-            at = max(at, len(self._bytes) - 1)
-            self._require_more()
-        return match.start()
-
-    def take(self, size: int) -> bytes:
-        taken = bytes(self._bytes[:size])
-        del self._bytes[:size]
-        return taken
-
-
-def _jpeg_size(window: _Window) -> int:
-    at = 2
-    while True:
-        word = window.u16(at)
-        marker = word & 0xFF
-        if word >> 8 != 0xFF:
-            raise ConfigError("a JPEG in standard input is damaged: a segment has a wrong length")
-        if marker == EOI:
-            return at + 2
-        if marker == 0xFF:  # padding before a marker
-            at += 1
-        elif marker in STANDALONE:
-            at += 2
+        where = f"line {number} of standard input"
+        if len(line) > max_bytes and not line.endswith(b"\n"):
+            while line and not line.endswith(b"\n"):
+                line = file.readline(CHUNK_BYTES)
+            yield Unreadable(str(number), "too_large", f"{where} is over {max_bytes:,} bytes")
         else:
-            at += 2 + window.u16(at + 2)
-            if marker == SOS:
-                at = window.search(AFTER_SCAN, at)
+            yield _from_bytes(line.rstrip(b"\r\n"), kind, str(number), where)

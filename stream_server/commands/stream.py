@@ -22,12 +22,17 @@ examples:
   stream-server stream faces sample
   stream-server stream faces holiday.mp4 --draw boxes > answers.jsonl
   stream-server stream faces holiday.mp4 --fps 30 --policy latest
+  stream-server stream faces@2023mar photos/                  # that version alone
   stream-server stream faces webcam --url http://server:8080 --quiet | jq .outputs
   stream-server stream spam - < mails.txt
 
 Files go as fast as they are answered and nothing is dropped; a webcam, or a latest stream with --fps, keeps its
 own time, and the server drops what it cannot do. Ctrl-C ends the stream and waits for its outstanding answers; a
-second one does not wait. Exit status 0 means that every item has its one answer and that the counts agree.
+second one does not wait.
+
+What cannot be read, such as a damaged frame, costs itself alone: it gets a line among the answers, and the rest is
+sent. Exit status 0 means that everything was read and sent, that every item has a result or was dropped, and that
+the counts agree; 1 that something failed.
 """
 
 

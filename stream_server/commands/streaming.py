@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from stream_server.client.iteration import each
 from stream_server.client.stream import Stream, connect
-from stream_server.commands.console import Report, agree
-from stream_server.commands.sources import SourceItem, is_live, open_source
+from stream_server.commands.console import Report
+from stream_server.commands.sources import SourceItem, Unreadable, is_live, open_source
 from stream_server.errors import ConnectionLost, TooLarge
 
 
@@ -52,19 +52,22 @@ async def stream_source(
         waits=not (policy == "latest" and (live or args.fps is not None)),
         more=lambda count: (args.limit is None or count < args.limit) and room(),
     )
-    async with connect(args.url, args.model, **options) as stream:
+    model, version = args.model
+    async with connect(args.url, model, version=version, **options) as stream:
         ready = stream.ready
         source = await asyncio.to_thread(open_source, args.source, ready.input, ready.max_item_bytes)
         total = min(filter(None, (source.total, args.limit)), default=None)
         try:
-            with report.progress(args.model, total):
+            with report.progress(model, total):
                 await converse(stream, source.items, pace, report)
         finally:
             report.summarise(stream)
-    return 0 if report.unsent == 0 and agree(stream) else 1
+    return 0 if report.is_well(stream) else 1
 
 
-async def converse(stream: Stream, items: Iterator[SourceItem], pace: Pace, report: Report) -> None:
+async def converse(
+    stream: Stream, items: Iterator[SourceItem | Unreadable], pace: Pace, report: Report
+) -> None:
     """Send items and show their answers; end the stream when there are no more, or after Ctrl-C.
 
     Raises:
@@ -91,7 +94,7 @@ async def converse(stream: Stream, items: Iterator[SourceItem], pace: Pace, repo
         await asyncio.gather(feeding, showing, return_exceptions=True)
 
 
-async def _feed(stream: Stream, items: Iterator[SourceItem], pace: Pace, report: Report) -> None:
+async def _feed(stream: Stream, items: Iterator[SourceItem | Unreadable], pace: Pace, report: Report) -> None:
     """Send every item: when there is room, or on an absolute schedule that no late item shifts."""
     now = asyncio.get_running_loop().time
     began = now()
@@ -106,8 +109,11 @@ async def _feed(stream: Stream, items: Iterator[SourceItem], pace: Pace, report:
             if item is None:
                 return
             count += 1
+            if isinstance(item, Unreadable):
+                report.unreadable(item)
+                continue
             report.sending(item)
             try:
                 await stream.send(item.payload)
             except TooLarge as exc:
-                report.not_sent(str(exc))
+                report.too_large(str(exc))

@@ -96,11 +96,8 @@ def _with_meta(body: dict[str, Any], meta: Meta) -> str:
     if meta.max_age_ms is not None:
         body["max_age_ms"] = meta.max_age_ms
     text = json.dumps(body, allow_nan=False, ensure_ascii=False)
-    try:
-        text.encode()
-    except UnicodeEncodeError:  # half a surrogate pair, which only an escape can carry
-        text = json.dumps(body, allow_nan=False)
-    return text
+    # half a surrogate pair is in no encoding: it alone is escaped, as JSON writes it, and the text gets no longer
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def write_item(value: Any, kind: InputKind, meta: Meta) -> str:

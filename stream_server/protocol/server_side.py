@@ -40,6 +40,12 @@ MAX_ID = 128
 """Longest `id`, in characters: it is kept for every unanswered item and sent back."""
 
 
+SEND_BINARY = (
+    "this model takes binary messages: send the file's bytes as they are, in no JSON or base64; "
+    "from a canvas, those of toBlob() and not toDataURL()"
+)
+
+
 @dataclass(frozen=True, slots=True)
 class StreamOptions:
     """What the query parameters of a stream say.
@@ -184,7 +190,7 @@ def read_client_message(text: str, kind: InputKind) -> ClientMessage:
         case _AnyMeta():
             raise WrongKind(f"`meta` describes a binary message, and this model takes {kind}")
         case _:
-            raise WrongKind("this model takes binary messages: send the encoded bytes as they are")
+            raise WrongKind(SEND_BINARY)
 
 
 def _checked(data: bytes) -> bytes:

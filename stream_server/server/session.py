@@ -204,11 +204,11 @@ class Session:
             self._end_if_done()
 
     def _check_size(self, message: str | bytes) -> None:
-        size, most = len(message), self.max_message_bytes
-        if isinstance(message, str):
-            size = len(message.encode())
-            most = MAX_META_BYTES if self._binary else most
-        if size > most:
+        size, most = len(message.encode() if isinstance(message, str) else message), self.max_message_bytes
+        if self._binary and isinstance(message, str):
+            if size > MAX_META_BYTES or message.startswith("data:"):  # an item, and not what describes one
+                raise WrongKind(protocol.SEND_BINARY)
+        elif size > most:
             raise TooLarge(f"a message of {size:,} bytes is over this server's limit of {most:,}")
 
     def _spend(self, now: float) -> None:

@@ -79,8 +79,13 @@ async def scripted(*scripts: Script, **settings: Any) -> AsyncIterator[str]:
         except Exception as exc:  # noqa: BLE001  # raised when the test is over
             faults.append(exc)
 
-    options: dict[str, Any] = {"subprotocols": [SUBPROTOCOL], "compression": None}
-    async with serve(handle, "127.0.0.1", 0, **(options | settings)) as server:
+    options: dict[str, Any] = {
+        "host": "127.0.0.1",
+        "port": 0,
+        "subprotocols": [SUBPROTOCOL],
+        "compression": None,
+    }
+    async with serve(handle, **(options | settings)) as server:
         port = server.sockets[0].getsockname()[1]
         try:
             yield f"http://127.0.0.1:{port}"

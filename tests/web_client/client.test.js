@@ -288,6 +288,56 @@ test("`silenceMs` extends the allowed silence", async () => {
   assert.equal(stream.state.name, "waiting");
 });
 
+test("a large item that leaves slowly is no silence, and one that is stuck is", async () => {
+  const { stream, socket, clock } = openStream();
+  socket.ready({ max_item_bytes: 10_000_000 });
+  stream.offer(frame(1));
+  for (let left = 10; left >= 0; left--) {
+    socket.bufferedAmount = left * 1_000_000;
+    await clock.advance(15_000);
+  }
+  assert.equal(stream.state.name, "ready");
+  await clock.advance(17_999); // the last bytes left 12 s ago
+  assert.equal(stream.state.name, "ready");
+  await clock.advance(1);
+  assert.equal(stream.state.reason.message, "the server stopped responding");
+});
+
+test("a page that was blocked reads its messages before it judges the server", async () => {
+  const { stream, socket, clock } = openStream();
+  socket.ready();
+  stream.offer(frame(1));
+  clock.block(300_000);
+  await clock.advance(0);
+  assert.equal(stream.state.name, "ready");
+  socket.result(1);
+  assert.equal(stream.counters.results, 1);
+  await clock.advance(100_000);
+  assert.equal(stream.state.name, "ready");
+});
+
+test("a page whose timers are always late notices a silent server all the same", async () => {
+  const { stream, socket, clock } = openStream();
+  socket.ready();
+  stream.offer(frame(1));
+  for (let n = 1; n <= 5; n++) {
+    clock.block(60_000);
+    await clock.advance(0);
+  }
+  assert.equal(stream.state.name, "waiting");
+});
+
+test("a page that was blocked while it connected waits for `ready`", async () => {
+  const { stream, socket, clock } = openStream();
+  clock.block(20_000);
+  await clock.advance(0);
+  assert.equal(stream.state.name, "connecting");
+  socket.ready();
+  assert.equal(stream.state.name, "ready");
+  await clock.advance(100_000);
+  assert.equal(stream.state.name, "ready");
+});
+
 test("connection attempt without `ready` times out", async () => {
   const { stream, sockets, clock } = openStream();
   await clock.advance(9_999);

@@ -92,13 +92,18 @@ export class FakeClock {
     return this.#timers.size;
   }
 
+  /** Let time pass in which the page is blocked: no timer runs until `advance`, and those due are late. */
+  block(ms) {
+    this.now += ms;
+  }
+
   async advance(ms) {
     const end = this.now + ms;
     for (;;) {
       const due = [...this.#timers].filter(([, { at }]) => at <= end).sort(([, a], [, b]) => a.at - b.at)[0];
       if (due === undefined) break;
       this.#timers.delete(due[0]);
-      this.now = due[1].at;
+      this.now = Math.max(this.now, due[1].at);
       due[1].f();
       await flush();
     }

@@ -32,6 +32,12 @@ const READY_MS = 10_000;
 /** Default for the longest silence while an answer is due: three times the server's default timeout of a model. */
 const SILENCE_MS = 30_000;
 
+/** How often we look meanwhile. A look counts twice its due time at most: a page that was blocked has mail to read. */
+const LOOKS = 10;
+
+/** A timer that is later than this shows that the page was blocked, and the server's message may be waiting. */
+const LATE_MS = 1_000;
+
 /** Full jitter (Brooker, "Exponential Backoff And Jitter", 2015): a random part of a ceiling that doubles. */
 const RETRY_BASE_MS = 500;
 const RETRY_CAP_MS = 30_000;
@@ -53,7 +59,9 @@ export class Connection {
   /** @type {any} */ #silenceTimer = null;
   #attempts = 0;
   // reset for each socket
-  #lastReceived = 0;
+  #silentMs = 0;
+  #lookedAt = 0;
+  #unsentBytes = 0;
   #retryAfter = 0;
   #endSent = false;
   #endReceived = false;
@@ -89,14 +97,19 @@ export class Connection {
   }
 
   open() {
-    const { WebSocket, setTimeout, clearTimeout } = this.#env;
+    const { WebSocket, now, setTimeout, clearTimeout } = this.#env;
     clearTimeout(this.#timer);
     const socket = new WebSocket(this.#url, SUBPROTOCOL);
     this.#socket = socket;
-    this.#lastReceived = this.#retryAfter = 0;
+    this.#retryAfter = 0;
     this.#endSent = this.#endReceived = false;
     this.#error = null;
-    this.#timer = setTimeout(() => this.#abandon("the server did not respond"), READY_MS);
+    const due = now() + READY_MS;
+    const giveUp = () => this.#abandon("the server did not respond");
+    this.#timer = setTimeout(() => {
+      if (now() - due > LATE_MS) this.#timer = setTimeout(giveUp, LATE_MS);
+      else giveUp();
+    }, READY_MS);
     // an abandoned socket may still fire events
     socket.addEventListener("message", (event) => socket === this.#socket && this.#receive(event.data));
     socket.addEventListener("close", (event) => socket === this.#socket && this.#onClose(event.code));
@@ -131,7 +144,8 @@ export class Connection {
 
   /** @param {string} text */
   #receive(text) {
-    this.#lastReceived = this.#env.now();
+    this.#silentMs = 0;
+    this.#lookedAt = this.#env.now();
     try {
       const message = readServerMessage(text);
       // an error without `seq` explains a close only if it is the last message before it
@@ -209,15 +223,34 @@ export class Connection {
     this.#owner.onState(this.state);
   }
 
-  /** Abandon the socket after a long silence: a network failure fires no event. */
+  /**
+   * Abandon the socket after a long silence: a network failure fires no event. Silence is what neither brings a message
+   * nor takes bytes: a large item on a slow line is no silence. (Of a large answer a page sees nothing until it is whole.)
+   */
   #watchSilence() {
-    const { now, setTimeout } = this.#env;
-    const silentFor = () => now() - Math.max(this.#lastReceived, this.#owner.oldestSent() ?? now());
-    this.#silenceTimer ??= setTimeout(() => {
-      this.#silenceTimer = null;
-      if (this.#owner.oldestSent() === null) return;
-      if (silentFor() >= this.#silenceMs) this.#abandon("the server stopped responding");
-      else this.#watchSilence();
-    }, this.#silenceMs - silentFor());
+    if (this.#silenceTimer !== null) return;
+    this.#silentMs = 0;
+    this.#lookedAt = this.#env.now();
+    this.#unsentBytes = this.bufferedBytes;
+    this.#lookLater();
+  }
+
+  #lookLater() {
+    const wait = Math.min(this.#silenceMs / LOOKS, this.#silenceMs - this.#silentMs);
+    this.#silenceTimer = this.#env.setTimeout(() => this.#look(), wait);
+  }
+
+  #look() {
+    const now = this.#env.now();
+    const oldestSent = this.#owner.oldestSent();
+    this.#silenceTimer = null;
+    if (oldestSent === null) return;
+    const elapsed = now - Math.max(this.#lookedAt, oldestSent);
+    const moved = this.bufferedBytes < this.#unsentBytes;
+    this.#silentMs = moved ? 0 : this.#silentMs + Math.min(elapsed, (2 * this.#silenceMs) / LOOKS);
+    this.#lookedAt = now;
+    this.#unsentBytes = this.bufferedBytes;
+    if (this.#silentMs >= this.#silenceMs) this.#abandon("the server stopped responding");
+    else this.#lookLater();
   }
 }

@@ -46,7 +46,7 @@ def test_the_longest_answer_is_within_what_the_client_reads() -> None:
 async def test_missing_server_is_reported_with_what_to_do(unused_tcp_port: int) -> None:
     with pytest.raises(ConnectFailed, match=r"Connection refused\); is it running\? start one") as caught:
         await open_connection(f"ws://127.0.0.1:{unused_tcp_port}/v2/models/echo/stream?window=4")
-    assert isinstance(caught.value.__cause__, OSError)
+    assert caught.value.__suppress_context__, "a sentence needs no traceback of what it explains"
     assert "window" not in str(caught.value)
 
 
@@ -113,7 +113,7 @@ async def test_a_server_that_says_nothing_is_not_waited_for(monkeypatch: pytest.
         await peer.ws.wait_closed()
 
     async with scripted(silent) as url:
-        with pytest.raises(ConnectFailed, match="sent nothing"):
+        with pytest.raises(ConnectFailed, match="did not answer"):
             await open_connection(address(url))
 
 

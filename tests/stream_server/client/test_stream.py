@@ -60,6 +60,17 @@ async def process_all(stream: Stream, items: Any, got: list[Answer] | None = Non
 # The real server.
 
 
+@pytest.mark.parametrize(
+    "one", ["Hello", b"Hello", bytearray(b"Hello"), memoryview(b"Hello"), Path("a.jpg"), {"x": 1}, 5, None]
+)
+async def test_process_refuses_one_item_where_it_takes_several(one: Any) -> None:
+    async with scripted(obedient) as url, connect(url, "echo") as stream:
+        with pytest.raises(TypeError, match=rf"not one {type(one).__name__}; write process\(\[item\]\)"):
+            await process_all(stream, one)
+        assert stream.statistics.sent == 0
+        assert len(await process_all(stream, [b"Hello"])) == 1
+
+
 async def test_a_portrait_has_one_face(server: RunningServer) -> None:
     async with connect(server.url, model="faces") as stream:
         assert stream.ready.input == "image"

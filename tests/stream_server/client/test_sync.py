@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -216,3 +217,11 @@ def test_a_path_and_an_array_are_sent(server: RunningServer, tmp_path: Path) -> 
     with connect_sync(server.url, model="faces", policy="queue") as stream:
         answers = list(stream.process([file, array]))
     assert [answer.outputs["width"] for answer in answers if isinstance(answer, Result)] == [32, 32]
+
+
+@pytest.mark.parametrize("one", ["Hello", b"Hello", Path("photo.jpg"), np.zeros((24, 32, 3), np.uint8)])
+def test_process_refuses_one_item_where_it_takes_several(server: RunningServer, one: Any) -> None:
+    with connect_sync(server.url, "spam") as stream:
+        with pytest.raises(TypeError, match="takes an iterable of items"):
+            next(stream.process(one))
+        assert stream.statistics.sent == 0

@@ -82,7 +82,7 @@ def test_a_bad_file_costs_itself_alone(predict: Predict) -> None:
         "unreadable",
         "",
     ]
-    assert "4 of 6 files have no result" in errors
+    assert "4 of 6 items have no result" in errors
 
 
 def test_texts_are_read(predict: Predict) -> None:
@@ -104,6 +104,34 @@ def test_data_is_json(predict: Predict) -> None:
     assert status == 1
     assert lines[0]["outputs"] == {"x": [1]}
     assert lines[1]["error"] == "bad_item"
+
+
+def test_it_takes_what_stream_takes(predict: Predict, tmp_path: Path) -> None:
+    (tmp_path / "mails").mkdir()
+    for name, mail in (("10.txt", b"Hello"), ("9.txt", b"WIN"), ("11.txt", b"\xff")):
+        (tmp_path / "mails" / name).write_bytes(mail)
+    status, lines, errors = predict("spam", "mails", "one", one=b"Good morning")
+    assert [line["file"] for line in lines] == ["mails/9.txt", "mails/10.txt", "mails/11.txt", "one"]
+    assert [line.get("error") for line in lines] == [None, None, "bad_item", None]
+    assert "1 of 4 items have no result" in errors
+    assert status == 1
+
+
+def test_a_damaged_frame_does_not_end_it(predict: Predict) -> None:
+    film = SAMPLE + SAMPLE[:20] + bytes(4) + SAMPLE[20:] + SAMPLE
+    status, lines, _ = predict("faces", "film.mjpeg", "sample", **{"film.mjpeg": film})
+    assert [(line["file"], line["item"], line.get("error")) for line in lines] == [
+        ("film.mjpeg", "1", None),
+        ("film.mjpeg", "2", "bad_image"),
+        ("film.mjpeg", "3", None),
+        ("sample", "sample.jpg", None),
+    ]
+    assert status == 1
+
+
+def test_text_of_json_reaches_a_data_model_as_json(predict: Predict) -> None:
+    status, lines, _ = predict(f"data={SAMPLES}:Data", "a", a=b'"text"')
+    assert (status, lines[0]["outputs"]) == (0, "text")
 
 
 def test_an_unknown_model_gets_a_sentence(predict: Predict) -> None:

@@ -72,7 +72,7 @@ def test_a_folder_is_kept_with_its_answers(server: RunningServer, here: Here, tm
     assert good.answer
     assert len(good.answer["outputs"]["faces"]) == 1
     assert bad.answer == {"type": "error", "code": "unsupported_image"}
-    assert status == 0
+    assert status == 1
 
 
 def test_texts_are_kept_on_their_schedule(server: RunningServer, here: Here, tmp_path: Path) -> None:

@@ -91,10 +91,26 @@ def test_a_round_trip_answers_as_recorded(
     for number in range(4):
         (photos / f"{number}.jpg").write_bytes(SAMPLE.read_bytes() if number else b"no picture")
     recording = tmp_path / "r.zip"
-    assert here("record", "faces", photos, "--url", server.url, "--output", recording)[0] == 0
+    assert here("record", "faces", photos, "--url", server.url, "--output", recording)[0] == 1, (
+        "one is no picture"
+    )
     status, words = here("replay", recording, "--url", server.url, *options)
     assert "4 of 4 answers are as recorded" in words
     assert status == 0
+
+
+def test_a_version_can_be_named(server: RunningServer, here: Here, tmp_path: Path) -> None:
+    recording = tmp_path / "r.zip"
+    at = ("--url", server.url)
+    assert here("record", "echo@1", "sample", *at, "--output", recording)[0] == 0
+    assert here("replay", recording, *at, "--fast", "--model", "echo@1")[0] == 0
+    for argv in (
+        ("record", "echo@2", "sample", *at, "--output", tmp_path / "no.zip"),
+        ("replay", recording, *at, "--model", "echo@2"),
+    ):
+        status, words = here(*argv)
+        assert status == 1
+        assert "unknown_model" in words
 
 
 def test_answers_are_written_as_stream_writes_them(server: RunningServer, here: Here, tmp_path: Path) -> None:

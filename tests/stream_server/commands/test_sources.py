@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import os
 import sys
 from collections.abc import Iterator
@@ -12,94 +11,21 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from inference.model import InputKind
 from stream_server.commands import sources
 from stream_server.commands.sources import (
-    AFTER_SCAN,
     SourceItem,
+    Unreadable,
     folder_files,
     natural,
     open_source,
-    split_jpegs,
 )
 from stream_server.errors import ConfigError
+from tests.stream_server.commands.test_mjpeg import jpeg
 
 SAMPLE = Path(sources.__file__).parents[2] / "web_client" / "sample.jpg"
 LIMIT = 1 << 20
-
-
-def jpeg(width: int = 32, *, thumbnail: bytes = b"", progressive: bool = False) -> bytes:
-    pixels = np.random.default_rng(width).integers(0, 256, (24, width, 3), np.uint8)
-    flags = [cv2.IMWRITE_JPEG_PROGRESSIVE, int(progressive), cv2.IMWRITE_JPEG_RST_INTERVAL, 2]
-    data = cv2.imencode(".jpg", pixels, flags)[1].tobytes()
-    if thumbnail:
-        app1 = b"Exif\0\0" + thumbnail
-        data = data[:2] + b"\xff\xe1" + (len(app1) + 2).to_bytes(2, "big") + app1 + data[2:]
-    return data
-
-
-def split(stream: bytes, chunk: int = 1 << 16, limit: int = LIMIT) -> list[bytes]:
-    file = io.BytesIO(stream)
-    return list(split_jpegs(lambda size: file.read(min(size, chunk)), limit))
-
-
-@pytest.mark.parametrize("chunk", [1, 2, 7, 1000])
-def test_jpegs_are_split_wherever_the_reads_fall(chunk: int) -> None:
-    jpegs = [jpeg(32), jpeg(64, thumbnail=jpeg(8)), jpeg(16, progressive=True), jpeg(48)]
-    assert split(b"".join(jpegs), chunk) == jpegs
-
-
-def test_what_lies_between_jpegs_is_skipped() -> None:
-    multipart = b"".join(
-        b"--frame\r\nContent-Type: image/jpeg\r\n\r\n" + jpeg(width) + b"\r\n" for width in (16, 24, 32)
-    )
-    assert split(multipart, 100) == [jpeg(16), jpeg(24), jpeg(32)]
-    padded = jpeg(16)[:2] + b"\xff\xff\xff" + jpeg(16)[2:]  # T.81, B.1.1.2: any number before a marker
-    assert split(padded) == [padded]
-
-
-def test_an_end_within_a_segment_between_scans_is_none() -> None:
-    whole = jpeg(64, progressive=True)
-    second = AFTER_SCAN.search(whole, whole.index(b"\xff\xda") + 12)
-    assert second
-    comment = b"\xff\xfe\x00\x04\xff\xd9"
-    whole = whole[: second.start()] + comment + whole[second.start() :]
-    assert split(whole + jpeg(16)) == [whole, jpeg(16)]
-
-
-def test_input_without_jpeg_is_an_error() -> None:
-    for stream in (b"", b"PNG and so on", b"\xff\xd8"):
-        with pytest.raises(ConfigError, match="standard input holds no JPEG"):
-            split(stream)
-    with pytest.raises(ConfigError, match="ends in the middle"):
-        split(jpeg() + jpeg()[:-1])
-    with pytest.raises(ConfigError, match="a segment has a wrong length"):
-        split(b"\xff\xd8\xff\xe0\x00\x04abc" + bytes(10))
-
-
-def test_an_endless_jpeg_is_not_kept() -> None:
-    def endless() -> Iterator[bytes]:
-        yield jpeg()[:-2]
-        while True:
-            yield bytes(1 << 16)
-
-    chunks = endless()
-    with pytest.raises(ConfigError, match="over 1,048,576 bytes"):
-        next(split_jpegs(lambda _: next(chunks), LIMIT))
-
-
-@given(st.binary(max_size=400), st.integers(1, 50))
-def test_no_bytes_at_all_do_harm(noise: bytes, chunk: int) -> None:
-    stream = jpeg(16) + b"\xff\xd8\xff" + noise
-    try:
-        found = split(stream, chunk)
-    except ConfigError:
-        return
-    assert found[0] == jpeg(16)
-    assert all(piece.startswith(b"\xff\xd8\xff") and piece.endswith(b"\xff\xd9") for piece in found)
 
 
 def test_numbers_in_names_sort_as_numbers() -> None:
@@ -148,10 +74,45 @@ def test_folder_without_items_for_the_model_is_an_error(tmp_path: Path) -> None:
 def test_a_file_of_any_other_name_is_one_item(tmp_path: Path) -> None:
     file = tmp_path / "mail"
     file.write_bytes(b"Gr\xfc\xdfe")
-    assert list(open_source(str(file), "text", LIMIT).items) == [SourceItem("mail", "Gr��e")]
     assert list(open_source(str(file), "bytes", LIMIT).items) == [SourceItem("mail", b"Gr\xfc\xdfe")]
-    with pytest.raises(ConfigError, match="mail is not JSON"):
-        list(open_source(str(file), "data", LIMIT).items)
+    file.write_text("Grüße", "utf-8")
+    assert list(open_source(str(file), "text", LIMIT).items) == [SourceItem("mail", "Grüße")]
+
+
+@pytest.mark.parametrize(
+    ("kind", "content", "words"),
+    [
+        ("text", b"Gr\xfc\xdfe", "item is not UTF-8, and this model takes text"),
+        ("text", jpeg(), "item is not UTF-8, and this model takes text"),
+        ("data", b"Hello", "item is not JSON"),
+        ("data", b'{"x": NaN}', "item is not JSON: NaN is not a number of JSON"),
+        ("data", b"\xff", "item is not UTF-8, and this model takes data"),
+        ("data", b"[" * 100_000, "item is not JSON"),
+    ],
+)
+def test_a_file_that_the_model_does_not_take_is_refused_and_costs_a_folder_itself_alone(
+    tmp_path: Path, kind: InputKind, content: bytes, words: str
+) -> None:
+    (tmp_path / "item").write_bytes(content)
+    with pytest.raises(ConfigError, match=words):
+        open_source(str(tmp_path / "item"), kind, LIMIT)
+    suffix = {"text": ".txt", "data": ".json"}[kind]
+    (tmp_path / f"1{suffix}").write_bytes(content)
+    (tmp_path / f"2{suffix}").write_bytes(b"1")
+    bad, good = open_source(str(tmp_path), kind, LIMIT).items
+    assert isinstance(bad, Unreadable)
+    assert (bad.name, bad.code) == (f"1{suffix}", "bad_item")
+    assert isinstance(good, SourceItem)
+
+
+def test_a_file_that_has_gone_costs_itself_alone(folder: Path) -> None:
+    items = open_source(str(folder), "image", LIMIT).items
+    (folder / "9.JPG").unlink()
+    gone, there, _ = items
+    assert isinstance(gone, Unreadable)
+    assert (gone.name, gone.code) == ("9.JPG", "unreadable")
+    assert "No such file" in gone.message
+    assert isinstance(there, SourceItem)
 
 
 def test_the_sample_is_the_portrait() -> None:
@@ -178,6 +139,74 @@ def test_a_video_gives_its_frames_as_jpeg_in_order(tmp_path: Path) -> None:
     frames = [cv2.imdecode(np.frombuffer(item.payload, np.uint8), cv2.IMREAD_COLOR) for item in items]
     assert [frame.shape for frame in frames] == [(48, 64, 3)] * 20
     assert [round(frame.mean() / 8) for frame in frames] == pytest.approx(list(range(20)), abs=1)
+
+
+def numbers(items: list[SourceItem | Unreadable]) -> list[int]:
+    """The frames' numbers, those that could not be decoded below zero."""
+    return [-item.count if isinstance(item, Unreadable) else int(item.name) for item in items]
+
+
+def test_a_damaged_frame_does_not_end_a_video(tmp_path: Path) -> None:
+    film = tmp_path / "film.mp4"
+    video = cv2.VideoWriter(str(film), cv2.VideoWriter.fourcc(*"mp4v"), 30, (320, 240))
+    noise = np.random.default_rng(1)
+    for _ in range(40):
+        video.write(noise.integers(0, 256, (240, 320, 3), np.uint8))
+    video.release()
+    whole = film.read_bytes()
+    middle = len(whole) // 2
+    film.write_bytes(whole[:middle] + bytes(30_000) + whole[middle + 30_000 :])
+    items = list(open_source(str(film), "image", LIMIT).items)
+    missing = sum(item.count for item in items if isinstance(item, Unreadable))
+    found = [item for item in items if isinstance(item, SourceItem)]
+    assert missing >= 1
+    assert len(found) + missing == 40
+    assert int(found[-1].name) > 30, "it goes on behind the damage"
+
+
+@pytest.mark.parametrize(("name", "codec"), [("film.avi", "MJPG"), ("film.mkv", "MJPG")])
+def test_a_video_that_was_cut_has_fewer_frames_than_it_promises(
+    tmp_path: Path, name: str, codec: str
+) -> None:
+    film = tmp_path / name
+    video = cv2.VideoWriter(str(film), cv2.VideoWriter.fourcc(*codec), 30, (64, 48))
+    for number in range(90):
+        video.write(np.full((48, 64, 3), number, np.uint8))
+    video.release()
+    assert numbers(list(open_source(str(film), "image", LIMIT).items)) == list(range(1, 91))
+    film.write_bytes(film.read_bytes()[: film.stat().st_size // 2])
+    *found, missing = numbers(list(open_source(str(film), "image", LIMIT).items))
+    assert found == list(range(1, len(found) + 1))
+    assert len(found) - missing == pytest.approx(90, abs=1)
+
+
+def test_a_file_of_jpegs_is_sent_as_it_is(tmp_path: Path) -> None:
+    film = tmp_path / "film.mjpeg"
+    film.write_bytes(jpeg(16) + jpeg(32)[:20] + bytes(4) + jpeg(32)[20:] + jpeg(48))
+    first, damaged, last = open_source(str(film), "image", LIMIT).items
+    assert (first, last) == (SourceItem("1", jpeg(16)), SourceItem("3", jpeg(48)))
+    assert isinstance(damaged, Unreadable)
+
+
+def test_a_camera_that_stops_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Camera:
+        left = 2
+
+        def isOpened(self) -> bool:  # noqa: N802  # OpenCV's
+            return True
+
+        def set(self, *_: object) -> None: ...
+
+        def read(self) -> tuple[bool, object]:
+            self.left -= 1
+            return self.left >= 0, np.zeros((8, 8, 3), np.uint8)
+
+        def release(self) -> None: ...
+
+    monkeypatch.setattr(cv2, "VideoCapture", lambda _: Camera())
+    *pictures, end = open_source("webcam", "image", LIMIT).items
+    assert len(pictures) == 2
+    assert end == Unreadable("3", "unreadable", "camera 0 gives no more pictures")
 
 
 def test_source_that_cannot_be_opened_is_an_error(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -218,11 +247,12 @@ def test_standard_input_gives_lines_of_text(stdin: io.BufferedWriter) -> None:
 
 
 def test_standard_input_gives_lines_of_json(stdin: io.BufferedWriter) -> None:
-    stdin.write(b'{"x": [1, 2]}\nnull\nno JSON\n')
-    items = open_source("-", "data", LIMIT).items
-    assert [next(items).payload, next(items).payload] == [{"x": [1, 2]}, None]
-    with pytest.raises(ConfigError, match="line 3 of standard input is not JSON"):
-        next(items)
+    stdin.write(b'{"x": [1, 2]}\nnull\nno JSON\n"last"\n')
+    stdin.close()
+    items = list(open_source("-", "data", LIMIT).items)
+    assert [item.payload for item in items if isinstance(item, SourceItem)] == [{"x": [1, 2]}, None, "last"]
+    assert isinstance(items[2], Unreadable)
+    assert items[2].message.startswith("line 3 of standard input is not JSON")
 
 
 def test_standard_input_gives_jpegs_as_they_come(stdin: io.BufferedWriter) -> None:
@@ -232,7 +262,16 @@ def test_standard_input_gives_jpegs_as_they_come(stdin: io.BufferedWriter) -> No
         assert next(items).payload == jpeg(width)
 
 
-def test_a_line_over_the_limit_is_not_kept(stdin: io.BufferedWriter) -> None:
-    stdin.write(json.dumps("x" * 100).encode() + b"\n")
-    with pytest.raises(ConfigError, match="line 1 of standard input is over 50 bytes"):
-        next(open_source("-", "text", 50).items)
+def test_a_line_over_the_limit_is_not_kept_and_costs_itself_alone(stdin: io.BufferedWriter) -> None:
+    lines = [b"x" * 50, b"x" * 51, b"x" * 30_000, b"short", b"x" * 60]
+    stdin.write(b"\n".join(lines))  # less than a pipe holds
+    stdin.close()
+    items = list(open_source("-", "text", 50).items)
+    assert [(item.name, isinstance(item, SourceItem)) for item in items] == [
+        ("1", True),
+        ("2", False),
+        ("3", False),
+        ("4", True),
+        ("5", False),
+    ]
+    assert items[1] == Unreadable("2", "too_large", "line 2 of standard input is over 50 bytes")

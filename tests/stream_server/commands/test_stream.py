@@ -93,6 +93,20 @@ async def test_options_are_asked_for() -> None:
     assert asked == ["policy=queue&window=4&max_age_ms=5000&weight=0.25", "policy=queue"]
 
 
+async def test_a_version_is_asked_for() -> None:
+    paths: list[str] = []
+
+    async def listen(peer: Peer) -> None:
+        assert peer.ws.request is not None
+        paths.append(peer.ws.request.path.partition("?")[0])
+        await obedient(peer)
+
+    async with scripted(listen) as url:
+        for model in ("echo", "echo@2023mar"):
+            await asyncio.to_thread(stream, model, "sample", "--url", url)
+    assert paths == ["/v2/models/echo/stream", "/v2/models/echo/versions/2023mar/stream"]
+
+
 def test_an_error_is_written_as_the_server_said_it(server: RunningServer, tmp_path: Path) -> None:
     (tmp_path / "empty").write_bytes(b"")
     _, (answer,), _ = stream("echo", tmp_path, "--url", server.url)
@@ -126,7 +140,7 @@ def test_a_folder_goes_in_natural_order_and_faces_are_drawn(server: RunningServe
     changed = np.abs(before - after).max(axis=2) > 60
     assert changed[y - 1 : y + height + 2, x - 1 : x + width + 2].sum() > width
     assert changed[y + height + 4 :].sum() == 0
-    assert status == 0
+    assert status == 1
 
 
 def test_only_faces_are_drawn_and_it_says_so(server: RunningServer, tmp_path: Path) -> None:
@@ -160,8 +174,28 @@ def test_oversized_item_is_skipped(server: RunningServer, tmp_path: Path) -> Non
         [(1, "1", "result"), (None, "2", "error"), (2, "3", "result")],
         [(None, "2", "error"), (1, "1", "result"), (2, "3", "result")],
     )
-    assert "1 items were too large to send" in words
+    assert "1 items were not sent; the first, 2: an item of 8,388,609 bytes" in words
     assert status == 1
+
+
+def test_a_damaged_frame_in_a_pipe_costs_itself_alone(server: RunningServer) -> None:
+    whole = SAMPLE.read_bytes()
+    pipe = whole + whole[:20] + bytes(4) + whole[20:] + whole + whole
+    status, answers, words = stream("faces", "-", "--url", server.url, stdin=pipe)
+    assert {(answer["item"], answer["type"]) for answer in answers} == {
+        ("1", "result"),
+        ("2", "error"),
+        ("3", "result"),
+        ("4", "result"),
+    }
+    assert "1 items were not sent; the first, 2: the JPEG is damaged" in words
+    assert status == 1
+
+
+def test_a_picture_is_not_sent_to_a_text_model(server: RunningServer) -> None:
+    status, answers, words = stream("spam", SAMPLE, "--url", server.url)
+    assert (status, answers) == (2, [])
+    assert "sample.jpg is not UTF-8, and this model takes text" in words
 
 
 def test_ctrl_c_ends_the_stream_politely(server: RunningServer) -> None:
@@ -210,6 +244,8 @@ def test_a_reader_that_has_seen_enough_ends_it(server: RunningServer, video: Pat
     ("args", "status", "words"),
     [
         (("nothing", "sample"), 1, "unknown_model: no model 'nothing'; there are faces, spam, echo"),
+        (("faces@1", "sample"), 1, "unknown_model"),
+        (("faces@", "sample"), 2, "invalid NAME or NAME@VERSION value: 'faces@'"),
         (("faces", "sample", "--window", "0"), 2, "invalid number from 1 to 64 value: '0'"),
         (("faces", "sample", "--max-age-ms", "4000000"), 2, "invalid number from 1 to 3,600,000 value"),
         (("faces", "no/such/file"), 2, "no file or folder no/such/file"),

@@ -264,3 +264,9 @@ def test_a_text_takes_no_more_than_its_utf8(text: str, each: int) -> None:
     assert len(str(answers.encode_item(text * 100, ready("text", around + 100 * each), None)).encode()) > 100
     with pytest.raises(TooLarge, match=f"an item of {around + 100 * each:,} bytes"):
         answers.encode_item(text * 100, ready("text", around + 100 * each - 1), None)
+
+
+def test_half_a_surrogate_pair_makes_no_other_character_longer() -> None:
+    text = answers.write_item("\u0436" * 1000 + "\ud83d", "text", Meta())
+    assert len(text.encode()) < 2100
+    assert json.loads(text)["text"] == "\u0436" * 1000 + "\ud83d"

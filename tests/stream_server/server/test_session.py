@@ -261,7 +261,6 @@ def test_a_malformed_message_is_no_item_and_the_stream_lives_on(message: str) ->
     ("kind", "message"),
     [
         ("image", b"x" * (LIMITS.max_item_bytes + 1)),
-        ("image", '{"type": "meta"' + " " * MAX_META_BYTES + "}"),
         ("text", json.dumps({"type": "item", "text": "x" * LIMITS.max_text_bytes})),
         ("text", '{"type": "item", "text": "' + "\u00fc" * (LIMITS.max_text_bytes // 2) + '"}'),
     ],
@@ -274,6 +273,28 @@ def test_a_message_over_the_limit_in_bytes_closes_after_the_error(
     (error,) = sent(session)
     assert (error["code"], error["retryable"]) == ("too_large", False)
     assert session.close_code == 1009
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "data:image/jpeg;base64,/9j/4AAQ",
+        "data:image/jpeg;base64," + "A" * MAX_META_BYTES,
+        json.dumps({"type": "item", "image": "A" * MAX_META_BYTES}),
+        json.dumps({"image": "A" * (16 * MAX_META_BYTES)}),
+        json.dumps([[0] * 640] * 20),
+        '{"type": "item", "text": "A"}',
+        '{"type": "meta"' + " " * MAX_META_BYTES + "}",
+    ],
+)
+def test_a_picture_as_text_is_told_how_to_send_it(message: str) -> None:
+    session = make("image")
+    assert session.take(message, 0.0) is None
+    (error,) = sent(session)
+    assert error["code"] == "wrong_kind"
+    assert "this model takes binary messages" in error["message"]
+    assert "toBlob()" in error["message"]
+    assert session.close_code == 1003
 
 
 def test_an_item_of_just_the_limit_does_not() -> None:
