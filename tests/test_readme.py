@@ -101,6 +101,7 @@ def test_make_targets(target: str) -> None:
         "CONTRIBUTING.md",
         "docs/api.md",
         "docs/benchmarks.md",
+        "docs/clients.md",
         "docs/internals.md",
         "docs/operations.md",
         "docs/protocol.md",

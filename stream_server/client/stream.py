@@ -53,7 +53,9 @@ class Stream:
 
     Every item sent gets exactly one answer, in order. Unread answers are kept: at most `MAX_HELD`,
     unanswered items included; beyond that `send` waits. So the socket is always read, and a program may pause for
-    minutes.
+    minutes, as long as it does not block the event loop.
+
+    A slow server is kept while bytes move in either direction; after 60 s without one the connection is lost.
 
     Attributes:
         ready: the server's description of this stream; after a reconnect, of the new one.

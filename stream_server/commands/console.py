@@ -22,7 +22,7 @@ from rich.table import Table
 
 from stream_server.client.stream import Stream
 from stream_server.commands.annotate import draw, looks_like_faces
-from stream_server.commands.sources import SourceItem, Unreadable
+from stream_server.commands.source_items import SourceItem, Unreadable
 from stream_server.protocol.client_side import Answer, Dropped, Error, Ready, Result
 
 MOST_TIMES = 100_000

@@ -20,7 +20,8 @@ from inference.model import InputKind, ModelError, ModelSource
 from inference.naming import SHIPPED
 from stream_server.client.iteration import each
 from stream_server.commands.flags import SOURCES, assign
-from stream_server.commands.sources import FileUnreadable, Unreadable, open_source
+from stream_server.commands.source_items import Unreadable
+from stream_server.commands.sources import open_source
 from stream_server.errors import ConfigError
 from stream_server.server.config import Limits, named_model
 from stream_server.server.config_file import read_settings
@@ -100,8 +101,6 @@ def read(sources: list[str], kind: InputKind, max_bytes: int) -> Iterator[tuple[
             for item in open_source(source, kind, max_bytes).items:
                 payload = item if isinstance(item, Unreadable) else _encode(item.payload, kind)
                 yield _name(source, item.name), payload
-        except FileUnreadable as exc:
-            yield {"file": source}, exc.item
         except ConfigError as exc:
             yield {"file": source}, Unreadable(source, "unreadable", str(exc))
 

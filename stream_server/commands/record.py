@@ -11,7 +11,7 @@ from rich.console import Console
 
 from stream_server.commands.console import Report
 from stream_server.commands.flags import SOURCES, configure_sending
-from stream_server.commands.sources import SourceItem
+from stream_server.commands.source_items import SourceItem
 from stream_server.commands.streaming import stream_source
 from stream_server.errors import ConfigError
 from stream_server.protocol.client_side import Answer, Ready

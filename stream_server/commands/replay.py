@@ -15,7 +15,7 @@ from rich.table import Table
 from stream_server.client.stream import connect
 from stream_server.commands.console import Report, agree
 from stream_server.commands.flags import above_zero, add_url, model_id
-from stream_server.commands.sources import SourceItem
+from stream_server.commands.source_items import SourceItem
 from stream_server.commands.streaming import Pace, converse
 from stream_server.errors import ConfigError
 from stream_server.protocol.client_side import Answer, Ready

@@ -1,14 +1,11 @@
 """Where the commands' items come from: files, folders, videos, cameras, standard input. It sends nothing.
 
 What cannot be read costs itself alone: the source goes on after it, and gives its name and the reason.
-
-OpenCV is imported here, so nothing that the server's process imports may import this.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -17,18 +14,10 @@ from importlib import resources
 from pathlib import Path
 from typing import IO, Any
 
-import cv2
-
 from inference.model import InputKind
 from stream_server.commands.mjpeg import CHUNK_BYTES, SOI, Damaged, split_jpegs
+from stream_server.commands.source_items import SourceItem, Unreadable
 from stream_server.errors import ConfigError
-
-# we report what cannot be opened; OpenCV and FFmpeg would log it as well
-cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
-os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # AV_LOG_QUIET, read when the first video is opened
-
-JPEG_QUALITY = 90
-"""Of re-encoded video frames: hardly a detector's score changes, and a frame of 640x480 takes about 60 KB."""
 
 SUFFIXES: dict[InputKind, frozenset[str]] = {
     "image": frozenset({".jpg", ".jpeg", ".png", ".webp"}),
@@ -54,52 +43,6 @@ VIDEO_SUFFIXES = frozenset(
         ".wmv",
     }
 )
-
-COUNTING_SUFFIXES = frozenset({".3gp", ".avi", ".m4v", ".mov", ".mp4"})
-"""Videos whose header counts the frames; of others OpenCV guesses the number from the duration and the rate."""
-
-GUESS_S = 1.0
-"""By how much the last frame of those others may come before the duration ends."""
-
-MOST_FAILED = 100
-"""Reads in a row that fail before a video is taken to have ended: three seconds of damage, and 2 ms at its end."""
-
-
-@dataclass(frozen=True, slots=True)
-class SourceItem:
-    """An item and what to call it: a file's name, or its number in the source, from 1.
-
-    Attributes:
-        payload: what `client.Stream.send` takes.
-    """
-
-    name: str
-    payload: Any
-
-
-@dataclass(frozen=True, slots=True)
-class Unreadable:
-    """An item, or several, that could not be read and cannot be sent.
-
-    Attributes:
-        name: what to call it, as `SourceItem` has it.
-        code: why, as the server calls it: "bad_image", "bad_item", "too_large", or "unreadable".
-        message: the same for people.
-        count: how many.
-    """
-
-    name: str
-    code: str
-    message: str
-    count: int = 1
-
-
-class FileUnreadable(ConfigError):
-    """The only file that was asked for cannot be read or does not suit the model."""
-
-    def __init__(self, item: Unreadable) -> None:
-        super().__init__(item.message)
-        self.item = item
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +84,9 @@ def open_source(source: str, kind: InputKind, max_bytes: int) -> Source:
             portrait = resources.files("web_client") / "sample.jpg"
             return Source(iter([SourceItem("sample.jpg", portrait.read_bytes())]), 1)
         number = int(source.partition(":")[2] or 0)
-        return Source(_camera_frames(_open_camera(number), number))
+        from stream_server.commands.video import open_camera  # noqa: PLC0415  # most sources need no OpenCV
+
+        return Source(open_camera(number))
     path = Path(source)
     if path.is_dir():
         files = folder_files(path, kind)
@@ -150,10 +95,7 @@ def open_source(source: str, kind: InputKind, max_bytes: int) -> Source:
         raise ConfigError(f"no file or folder {source}; for a camera write webcam, for standard input -")
     if pictures and path.suffix.lower() in VIDEO_SUFFIXES:
         return _open_video(path, max_bytes)
-    item = _read_file(path, kind)
-    if isinstance(item, Unreadable):
-        raise FileUnreadable(item)
-    return Source(iter([item]), 1)
+    return Source(_read_files([path], kind), 1)
 
 
 def folder_files(folder: Path, kind: InputKind) -> list[Path]:
@@ -208,22 +150,12 @@ def _not_json(constant: str) -> Any:
     raise ValueError(f"{constant} is not a number of JSON")
 
 
-def _open_camera(number: int) -> cv2.VideoCapture:
-    camera = cv2.VideoCapture(number)
-    if not camera.isOpened():
-        raise ConfigError(f"no camera {number}; is it plugged in, and does no other program use it?")
-    camera.set(cv2.CAP_PROP_BUFFERSIZE, 1)  # a frame that waited in the driver is an old one
-    return camera
-
-
 def _open_video(path: Path, max_bytes: int) -> Source:
     if is_mjpeg(path):
         return Source(_mjpeg_file(path, max_bytes))
-    video = cv2.VideoCapture(str(path))
-    if not video.isOpened():
-        raise ConfigError(f"{path} cannot be read as a video; is it complete?")
-    count = int(video.get(cv2.CAP_PROP_FRAME_COUNT))
-    return Source(_video_frames(video, path), count if count > 0 else None)
+    from stream_server.commands.video import open_video  # noqa: PLC0415  # most sources need no OpenCV
+
+    return Source(*open_video(path))
 
 
 def is_mjpeg(path: Path) -> bool:
@@ -242,63 +174,6 @@ def is_mjpeg(path: Path) -> bool:
 def _mjpeg_file(path: Path, max_bytes: int) -> Iterator[SourceItem | Unreadable]:
     with path.open("rb") as file:
         yield from _jpegs(file.read, max_bytes)
-
-
-def _video_frames(video: cv2.VideoCapture, path: Path) -> Iterator[SourceItem | Unreadable]:
-    """Encode a video's frames as JPEG until it ends; go on after frames that cannot be decoded."""
-    number = failed = 0
-    seconds = 0.0
-    try:
-        while failed < MOST_FAILED:
-            there, pixels = video.read()
-            if not there:
-                failed += 1
-                continue
-            if failed:
-                yield _undecoded(number + 1, failed)
-            number += failed + 1
-            failed = 0
-            seconds = video.get(cv2.CAP_PROP_POS_MSEC) / 1e3
-            yield _encoded(number, pixels)
-        if (missing := _missing(video, path, number, seconds)) > 0:
-            yield _undecoded(number + 1, missing)
-    finally:
-        video.release()
-
-
-def _missing(video: cv2.VideoCapture, path: Path, number: int, seconds: float) -> int:
-    """Count the frames that should have come after the last one that did."""
-    promised = int(video.get(cv2.CAP_PROP_FRAME_COUNT))
-    if path.suffix.lower() in COUNTING_SUFFIXES:
-        return promised - number
-    rate = video.get(cv2.CAP_PROP_FPS)
-    left_s = promised / rate - seconds if rate > 0 else 0.0
-    return int(left_s * rate) if left_s > GUESS_S else 0
-
-
-def _undecoded(first: int, count: int) -> Unreadable:
-    last = first + count - 1
-    name = str(first) if count == 1 else f"{first}-{last}"
-    return Unreadable(name, "bad_image", f"{count:,} frames of the video could not be decoded", count)
-
-
-def _camera_frames(camera: cv2.VideoCapture, number: int) -> Iterator[SourceItem | Unreadable]:
-    count = 0
-    try:
-        while True:
-            there, pixels = camera.read()
-            count += 1
-            if not there:
-                yield Unreadable(str(count), "unreadable", f"camera {number} gives no more pictures")
-                return
-            yield _encoded(count, pixels)
-    finally:
-        camera.release()
-
-
-def _encoded(number: int, pixels: Any) -> SourceItem:
-    _, jpeg = cv2.imencode(".jpg", pixels, (cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY))
-    return SourceItem(str(number), jpeg.tobytes())
 
 
 def _jpegs(read: Callable[[int], bytes], max_bytes: int) -> Iterator[SourceItem | Unreadable]:

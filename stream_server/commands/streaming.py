@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from stream_server.client.iteration import each
 from stream_server.client.stream import Stream, connect
 from stream_server.commands.console import Report
-from stream_server.commands.sources import SourceItem, Unreadable, is_live, open_source
+from stream_server.commands.source_items import SourceItem, Unreadable
+from stream_server.commands.sources import is_live, open_source
 from stream_server.errors import ConnectionLost, TooLarge
 
 

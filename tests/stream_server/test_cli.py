@@ -55,8 +55,8 @@ def test_every_command_has_help_with_examples(command: str, capsys: pytest.Captu
         (["sevre"], "invalid choice: 'sevre'"),
         (["serve", "--prot", "1"], "unrecognized arguments: --prot 1"),
         (["serve", "--port", "eighty"], "argument --port: invalid int value: 'eighty'"),
-        (["predict"], "the following arguments are required: MODEL, FILE"),
-        (["predict", "faces"], "the following arguments are required: FILE"),
+        (["predict"], "the following arguments are required: MODEL, SOURCE"),
+        (["predict", "faces"], "the following arguments are required: SOURCE"),
     ],
 )
 def test_wrong_arguments_exit_with_2(

@@ -194,8 +194,11 @@ def test_a_damaged_frame_in_a_pipe_costs_itself_alone(server: RunningServer) -> 
 
 def test_a_picture_is_not_sent_to_a_text_model(server: RunningServer) -> None:
     status, answers, words = stream("spam", SAMPLE, "--url", server.url)
-    assert (status, answers) == (2, [])
-    assert "sample.jpg is not UTF-8, and this model takes text" in words
+    (answer,) = answers
+    assert answer["code"] == "bad_item"
+    assert "sample.jpg is not UTF-8, and this model takes text" in answer["message"]
+    assert "1 items were not sent; the first, sample.jpg: " in words
+    assert status == 1
 
 
 def test_ctrl_c_ends_the_stream_politely(server: RunningServer) -> None:
