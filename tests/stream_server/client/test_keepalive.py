@@ -196,11 +196,12 @@ async def test_a_program_that_blocked_its_loop_is_told_so(
 
 
 async def test_a_block_that_the_server_did_not_mind_ends_nothing(
-    impatient: None, server: RunningServer
+    impatient: None, server: RunningServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The client's own patience does not run out while nobody could read what came."""
+    monkeypatch.setattr(keepalive, "SILENCE_S", 2.0)
     async with connect(server.url, "echo") as stream:
         await asyncio.sleep(0.2)
-        time.sleep(1.0)  # twice what a silent server has
+        time.sleep(2.5)  # more than a silent server has
         await stream.send(b"x")
         assert isinstance(await anext(stream), Result)
