@@ -254,7 +254,7 @@ class Worker:
             self._launched.transport.close()
             self.unread = self._launched.transport.unread
         self.cause = self._cause(status)
-        if not self._killed:
+        if status < 0 and not self._killed:  # that it closed its end as well says nothing
             self.exit_reason = "killed from outside" if self.cause is Cause.OUTSIDE else ""
         if self.state is State.EXITED:
             self.state = after(self.state, Stimulus.CLOSED)
