@@ -353,6 +353,21 @@ async def test_w02_a_hang_ends_at_the_timeout(
     assert await outputs(engine, "answer", "twin")
 
 
+async def test_w02_a_worker_that_stands_still_with_the_server_is_not_late(oracle: Oracle) -> None:
+    """As in a container that is frozen, or on a machine that is suspended."""
+    engine = await oracle.start("Hasty", workers=1)
+    stream = Stream(engine, "hasty")
+    (pid,) = engine.workers().pids
+    for _ in range(3):
+        stream.send("sleep 0.1")
+        await stream.running()
+        os.kill(pid, signal.SIGSTOP)
+        threading.Event().wait(1.0)  # twice the model's time, in which the loop stands still as well
+        os.kill(pid, signal.SIGCONT)
+        assert isinstance((await stream.answered())[-1], Result)
+    assert engine.workers().deaths == 0
+
+
 @pytest.mark.usefixtures("no_pause")
 async def test_w03_memory_that_ends_at_its_limit_costs_that_item_and_renews_the_worker(
     oracle: Oracle,
