@@ -353,8 +353,11 @@ async def test_w02_a_hang_ends_at_the_timeout(
     assert await outputs(engine, "answer", "twin")
 
 
-async def test_w02_a_worker_that_stands_still_with_the_server_is_not_late(oracle: Oracle) -> None:
+async def test_w02_a_worker_that_stands_still_with_the_server_is_not_late(
+    oracle: Oracle, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As in a container that is frozen, or on a machine that is suspended."""
+    monkeypatch.setattr(worker_module, "DUMP_GRACE", 0.0)  # in which its answer would come
     engine = await oracle.start("Hasty", workers=1)
     stream = Stream(engine, "hasty")
     (pid,) = engine.workers().pids
