@@ -108,4 +108,4 @@ class Clock(Protocol):
         """The time."""
 
     def call_later(self, delay: float, callback: Callable[..., object], *args: Any) -> Timer:
-        """Call back on the event loop after `delay` seconds."""
+        """Call back on the event loop after `delay` seconds in which this process ran."""

@@ -19,9 +19,10 @@ from inference.items import Batch, Cause, Outcome
 from inference.model import ModelCard, ModelId, ModelSource
 from inference.pool import replacement
 from inference.pool.catalogue import LOAD_DEATHS, Catalogue
+from inference.pool.clock import LoopClock
 from inference.pool.launcher import Clock, Launcher, Timer
 from inference.pool.options import ModelState, PoolStatus, WorkerOptions
-from inference.pool.process import LoopClock, ProcessLauncher
+from inference.pool.process import ProcessLauncher
 from inference.pool.slot import RECYCLE_PAUSE, Slot
 from inference.pool.worker import STOP_GRACE, Worker
 from inference.wire.features import missing
@@ -120,11 +121,12 @@ class Pool:
         for slot in self.slots:
             slot.stop()
         self._note_gone()
+        patience = self.clock.call_later(STOP_GRACE + REAP_GRACE, self._all_gone.set)
         try:
-            async with asyncio.timeout(STOP_GRACE + REAP_GRACE):
-                await self._all_gone.wait()
-        except TimeoutError:
-            left = [slot.worker.name for slot in self.slots if slot.worker]
+            await self._all_gone.wait()
+        finally:
+            patience.cancel()
+        if left := [slot.worker.name for slot in self.slots if slot.worker]:
             log.error(
                 "%.0f s after they were killed workers %s are still there: ps shows what they wait for",
                 REAP_GRACE,

@@ -8,13 +8,12 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from inference.pool.launcher import Events, LaunchError, Timer
+from inference.pool.launcher import Events, LaunchError
 from inference.pool.worker_log import Output
 from inference.wire.socket_transport import SocketTransport
 from inference.wire.worker_channel import DUMP_SIGNAL
@@ -214,18 +213,3 @@ class ProcessLauncher:
             return LaunchedProcess(self._loop, events)
         except (OSError, RuntimeError) as exc:  # no memory, processes, threads or files left
             raise LaunchError(str(exc)) from exc
-
-
-class LoopClock:
-    """Implements `Clock` with an event loop's timers."""
-
-    def __init__(self, loop: AbstractEventLoop) -> None:
-        self._loop = loop
-
-    def now(self) -> float:
-        """See `Clock`."""
-        return time.monotonic()  # a loop's own may stand still within a pass, as uvloop's does
-
-    def call_later(self, delay: float, callback: Callable[..., object], *args: Any) -> Timer:
-        """See `Clock`."""
-        return self._loop.call_later(delay, callback, *args)

@@ -269,6 +269,8 @@ class Worker:
         self.cause = self._cause(status)
         if self.cause is Cause.OUTSIDE:
             self.exit_reason = "killed from outside"
+        elif status < 0 and not self._killed:  # that it closed its end as well says nothing
+            self.exit_reason = ""
         if self.state is State.EXITED:
             self.state = after(self.state, Stimulus.CLOSED)
         self._place.worker_exited(status)

@@ -67,8 +67,9 @@ def _about_file(filename: Any) -> str | None:
     try:
         os.close(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))
     except PermissionError:
-        # access(2) does not ask Landlock: what it denies is denied to this user anyway
-        return f"the sandbox denied opening {shown}; read it in `load`" if os.access(path, os.R_OK) else None
+        # faccessat(2) does not ask Landlock: what it denies is denied to this user anyway
+        permitted = os.access(path, os.R_OK, effective_ids=os.access in os.supports_effective_ids)
+        return f"the sandbox denied opening {shown}; read it in `load`" if permitted else None
     except (OSError, ValueError):  # it is not there, so it was to be made
         pass
     return f"the sandbox denied writing {shown}: a worker writes no files once it has loaded"

@@ -9,6 +9,7 @@ the structure against the bytes that are there, bounds what decoding costs, and 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -72,7 +73,9 @@ def decode(payload: bytes | memoryview, long_side: int | None) -> Image:
     if found == image_formats.WEBP:
         return _decode_webp(data, long_side)
     what = (
-        f"{found} is not read here: convert it" if found else "this is no known image: convert or encode it"
+        f"{found} is not read here: convert it"
+        if found
+        else "the format of the image is not known: convert or encode it"
     )
     raise ItemError("unsupported_image", f"{what} to JPEG, PNG or WebP")
 
@@ -102,7 +105,7 @@ def _decompress(source: jpeg.Jpeg, min_width: int, min_height: int) -> Pixels:
     try:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(source.data, **size)
     except ValueError as exc:
-        raise bad(str(exc)) from exc
+        raise bad(_words(str(exc))) from exc
     except KeyError as exc:  # simplejpeg's name for this number of components
         raise ItemError("unsupported_image", "the JPEG's colours are of an unknown kind") from exc
     cmyk = colours in ("CMYK", "YCCK")
@@ -114,24 +117,29 @@ def _decompress(source: jpeg.Jpeg, min_width: int, min_height: int) -> Pixels:
         if message.startswith(LIBJPEG_NO_MEMORY):
             raise MemoryError(message) from exc
         if LIBJPEG_EXTRA_BYTES not in message:
-            raise bad(message) from exc
+            raise bad(_words(message)) from exc
         # without restarts nothing can be missing behind those before the end
         if source.restart_interval or not message.endswith(LIBJPEG_EXTRA_BYTES_AT_END):
             _check_intervals(source, message)
     return _from_cmyk(pixels) if cmyk else pixels
 
 
+def _words(message: str) -> str:
+    """Give a message of libjpeg's; simplejpeg cuts off the first letter of this one."""
+    return re.sub("^C?orrupt", "corrupt", message)
+
+
 def _check_intervals(source: jpeg.Jpeg, message: str) -> None:
     """Check that no restart interval misses data, where libjpeg told of bytes too many at the end of one."""
     images = jpeg.intervals(source)
     if images is None:
-        raise bad(message)
+        raise bad(_words(message))
     for image in images:
         try:
             simplejpeg.decode_jpeg(image, "GRAY", min_width=1, min_height=1)
         except ValueError as exc:
             if not str(exc).endswith(LIBJPEG_EXTRA_BYTES_AT_END):
-                raise bad(str(exc)) from exc
+                raise bad(_words(str(exc))) from exc
 
 
 def _from_cmyk(cmyk: Pixels) -> Pixels:

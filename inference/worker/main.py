@@ -134,19 +134,21 @@ def code_of(sources: Sequence[ModelSource]) -> list[str]:
     return places
 
 
-def begin(channel: WorkerChannel, setup: messages.Setup, memory: Memory) -> dict[ModelId, LoadedModel]:
+def begin(
+    channel: WorkerChannel, setup: messages.Setup, memory: Memory, parent: int
+) -> dict[ModelId, LoadedModel]:
     """Load the models, close the sandbox behind them, and say which are ready."""
     sources = [
         ModelSource(model.name, model.reference, msgspec.json.decode(model.options)) for model in setup.models
     ]
     if setup.memory_mb:
         sandbox.limit_memory(setup.memory_mb)
-    if setup.sandbox != "off":
-        sandbox.separate()
+    separated = setup.sandbox != "off" and sandbox.separate()
     models = load(channel, sources)
+    die_with_parent(parent)  # again, for a model may have cleared it; from the sealing on none can
     send(channel, messages.Sealing())
     if setup.sandbox != "off":
-        features = sandbox.seal(code_of(sources))
+        features = sandbox.seal(code_of(sources), separated=separated)
         send(channel, messages.Sandbox(features))
         for loaded in models.values():
             loaded.sandbox = features
@@ -230,7 +232,7 @@ def main(fd: int, parent: int) -> None:
     while (received := channel.receive()) is not None:
         message = messages.read_to_worker(received[0])
         if isinstance(message, messages.Setup):
-            models = begin(channel, message, memory)
+            models = begin(channel, message, memory, parent)
             gc.freeze()  # libraries and models stay: a full collection between two items need not look at them
         else:
             send(channel, *answer(models, message, received[1], memory))

@@ -9,10 +9,12 @@ Every part is tried by itself and reported, because kernels and containers diffe
 
 - ``core_dumps``: none, as they would put clients' frames on a disk.
 - ``network``: an empty network namespace.
+- ``threads``: `MAX_THREADS` at most.
 - ``landlock``: reads as above, writes nothing, signals nobody else, from Linux 5.13 on (landlock(7)).
 - ``capabilities``: all dropped, so that root in here is no more than its files' owner.
 - ``no_new_privileges``: no setuid program gives any back.
-- ``seccomp``: no new process or program, no socket, no other process touched, and what Landlock does not see.
+- ``seccomp``: no new process or program, no socket, no shared memory or queue of System V or POSIX, no other
+  process touched, the signal kept that ends the worker with the server, and what Landlock does not see.
 
 It does not hide names and sizes of files, what the environment holds, or the processor's time.
 """
@@ -46,6 +48,11 @@ MAX_THREADS = 256
 THREADS_COUNTED = (5, 14)
 """The first Linux that counts RLIMIT_NPROC by user namespace; before, the user's other programs count too."""
 
+UNUSED_IDS = ((0x70000000, 1 << 22), (60514, 64))
+"""Ranges of user ids that no system gives out, first and how many; the second is for containers with 65,536 ids
+(systemd: "Users, Groups, UIDs and GIDs on systemd Systems"). Root's threads are not counted, so a worker of root's
+takes one as its real id. The effective one stays, with which files are opened."""
+
 PER_THREAD = ("network", "landlock", "capabilities")
 """What holds for the thread that asks for it and for those it starts, not for those that run already."""
 
@@ -60,22 +67,22 @@ def limit_memory(megabytes: int) -> None:
     _lower(resource.RLIMIT_DATA if sys.platform == "linux" else resource.RLIMIT_AS, megabytes << 20)
 
 
-def separate() -> None:
-    """Enter a user namespace, in which alone an ordinary user may make a network namespace later.
+def separate() -> bool:
+    """Enter a user namespace, in which alone an ordinary user may make a network namespace later; whether it did.
 
     It must be called before any thread exists (unshare(2)). Where it is not permitted, `seal` will report
     that there is no network namespace.
     """
     if sys.platform != "linux":
-        return
+        return False
     try:
         if _capable():
-            return
+            return False
     except OSError:  # a container may forbid to ask; to try does no harm
         pass
     user, group = os.geteuid(), os.getegid()
     if libc.unshare(CLONE_NEWUSER):
-        return
+        return False
     # without a map the ids read as nobody's; root without capabilities may not map its own, and lives so
     with suppress(OSError):
         for name, line in (
@@ -85,17 +92,15 @@ def separate() -> None:
         ):
             with open(f"/proc/self/{name}", "w") as file:  # noqa: PTH123  # see the imports
                 file.write(line)
-    found = re.match(r"(\d+)\.(\d+)", os.uname().release)
-    if found and (int(found[1]), int(found[2])) >= THREADS_COUNTED:
-        with suppress(OSError):  # a container may forbid it
-            _lower(resource.RLIMIT_NPROC, MAX_THREADS)
+    return True
 
 
-def seal(readable: Iterable[str]) -> dict[str, str]:
+def seal(readable: Iterable[str], *, separated: bool = False) -> dict[str, str]:
     """Restrict this process for good.
 
     Args:
         readable: folders and files that stay readable besides the Python installation.
+        separated: what `separate` returned.
 
     Returns:
         Each feature with "on", or with "partial: ", "unsupported: " or "denied: " and the reason.
@@ -104,6 +109,7 @@ def seal(readable: Iterable[str]) -> dict[str, str]:
     parts: dict[str, Callable[[], None]] = {
         "core_dumps": lambda: _lower(resource.RLIMIT_CORE, 0),
         "network": _leave_network,
+        "threads": lambda: _limit_threads(separated=separated),
         "no_new_privileges": _renounce_privileges,
         "landlock": lambda: restrict_files([*installation(), "/proc/self", *readable]),
         "capabilities": _drop_capabilities,
@@ -159,6 +165,21 @@ def _tried(part: Callable[[], None]) -> str:
 
 def _leave_network() -> None:
     checked(libc.unshare(CLONE_NEWNET))
+
+
+def _limit_threads(*, separated: bool) -> None:
+    """Limit this process's threads: see to it first that RLIMIT_NPROC counts them, and no other program's."""
+    if separated:
+        found = re.match(r"(\d+)\.(\d+)", os.uname().release)
+        if not found or (int(found[1]), int(found[2])) < THREADS_COUNTED:
+            raise Unsupported("before Linux 5.14 the user's other programs count too")
+        if os.geteuid() == 0:
+            raise Unsupported("root's threads are not counted in a user namespace of its own")
+    else:
+        ids = (first + int.from_bytes(os.urandom(4), "big") % size for first, size in UNUSED_IDS)
+        if all(libc.setresuid(unused, -1, -1) for unused in ids):
+            checked(-1)
+    _lower(resource.RLIMIT_NPROC, MAX_THREADS)
 
 
 def _renounce_privileges() -> None:

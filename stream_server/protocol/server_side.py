@@ -41,7 +41,7 @@ MAX_ID = 128
 
 
 SEND_BINARY = (
-    "this model takes binary messages: send the file's bytes as they are, in no JSON or base64; "
+    "this model takes binary messages: send the file's bytes as they are, not in JSON or base64; "
     "from a canvas, those of toBlob() and not toDataURL()"
 )
 

@@ -148,6 +148,30 @@ class Hostile:
     def ring(self) -> None:
         called(libc.syscall(425, 1, ctypes.create_string_buffer(120)))  # io_uring_setup
 
+    def shared_memory(self) -> None:
+        segment = called(libc.shmget(0, 4096, 0o600))  # of System V
+        called(libc.shmctl(segment, 0, None))
+
+    def semaphores(self) -> None:
+        called(libc.semctl(called(libc.semget(0, 1, 0o600)), 0, 0))
+
+    def messages(self) -> None:
+        called(libc.msgctl(called(libc.msgget(0, 0o600)), 0, None))
+
+    def queue(self) -> None:
+        name = b"/hostile-%d" % os.getpid()
+        os.close(called(libc.mq_open(name, os.O_CREAT | os.O_RDWR, 0o600, None)))
+        called(libc.mq_unlink(name))
+
+    def outlive_the_parent(self) -> None:
+        called(libc.prctl(1, 0, 0, 0, 0))  # PR_SET_PDEATHSIG
+
+    def call(self, number: int, argument: int) -> None:
+        os.close(called(libc.syscall(ctypes.c_long(number), ctypes.c_long(argument), None, ctypes.c_long(0))))
+
+    def kill_itself(self) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
     def other_numbers(self) -> int:
         """Call getpid by its x32 number."""
         return called(libc.syscall(ctypes.c_long(0x40000000 + 39)))

@@ -1352,9 +1352,9 @@ class TestStopping:
     ) -> None:
         monkeypatch.setattr(pool_module, "FIRST_RETRY", 3600.0)  # however long the start takes
         engine = await start("LoadRaises", "Length", workers=2)
-        assert any("_try_again" in timer for timer in pending_timers())
+        assert any("AwakeTimer" in timer for timer in pending_timers())
         await engine.stop()
-        assert not any("_try_again" in timer for timer in pending_timers())
+        assert not any("AwakeTimer" in timer for timer in pending_timers())
 
     async def test_stopping_between_two_attempts_to_start_leaves_nothing(
         self, start: Start, tmp_path: Path

@@ -595,10 +595,10 @@ async def test_nothing_is_tried_again_after_the_stop(
     pool = make(repaired("raise"), workers=2)
     pool.start()
     await owner.until(lambda: all_ready(pool))
-    assert any("_try_again" in timer for timer in pending_timers())
+    assert any("AwakeTimer" in timer for timer in pending_timers())
     before = len(attempts(tmp_path))
     await pool.stop()
-    assert not any("_try_again" in timer for timer in pending_timers())
+    assert not any("AwakeTimer" in timer for timer in pending_timers())
     await asyncio.sleep(0.5)
     assert len(attempts(tmp_path)) == before
     assert all(slot.gone for slot in pool.slots)

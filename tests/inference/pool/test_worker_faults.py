@@ -59,7 +59,9 @@ from inference.pool.process import WorkerProcess
 from inference.pool.states import Stimulus
 from inference.pool.worker import Worker
 from inference.pool.worker_log import BURST, LINES_PER_S
+from inference.scheduling.scheduler import MAX_KILLS
 from inference.scheduling.statistics import Tally
+from inference.wire.features import ON
 from inference.worker.main import OOM_SCORE
 from tests.conftest import WAIT
 from tests.inference.pool.test_pool import pending_timers
@@ -180,6 +182,12 @@ def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(slot_module, "RECYCLE_PAUSE", 0.0)
 
 
+def need_the_truth(engine: Engine) -> None:
+    """Skip where kills from outside cannot be told from others."""
+    if engine.workers().sandbox.get("seccomp") != ON or process_module.oom_kills() is None:
+        pytest.skip("this machine does not tell who sent a SIGKILL")
+
+
 async def fail(stream: Stream, order: str) -> Failed:
     """Send an item that must fail; its error."""
     stream.send(order)
@@ -237,6 +245,45 @@ async def test_w01_killing_all_workers_at_once_blames_no_item(oracle: Oracle) ->
         await restarted(engine)
         await oracle.turn()  # so that no item of the bystander is hit twice
     assert engine.statistics().total.errors == 0
+
+
+async def test_w01_killing_the_busy_worker_again_and_again_blames_no_stream(oracle: Oracle) -> None:
+    engine = await oracle.start("Patient", spares=1)
+    need_the_truth(engine)
+    stream = Stream(engine, "patient")
+    for sent in range(1, 4):
+        stream.send("sleep 0.3")
+        for kills in range(1, MAX_KILLS):
+            busy = None
+            while busy is None:
+                await asyncio.sleep(0.005)
+                workers = [slot.worker for slot in engine._pools["default"].slots if slot.busy]
+                busy = next(
+                    (w for w in workers if w._batch.model.name == "patient" and not w.exit_reason), None
+                )
+            os.kill(busy.pid, signal.SIGKILL)
+            await until(lambda n=kills, s=sent: engine.workers().deaths == n + (s - 1) * (MAX_KILLS - 1))
+        outcome = (await stream.answered())[-1]
+        assert isinstance(outcome, Result), outcome
+
+
+async def test_w01_streams_are_served_soon_after_forty_kills_whatever_they_hit(oracle: Oracle) -> None:
+    """Also workers that start or load, which a model that has loaded is not left out for."""
+    engine = await oracle.start("Patient")
+    chance = random.Random(3)
+    async with load_on(engine, "patient") as stream:
+        for deaths in range(1, 41):
+            await until(lambda: engine.workers().pids)
+            await asyncio.sleep(chance.uniform(0, 0.1))
+            if pids := engine.workers().pids:
+                os.kill(chance.choice(pids), signal.SIGKILL)
+                await until(lambda n=deaths: engine.workers().deaths >= min(n, 1))
+        assert {status.state for status in engine.models()} <= {"ready", "loading"}
+        sent = stream.sent
+        await until(lambda: sent in stream.outcomes)
+        await restarted(engine)
+    failed = [outcome for outcome in stream.outcomes.values() if not isinstance(outcome, Result)]
+    assert all(isinstance(outcome, Failed) and outcome.retryable for outcome in failed), failed
 
 
 async def test_w01_an_item_that_the_dying_worker_had_not_read_waits_on_as_if_nothing_had_happened(
@@ -304,6 +351,24 @@ async def test_w02_a_hang_ends_at_the_timeout(
     told = any(map(where.search, printed(caplog)))
     assert told == (hang != "stop"), "the log tells where it was, unless it was stopped"
     assert await outputs(engine, "answer", "twin")
+
+
+async def test_w02_a_worker_that_stands_still_with_the_server_is_not_late(
+    oracle: Oracle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a container that is frozen, or on a machine that is suspended."""
+    monkeypatch.setattr(worker_module, "DUMP_GRACE", 0.0)  # in which its answer would come
+    engine = await oracle.start("Hasty", workers=1)
+    stream = Stream(engine, "hasty")
+    (pid,) = engine.workers().pids
+    for _ in range(3):
+        stream.send("sleep 0.1")
+        await stream.running()
+        os.kill(pid, signal.SIGSTOP)
+        threading.Event().wait(1.0)  # twice the model's time, in which the loop stands still as well
+        os.kill(pid, signal.SIGCONT)
+        assert isinstance((await stream.answered())[-1], Result)
+    assert engine.workers().deaths == 0
 
 
 @pytest.mark.usefixtures("no_pause")
@@ -761,7 +826,7 @@ asyncio.run(main())
 
 
 @pytest.mark.parametrize("whom", ["kill", "killpg"])
-@pytest.mark.parametrize("doing", ["", "spin", "hang"])
+@pytest.mark.parametrize("doing", ["", "spin", "hang", "outlive"])
 async def test_w12_a_killed_server_leaves_no_worker_and_no_shared_memory(whom: str, doing: str) -> None:
     parent = subprocess.Popen(
         [sys.executable, "-c", PARENT, doing], stdout=subprocess.PIPE, text=True, start_new_session=True

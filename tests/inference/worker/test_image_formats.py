@@ -68,5 +68,5 @@ def test_the_accepted_ones_are_told_apart():
 )
 def test_of_anything_else_the_format_is_unknown(data):
     assert format_of(data) is None
-    with pytest.raises(ItemError, match="no known image"):
+    with pytest.raises(ItemError, match="is not known"):
         decode(data, None)

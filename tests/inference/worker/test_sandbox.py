@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -61,6 +62,11 @@ ATTACKS: dict[str, tuple[list[str], tuple[str, ...]]] = {
     "limit the parent": (["limit_parent"], (SECCOMP,)),
     "make a namespace": (["own_namespace"], (SECCOMP,)),
     "make an io_uring": (["ring"], (SECCOMP,)),
+    "share memory": (["shared_memory"], (SECCOMP,)),
+    "share semaphores": (["semaphores"], (SECCOMP,)),
+    "queue messages": (["messages"], (SECCOMP,)),
+    "queue messages by a name": (["queue"], (SECCOMP,)),
+    "outlive the parent": (["outlive_the_parent"], (SECCOMP,)),
 }
 """An item to the hostile model, and the features of which each denies it."""
 
@@ -193,13 +199,33 @@ class TestAttacks:
         assert await succeed(await start(), "memory", 3) == 3 << 30
 
     async def test_a_thread_bomb_ends_where_threads_can_be_counted(self, start: Start) -> None:
-        if os.geteuid() == 0:
-            pytest.skip("the kernel does not count root's threads")
         engine = await start()
-        need(engine, NETWORK)
+        need(engine, "threads")
         outcome = await attack(engine, "many_threads", sandbox.MAX_THREADS)
         assert isinstance(outcome, Failed)
         assert await succeed(engine, "many_threads", 20) == 20
+
+    @pytest.mark.parametrize(
+        "name", ["memfd_secret 447", "modify_ldt 154", "bpf 321", "keyctl 250", "userfaultfd 323"]
+    )
+    async def test_calls_that_no_model_needs(self, start: Start, name: str) -> None:
+        if os.uname().machine != "x86_64":
+            pytest.skip("the numbers are those of x86_64")
+        engine = await start()
+        need(engine, SECCOMP)
+        outcome = await attack(engine, "call", int(name.split()[1]), 0)
+        assert isinstance(outcome, Failed)
+        assert outcome.message.startswith("the sandbox denied a system call in hostile_models.py, line ")
+
+    async def test_a_worker_that_kills_itself_is_not_taken_for_one_that_was_killed(
+        self, start: Start, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        engine = await start()
+        need(engine, SECCOMP)
+        outcome = await attack(engine, "kill_itself")
+        assert isinstance(outcome, Failed)
+        assert (outcome.code, outcome.retryable) == ("worker_lost", False)
+        assert caplog.text.count(f"(by itself, exit status {-signal.SIGSYS})") == 2
 
     async def test_calls_by_their_other_numbers(self, start: Start) -> None:
         if os.uname().machine != "x86_64":
