@@ -205,7 +205,7 @@ class TestHeldBack:
         scheduler.offer(item(1, 2))
         first = take(scheduler)
         scheduler.hold_back(1, True)
-        scheduler.lost(first, 0.1, 0.0, timed_out=False)
+        scheduler.lost(first, 0.1, 0.0, Cause.CRASH)
         again = take(scheduler)
         assert again.items == (item(1, 1),)
         finish(scheduler, again)
