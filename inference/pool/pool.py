@@ -256,7 +256,7 @@ class Pool:
         """A worker has been loading a model for so long. If none is ready, a spare serves the others meanwhile."""
         name = source.name
         loads = [other for other in self.slots if other.loading and other.loading.name == name]
-        if slot is loads[0] and not self._held(name):
+        if loads and slot is loads[0] and not self._held(name):
             log.warning(
                 "model %s has been loading for %.0f s; it may take %d s (`load_timeout_s`)",
                 name,

@@ -30,6 +30,10 @@ same holds for one that was killed from outside while it loaded what has loaded 
 KILLED = (Cause.OUTSIDE, Cause.UNKNOWN)
 """Ends by a signal that the server did not send: no evidence against a model that has ever loaded."""
 
+MAX_KILLS = 6
+"""Workers of a slot in a row that were killed before they were ready, perhaps for want of memory, until that counts
+against what they loaded: else a model that has grown too large would keep its neighbours from loading for ever."""
+
 RECYCLE_PAUSE = 10.0
 """Seconds a worker serves before it may be worn: much memory at once is not a leak, and a start is expensive."""
 
@@ -108,6 +112,7 @@ class Slot:
         self._restart: Timer | None = None
         self._restarts = TokenBucket(1 / RESTART_EVERY, RESTARTS, pool.clock.now())
         self._backoff = FIRST_BACKOFF
+        self._kills = 0  # workers in a row that were never ready, and whose end has an unknown cause
         self._unexplained = 0  # workers in a row that were never ready, and ended while they loaded no model
         self._retiring = False
         self.number = number
@@ -250,7 +255,7 @@ class Slot:
     def became_ready(self) -> None:
         """See `Place`."""
         self._backoff = FIRST_BACKOFF
-        self._unexplained = 0
+        self._kills = self._unexplained = 0
         self._pool.became_ready(self)
 
     def idle_again(self, outcomes: Sequence[Outcome]) -> None:
@@ -303,7 +308,8 @@ class Slot:
         if worker.was_ready is not None or (innocent and worker.cause is Cause.OUTSIDE):
             self._restart_soon()
             return
-        if not innocent:
+        self._kills += 1
+        if not innocent or self._kills >= MAX_KILLS:
             self._report(worker, status)
         self._restart_later()
 

@@ -304,6 +304,7 @@ class Worker:
                 self._limit_loading(source, (used or card).load_timeout_s)
             case messages.ModelFailed(model, reason, permanent):
                 self.loading = None
+                self._arm(START_TIMEOUT, f"going on after {model} had failed took over {START_TIMEOUT:.0f} s")
                 if self._cards.pop(model, ...) is not None:  # else that it is not used was said already
                     source = self._sources[model]
                     self._place.failed(source, reason[: messages.MAX_REASON], permanent=permanent)
@@ -323,9 +324,12 @@ class Worker:
 
     def _limit_loading(self, source: ModelSource, limit: int) -> None:
         """Set a model's clock, which has run since its import began."""
-        elapsed = self._clock.now() - self.loading_since
+        left = limit - (self._clock.now() - self.loading_since)
         self.load_limit = limit
-        self._arm(max(limit - elapsed, 0), f"loading {source.name} took over {limit} s")
+        # the import's own timer has not ended, so if nothing is left, the machine stood still or the limit has sunk
+        self._arm(
+            left if left > 0 else min(limit, START_TIMEOUT), f"loading {source.name} took over {limit} s"
+        )
         self._report_at(source, FIRST_PROGRESS)
 
     def _report_at(self, source: ModelSource, seconds: float) -> None:

@@ -142,7 +142,10 @@ def begin(
         ModelSource(model.name, model.reference, msgspec.json.decode(model.options)) for model in setup.models
     ]
     if setup.memory_mb:
-        sandbox.limit_memory(setup.memory_mb)
+        try:
+            sandbox.limit_memory(setup.memory_mb)
+        except OSError as exc:  # a container may forbid it
+            log.warning("memory is not limited to worker_memory_mb: %s", exc.strerror)
     separated = setup.sandbox != "off" and sandbox.separate()
     models = load(channel, sources)
     die_with_parent(parent)  # again, for a model may have cleared it; from the sealing on none can

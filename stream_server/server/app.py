@@ -126,9 +126,9 @@ def identify_caller(request: web.Request) -> Caller:
         Forbidden: it is not this server's.
     """
     _header(request, "Host")
-    caller = identify(
-        request.remote or "", lambda name: request.headers.getall(name, []), request.app[TRUSTED_PROXIES]
-    )
+    address = request.get_extra_info("peername")
+    peer = address[0] if isinstance(address, tuple) else ""  # of a unix socket: a path that the client chose
+    caller = identify(peer, lambda name: request.headers.getall(name, []), request.app[TRUSTED_PROXIES])
     allowed = request.app[SETTINGS].allow_host
     return replace(caller, host=origins.check_target(request.raw_path, caller.host, allowed))
 

@@ -28,6 +28,9 @@ DESCRIPTORS_PER_WORKER = 4
 SPARE_DESCRIPTORS = 32
 """For `ACCEPTED_AT_ONCE`, and for starting a worker, which needs eight for a moment."""
 
+USUAL_LIMIT, USUAL_DESCRIPTORS = 1024, 16
+"""The usual soft limit of open files, and what a server without connections has open."""
+
 INTERVALS = 4
 """How many intervals the time for a request is divided into: a connection may last for one interval longer."""
 
@@ -141,13 +144,27 @@ class Listener:
                     connection.check_deadline()
 
 
-def raise_descriptor_limit(wanted: int) -> None:
-    """Raise the soft limit of open descriptors as far as needed and allowed."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if hard != resource.RLIM_INFINITY:
-        wanted = min(wanted, hard)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
+def raise_descriptor_limit(wanted: int) -> int:
+    """Raise the soft limit of open descriptors as far as needed and allowed; return how many there may be."""
+    try:
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if hard != resource.RLIM_INFINITY:
+            wanted = min(wanted, hard)
+        if soft == resource.RLIM_INFINITY or soft >= wanted:
+            return wanted
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    except OSError as exc:  # a container may forbid it, and even to ask
+        log.warning("the limit of open files is not known or cannot be raised: %s", exc.strerror)
+        return min(wanted, USUAL_LIMIT)
+    return wanted
+
+
+def open_descriptors() -> int:
+    """How many descriptors this process has open; a guess where /dev/fd cannot be read, as without /proc."""
+    try:
+        return sum(1 for _ in Path("/dev/fd").iterdir())
+    except OSError:
+        return USUAL_DESCRIPTORS
 
 
 def connection_capacity(max_streams: int, processes: int) -> int:
@@ -156,16 +173,13 @@ def connection_capacity(max_streams: int, processes: int) -> int:
     Args:
         processes: workers and spares. Each may have a successor before its descriptors are closed.
     """
-    reserve = (
-        sum(1 for _ in Path("/dev/fd").iterdir()) + 2 * DESCRIPTORS_PER_WORKER * processes + SPARE_DESCRIPTORS
-    )
+    reserve = open_descriptors() + 2 * DESCRIPTORS_PER_WORKER * processes + SPARE_DESCRIPTORS
     wanted = max_streams + OTHER_CONNECTIONS
-    raise_descriptor_limit(reserve + wanted)
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    capacity = wanted if soft == resource.RLIM_INFINITY else min(wanted, soft - reserve)
+    limit = raise_descriptor_limit(reserve + wanted)
+    capacity = limit - reserve
     if capacity < wanted:
         log.warning(
             "at most %d connections: this process may open %d files (ulimit -n), and %d streams need %d",
-            *(max(1, capacity), soft, max_streams, reserve + wanted),
+            *(max(1, capacity), limit, max_streams, reserve + wanted),
         )
     return max(1, capacity)

@@ -113,9 +113,7 @@ class Server:
     async def drain(self) -> None:
         """Refuse what is new and answer what was accepted, for at most ``drain_s`` seconds."""
         connections = self._app[CONNECTIONS]
-        if self._listener and self._addresses:
-            self._listener.stop_accepting()
-            self._addresses.close()
+        self._free_addresses()
         grace = self._settings.timeouts.drain_s
         log.info("draining: %d streams, at most %.0f s", len(connections), grace)
         connections.drain(round(grace * 1000), RETRY_AFTER_MS)
@@ -134,9 +132,16 @@ class Server:
         if not await connections.closed(self._settings.timeouts.close_s):
             connections.abort()
         await self._runner.cleanup()
-        if self._addresses:
-            self._addresses.close()
+        self._free_addresses()
         connections.hangups.close()
+
+    def _free_addresses(self) -> None:
+        """Accept nothing more. Once only: another server may listen on the path of a unix socket by then."""
+        addresses, self._addresses = self._addresses, None
+        if self._listener:
+            self._listener.stop_accepting()
+        if addresses:
+            addresses.close()
 
     def _make_listener(self) -> Listener:
         server, settings = self._runner.server, self._settings
@@ -180,8 +185,8 @@ async def serve(
             on_ready(server)
             notify("READY=1")
             await stopping.wait()
-            notify("STOPPING=1")
-            await run_until(forced, server.drain())
+        notify("STOPPING=1")
+        await run_until(forced, server.drain())  # streams of some models may be served while others load
     finally:
         await server.stop()
         for number in handlers:  # uvloop would leave them to whatever this process does next

@@ -163,8 +163,9 @@ class Hangups:
         sock = transport.get_extra_info("socket")
         number: int = sock.fileno() if sock is not None else -1
         if number >= 0 and hasattr(select, "epoll"):
-            self._start().register(number, select.EPOLLRDHUP | select.EPOLLONESHOT)
-            self._callbacks[number] = on_hangup
+            with contextlib.suppress(OSError):  # no more descriptors or watches: the heartbeat finds out
+                self._start().register(number, select.EPOLLRDHUP | select.EPOLLONESHOT)
+                self._callbacks[number] = on_hangup
         return number
 
     def forget(self, number: int, on_hangup: Callable[[], None]) -> None:

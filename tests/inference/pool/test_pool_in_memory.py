@@ -14,7 +14,7 @@ import pytest
 from inference.items import Batch, Cause, Failed, Item, Outcome, Result
 from inference.model import DEFAULT_LOAD_TIMEOUT_S, ModelError, ModelId, ModelSource, ServingSettings
 from inference.pool.pool import LOAD_DEATHS, Pool, WorkerOptions
-from inference.pool.slot import RESTART_EVERY, RESTARTS
+from inference.pool.slot import MAX_KILLS, RESTART_EVERY, RESTARTS
 from inference.pool.states import State
 from inference.pool.worker import DUMP_GRACE, EXIT_GRACE, FIRST_PROGRESS, START_TIMEOUT, STOP_GRACE
 from inference.wire import messages
@@ -432,16 +432,22 @@ async def test_a_model_that_has_loaded_and_ends_its_worker_for_want_of_memory_is
     world.load({"a": "1"})
     world.worker.die()
     delays = []
-    for _ in range(9):
+
+    def die_for_want_of_memory() -> None:
         world.worker.memory = False
         world.worker.say(messages.Importing("a"))
         world.worker.deliver()
         world.worker.die(-signal.SIGKILL)
+
+    for _ in range(MAX_KILLS + LOAD_DEATHS - 2):
+        die_for_want_of_memory()
         (delay,) = world.clock.pending()
         delays.append(round(delay, 3))
         world.clock.advance(delay)
-    assert delays == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 10.0, 10.0]
-    assert world.pool.state("a") == ("loading", None)
+        assert world.pool.state("a") == ("loading", None)
+    assert delays == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4]
+    die_for_want_of_memory()
+    assert world.pool.state("a") == ("unavailable", "its worker ended while loading it (exit status -9)")
 
 
 @pytest.mark.parametrize("status", [7, -signal.SIGSEGV, -signal.SIGABRT])

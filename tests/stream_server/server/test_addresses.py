@@ -113,6 +113,24 @@ class TestUnix:
         addresses.close()
         assert not path.exists()
 
+    def test_a_server_that_drains_leaves_its_successors_file(self, tmp_path: Path) -> None:
+        path = tmp_path / "socket"
+        command = [sys.executable, "-m", "stream_server", "serve", "--model=echo", "--workers=1"]
+        command.append(f"--host=unix:{path}")
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+            assert server.stdout
+            assert "ready" in server.stdout.readline()
+            client = UnixHTTP(str(path))
+            client.connect()  # and asks for nothing: the end of the server waits for no such connection
+            server.send_signal(signal.SIGTERM)
+            while path.exists():
+                assert server.poll() is None or not path.exists()
+            successor = listen(f"unix:{path}", 0)
+            assert server.wait(START_TIMEOUT) == 0
+            client.close()
+        assert path.is_socket()
+        successor.close()
+
     def test_what_an_ended_server_left_is_replaced(self, tmp_path: Path) -> None:
         path = tmp_path / "socket"
         with socket.socket(socket.AF_UNIX) as left:

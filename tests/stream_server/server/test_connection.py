@@ -287,10 +287,12 @@ async def test_the_wrong_kind_closes(
 class TestSize:
     """Exactly at the limit is in, one byte over it is out."""
 
-    async def refused(self, ws: aiohttp.ClientWebSocketResponse) -> None:
+    async def refused(
+        self, ws: aiohttp.ClientWebSocketResponse, code: str = "too_large", close: int = 1009
+    ) -> None:
         said = await answer(ws)
-        assert (said["type"], said["code"], said.get("seq")) == ("error", "too_large", None)
-        assert await close_code(ws) == 1009
+        assert (said["type"], said["code"], said.get("seq")) == ("error", code, None)
+        assert await close_code(ws) == close
 
     async def test_binary(self, server: RunningServer, http: aiohttp.ClientSession) -> None:
         async with http.ws_connect(server.url + ECHO) as ws:
@@ -322,7 +324,7 @@ class TestSize:
             await ws.send_bytes(b"x")
             assert (await answer(ws))["id"] == "a"
             await ws.send_str(meta + " ")
-            await self.refused(ws)
+            await self.refused(ws, "wrong_kind", 1003)
 
     async def test_a_size_that_is_claimed_counts(self, server: RunningServer) -> None:
         async with asyncio.timeout(WAIT), dial(server.url, ECHO) as wire:
