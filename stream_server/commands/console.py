@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import re
 import sys
 import time
 from collections import Counter, deque
@@ -27,6 +28,10 @@ from stream_server.protocol.client_side import Answer, Dropped, Error, Ready, Re
 
 MOST_TIMES = 100_000
 """How many answers' times the percentiles are made of, the last ones: an hour of a camera, 3 MB."""
+
+
+SURROGATE = re.compile("[\ud800-\udfff]")
+"""Half of a surrogate pair: JSON may hold one, and UTF-8 may not (RFC 8259 section 8.2)."""
 
 
 class StreamObserver(Protocol):
@@ -129,7 +134,10 @@ class Report:
 
     def _write(self, line: dict[str, Any]) -> None:
         if self._output:
-            self._output.write(json.dumps(line, ensure_ascii=False) + "\n")
+            text = json.dumps(line, ensure_ascii=False)
+            if not text.isascii() and SURROGATE.search(text):  # it stands in no file, but may be escaped
+                text = json.dumps(line)
+            self._output.write(text + "\n")
             self._output.flush()
 
     def _draw(self, folder: Path, answer: Result, item: SourceItem) -> None:

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 import tomllib
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -203,9 +204,7 @@ def document(args: argparse.Namespace) -> dict[str, Any]:
     groups = values.setdefault("groups", {})
     if not isinstance(groups, dict):
         raise ConfigError("groups must be a table: [groups.NAME]")
-    for text in args.group:
-        name, models, workers = read_group(text)
-        groups[name] = {"models": models, "workers": workers}
+    groups |= read_groups(args.group)
     server = values.setdefault("server", {})
     if not isinstance(server, dict):
         raise ConfigError("server must be a table: [server]")
@@ -213,6 +212,21 @@ def document(args: argparse.Namespace) -> dict[str, Any]:
         if getattr(args, key) is not None:
             server[key] = getattr(args, key)
     return values
+
+
+def read_groups(texts: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Read what ``--group`` was given, as the settings file has it.
+
+    Raises:
+        ConfigError: one is not of its form, or is given twice.
+    """
+    groups: dict[str, dict[str, Any]] = {}
+    for text in texts:
+        name, models, workers = read_group(text)
+        if name in groups:
+            raise ConfigError(f"--group {name} is given twice; name all of its models in one")
+        groups[name] = {"models": models, "workers": workers}
+    return groups
 
 
 def read_group(text: str) -> tuple[str, list[str], int]:

@@ -6,6 +6,7 @@ What cannot be read costs itself alone: the source goes on after it, and gives i
 from __future__ import annotations
 
 import json
+import math
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -138,12 +139,18 @@ def _from_bytes(payload: bytes, kind: InputKind, name: str, where: str) -> Sourc
         if kind == "text":
             return SourceItem(name, payload.decode("utf-8"))
         if kind == "data":
-            return SourceItem(name, json.loads(payload, parse_constant=_not_json))
+            return SourceItem(name, json.loads(payload, parse_constant=_not_json, parse_float=_finite))
     except UnicodeDecodeError:
         return Unreadable(name, "bad_item", f"{where} is not UTF-8, and this model takes {kind}")
     except (ValueError, RecursionError) as exc:
         return Unreadable(name, "bad_item", f"{where} is not JSON: {exc}")
     return SourceItem(name, payload)
+
+
+def _finite(text: str) -> float:
+    if math.isinf(number := float(text)):
+        raise ValueError(f"{text[:20]} is too large for a number")
+    return number
 
 
 def _not_json(constant: str) -> Any:

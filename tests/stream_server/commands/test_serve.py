@@ -193,6 +193,10 @@ def test_assignment_below_a_value_is_refused() -> None:
             ["--workers", "4", "--model", "spam", "--group", "own=spam"],
             "every model is in one: give the groups theirs",
         ),
+        (
+            ["--group", "g=echo", "--group", "g=spam"],
+            "--group g is given twice; name all of its models in one",
+        ),
         (["--config", "."], "cannot read ."),
         (["--trusted-proxy", "proxy"], "trusted_proxies has 'proxy', which is not a network"),
         (["--set", "models.faces.long_side=320"], "belongs in [models.faces.options]"),

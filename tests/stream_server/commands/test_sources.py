@@ -82,6 +82,7 @@ def test_a_file_of_any_other_name_is_one_item(tmp_path: Path) -> None:
         ("data", b"Hello", "item is not JSON"),
         ("data", b'{"x": NaN}', "item is not JSON: NaN is not a number of JSON"),
         ("data", b"\xff", "item is not UTF-8, and this model takes data"),
+        ("data", b'{"x": -1e999}', "item is not JSON: -1e999 is too large for a number"),
         ("data", b"[" * 100_000, "item is not JSON"),
     ],
 )
