@@ -18,8 +18,8 @@ help: ## list what there is
 run: .venv/run ## set up, start the server on 127.0.0.1:8080, check it with a sample
 	@$(BIN)/stream-server serve --self-check
 
-test: .venv/dev browser ## set up and run the whole test suite, browser tests included: about 9 minutes on two cores
-	@echo "this takes about 9 minutes on two cores"
+test: .venv/dev browser ## set up and run the whole test suite, browser tests included: about 11 minutes on two cores
+	@echo "this takes about 11 minutes on two cores"
 	@$(BIN)/python -m pytest
 
 check: .venv/dev ## lint, formatting, types
